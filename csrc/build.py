@@ -1,0 +1,29 @@
+"""Build description of the C codec: every header here is the specification, every .c file its body.
+
+The headers are fed to cffi as they are, without their preprocessor lines, so that there is no second
+copy of a declaration. Constants are therefore enums, not defines.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path("csrc")
+HEADERS = ["crc32c.h", "batch.h", "protocol.h", "stream.h"]
+
+headers = [HERE / name for name in HEADERS if (HERE / name).exists()]
+declarations = "\n".join(
+    line for header in headers for line in header.read_text().splitlines() if not line.startswith("#")
+)
+
+ffi = FFI()
+ffi.cdef(declarations)
+ffi.set_source(
+    "trimaran.codec._native",
+    "\n".join(f'#include "{header.name}"' for header in headers),
+    sources=[str(path) for path in sorted(HERE.glob("*.c"))],
+    include_dirs=[str(HERE)],
+    depends=[str(header) for header in headers],
+    extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    optional=True,  # without a compiler the pure-Python codec is used, and says so
+)
