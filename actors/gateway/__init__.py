@@ -1,1 +1,1 @@
-"""actors/gateway"""
+"""The client gateway: NATS clients, subscriptions, acknowledgements owed. It never writes the log."""

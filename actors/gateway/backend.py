@@ -1,0 +1,171 @@
+"""What the gateway asks of its node, as two protocols: `Backend` (publishing) and `ApiHost` (administration).
+
+The gateway knows streams by subject and groups by number; Raft, storage and links stay behind these calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ...codec import Chunk
+    from ..outcomes import Outcome
+    from ..stream.machine import StreamMachine
+
+__all__ = ["ApiHost", "Backend", "ClusterInfo", "ReplicaInfo", "StreamAssignment", "StreamRef"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRef:
+    """A stream as a publisher sees it."""
+
+    name: str
+    group: int
+    subjects: tuple[bytes, ...]
+    """Subject filters (with wildcards) whose messages the stream stores."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAssignment:
+    """A stream as the meta group desires it."""
+
+    name: str
+    group: int
+    incarnation: int
+    config: Mapping[str, object]
+    """The configuration as JetStream JSON, with defaults filled in."""
+    version: int
+    """Grows with each accepted configuration of this stream."""
+    created: int
+    """Nanoseconds since 1970."""
+    replicas: tuple[int, ...]
+    """Node ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaInfo:
+    """One follower, as its group's leader sees it."""
+
+    name: str
+    current: bool
+    active: int
+    """Nanoseconds since it was last heard of."""
+    lag: int
+    """Batches it is behind the leader's commit."""
+    offline: bool = False
+    peer: str = ""
+    """Node id, 16 hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """Who leads a group and how its followers do."""
+
+    name: str
+    """The cluster's name."""
+    leader: str | None
+    replicas: tuple[ReplicaInfo, ...]
+    """Every member but the leader."""
+
+
+class Backend(Protocol):
+    """The node, as its gateway uses it. No call but `api` waits; none raises for what the world did."""
+
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def node_name(self) -> str: ...
+
+    @property
+    def cluster_name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Trimaran's own version."""
+
+    def stream_of(self, subject: bytes) -> StreamRef | None:
+        """The stream that stores messages of this literal subject, or None."""
+
+    def streams_version(self) -> int:
+        """Changes whenever an answer of `stream_of` may have changed."""
+
+    def propose(self, group: int, chunk: Chunk, done: Callable[[Outcome], None]) -> None:
+        """Propose a chunk to a group from any node.
+
+        `done` is called exactly once, on the event loop, possibly before `propose` returns.
+        `Applied.result` of a stream's group is `bytes`: 8 packed little-endian bytes per entry of this chunk
+        (`status << 56 | value`), in the chunk's order.
+        """
+
+    async def api(self, subject: str, payload: bytes) -> bytes | None:
+        """Have a `$JS.API.` request answered by the node that can; JSON, or None: nobody answers."""
+
+    def peers(self) -> Iterable[int]:
+        """Ids of the nodes that a link stands to right now."""
+
+    def send_interest(self, peer: int | None, data: tuple[object, ...]) -> None:
+        """Send plain data (msgpack-able) to one peer's gateway, or to all linked ones for None, in order."""
+
+    def send_route(self, peer: int, data: bytes) -> bool:
+        """Send a frame of routed messages to a peer's gateway, in order with `send_interest`.
+
+        False: the frame was dropped, as the link is full or down.
+        """
+
+
+class ApiHost(Protocol):
+    """The node, as the JetStream API uses it on the node that leads the request's target group."""
+
+    def streams(self) -> Mapping[str, StreamAssignment]:
+        """Every stream by name, as this node's applied meta state says."""
+
+    def node_names(self) -> Mapping[int, str]:
+        """The member nodes."""
+
+    async def propose_meta(self, command: Mapping[str, object]) -> object:
+        """Change desired state and return the applied result.
+
+        Commands: `{"op": "create_stream", "name", "config", "replicas"}` (config: JetStream JSON with
+        defaults; replicas: how many), `{"op": "update_stream", ...}` alike, and
+        `{"op": "delete_stream", "name"}`.
+        The result is a mapping. A refusal decided at apply is `{"error": {"code", "err_code",
+        "description"}}`; else `{"created": bool}` for create (False: it existed with an equal configuration)
+        and `{}` for the others.
+
+        Raises:
+            NotApplied: it did not happen; safe to retry.
+            Unknown: it may or may not have happened.
+        """
+
+    async def stream_info(self, name: str) -> dict[str, object] | None:
+        """The parsed JSON answer to `$JS.API.STREAM.INFO.<name>` of the stream's leader, wherever that is.
+
+        Waits (bounded) until that leader has applied the configuration version of `streams()[name]`.
+        None: no leader answered in time.
+        """
+
+    def machine(self, group: int) -> StreamMachine | None:
+        """The stream's state machine, where this node hosts it."""
+
+    async def read_barrier(self, group: int) -> None:
+        """Return once this node's state is as new as the moment of the call (ReadIndex).
+
+        Raises:
+            NotApplied: this node does not lead the group, or could not confirm that it does.
+        """
+
+    async def propose(self, group: int, chunk: Chunk) -> bytes | list[object]:
+        """Propose and return the results of the chunk's entries.
+
+        Raises:
+            NotApplied, Unknown: as `propose_meta`.
+        """
+
+    def cluster_of(self, group: int) -> ClusterInfo:
+        """Leader and replicas of a group that this node hosts."""
+
+    async def transfer(self, group: int, preferred: str | None) -> bool:
+        """Hand the group's leadership over, to the named node if given; False: nobody could take it."""
