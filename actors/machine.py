@@ -1,0 +1,75 @@
+"""What a group replicates: a deterministic state machine, driven by its applier, one batch at a time.
+
+A machine sees committed batches in index order and nothing else: no clock but the batch's time, no
+randomness, no answer from outside. Two replicas that applied the same batches are equal, byte for byte.
+A refusal is an entry's result; an exception stops this replica of the group (it is never skipped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..codec import Entries
+    from ..storage.manifest import FileEntry
+
+# One result per entry: a list of msgpack-able objects, or 8 packed little-endian bytes per entry.
+Results = list[object] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A machine's whole state as of the last applied batch, ready to become a manifest."""
+
+    state: bytes
+    """Everything that is not in the files, in the machine's own versioned format."""
+    files: tuple[FileEntry, ...] = ()
+    """Files of the group, cut at the length and checksum they had at the capture."""
+    obsolete: tuple[str, ...] = ()
+    """Files that this capture no longer needs, but an earlier manifest may name."""
+
+
+class Machine(Protocol):
+    """A replicated state machine.
+
+    A snapshot is taken in four steps, in this order (rule S11): ``capture()``; the group's
+    ``files.sync`` of the captured names; ``files.write_manifest``; ``captured(capture)``.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The name under which manifests and group records know this machine."""
+        ...
+
+    def empty(self) -> None:
+        """Takes the state of a group that has no manifest yet."""
+        ...
+
+    def apply(self, batch: Entries) -> Results:
+        """Applies one committed batch, also one without entries (its time may let things expire).
+
+        Never awaits. Returns one result per entry.
+        """
+        ...
+
+    def capture(self) -> Capture:
+        """The state as of the last applied batch; cheap, never awaits, never writes."""
+        ...
+
+    def captured(self, capture: Capture) -> None:
+        """The manifest made of `capture` is durable: its obsolete files may go now."""
+        ...
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
+        """Takes the state of a manifest. The files are already cut to their named lengths (rule S12)."""
+        ...
+
+    async def settle(self) -> None:
+        """Waits until the file writes in flight are below their bound; called between batches."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what the machine holds in memory. Files stay as they are."""
+        ...
