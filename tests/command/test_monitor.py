@@ -1,0 +1,170 @@
+"""The monitor over streams in memory: what it answers, and that bad HTTP ends only its own connection."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import h11
+import pytest
+import trio
+import trio.testing
+
+from trimaran.actors.monitor import MAX_CONNECTIONS, MAX_REQUEST_BYTES, REQUEST_SECONDS, Monitor
+
+
+class Node:
+    """Something to look at."""
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons = list(reasons)
+
+    def health(self) -> list[str]:
+        return self.reasons
+
+    def varz(self) -> dict[str, object]:
+        return {"server_name": "a", "wal": {"syncs": 7}}
+
+    def raftz(self) -> dict[str, object]:
+        return {"$G": {"meta": {"state": "LEADER", "term": 3}}}
+
+    def jsz(self) -> dict[str, object]:
+        return {"streams": 0}
+
+
+@asynccontextmanager
+async def connection(monitor: Monitor) -> AsyncIterator[trio.abc.Stream]:
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(monitor.serve, server)
+        yield client
+        await client.aclose()
+
+
+async def receive(client: trio.abc.Stream) -> bytes:
+    data = b""
+    while chunk := await client.receive_some(4096):
+        data += chunk
+    return data
+
+
+async def ask(monitor: Monitor, target: str, method: str = "GET") -> tuple[int, dict[str, object]]:
+    """One request on its own connection, read with h11's client half so that the framing is checked."""
+    async with connection(monitor) as client:
+        http = h11.Connection(h11.CLIENT)
+        request = h11.Request(method=method, target=target, headers=[("host", "x"), ("connection", "close")])
+        await client.send_all((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+        http.receive_data(await receive(client))
+        response = http.next_event()
+        assert isinstance(response, h11.Response)
+        body = http.next_event()
+        text = bytes(body.data) if isinstance(body, h11.Data) else b"{}"
+        return response.status_code, json.loads(text)
+
+
+async def test_healthy_node_answers_200_ok() -> None:
+    assert await ask(Monitor(Node(), ""), "/healthz") == (200, {"status": "ok"})
+
+
+async def test_unhealthy_node_answers_503_with_every_reason() -> None:
+    status, body = await ask(Monitor(Node("group 1 has no leader", "group 2 is behind"), ""), "/healthz")
+    assert status == 503
+    assert body["status"] == "unavailable"
+    assert body["errors"] == ["group 1 has no leader", "group 2 is behind"]
+
+
+async def test_varz_shows_the_node_and_counts_requests() -> None:
+    monitor = Monitor(Node(), "")
+    await ask(monitor, "/healthz")
+    status, body = await ask(monitor, "/varz?x=1")
+    assert status == 200
+    assert body["server_name"] == "a"
+    assert body["wal"] == {"syncs": 7}
+    assert body["http_req_stats"] == {"/healthz": 1, "/varz": 1}
+
+
+@pytest.mark.parametrize("path", ["/raftz", "/jsz", "/"])
+async def test_other_pages_are_json(path: str) -> None:
+    status, body = await ask(Monitor(Node(), ""), path)
+    assert status == 200
+    assert body
+
+
+async def test_unknown_page_is_404_and_unknown_method_405() -> None:
+    assert (await ask(Monitor(Node(), ""), "/nothing"))[0] == 404
+    assert (await ask(Monitor(Node(), ""), "/varz", "DELETE"))[0] == 405
+
+
+async def test_head_has_no_body() -> None:
+    assert await ask(Monitor(Node(), ""), "/healthz", "HEAD") == (200, {})
+
+
+async def test_connection_serves_successive_requests() -> None:
+    async with connection(Monitor(Node(), "")) as client:
+        for _ in range(3):
+            await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            data = b""
+            while not data.endswith(b"}\n"):
+                data += await client.receive_some(4096)
+            assert data.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: nine\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+async def test_malformed_request_is_answered_400_and_closed(garbage: bytes) -> None:
+    async with connection(Monitor(Node(), "")) as client:
+        await client.send_all(garbage)
+        assert (await receive(client)).startswith(b"HTTP/1.1 400")
+
+
+async def test_oversized_request_is_answered_431_and_closed() -> None:
+    async with connection(Monitor(Node(), "")) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\nX: " + b"x" * (2 * MAX_REQUEST_BYTES))
+        assert (await receive(client)).startswith(b"HTTP/1.1 431")
+
+
+async def test_request_with_a_body_is_answered_and_closed_without_reading_it() -> None:
+    async with connection(Monitor(Node(), "")) as client:
+        await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nxx")
+        assert b"connection: close" in (await receive(client)).lower()
+
+
+async def test_slow_request_is_dropped_after_its_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+    async with connection(Monitor(Node(), "")) as client:
+        await client.send_all(b"GET /healthz HTT")
+        assert await receive(client) == b""
+    assert trio.current_time() - start == pytest.approx(REQUEST_SECONDS)
+
+
+async def test_connection_beyond_the_limit_is_closed_and_room_comes_back() -> None:
+    monitor = Monitor(Node(), "")
+    async with trio.open_nursery() as nursery:
+        clients = []
+        for _ in range(MAX_CONNECTIONS):
+            client, server = trio.testing.memory_stream_pair()
+            nursery.start_soon(monitor.serve, server)
+            clients.append(client)
+        await trio.testing.wait_all_tasks_blocked()
+        async with connection(monitor) as late:
+            assert await receive(late) == b""
+        await clients.pop().aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await ask(monitor, "/healthz"))[0] == 200
+        for client in clients:
+            await client.aclose()
+
+
+async def test_real_socket_reports_its_address_and_answers(nursery: trio.Nursery) -> None:
+    address = await nursery.start(Monitor(Node(), "127.0.0.1:0").run)
+    host, port = address.split(":")
+    assert host == "127.0.0.1"
+    async with await trio.open_tcp_stream(host, int(port)) as client:
+        await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await receive(client)).startswith(b"HTTP/1.1 200")
