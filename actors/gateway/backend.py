@@ -125,19 +125,15 @@ class ApiHost(Protocol):
     def node_names(self) -> Mapping[int, str]:
         """The member nodes."""
 
-    async def propose_meta(self, command: Mapping[str, object]) -> object:
-        """Change desired state and return the applied result.
+    async def propose_meta(self, command: Mapping[str, object]) -> Outcome:
+        """Change desired state.
 
         Commands: `{"op": "create_stream", "name", "config", "replicas"}` (config: JetStream JSON with
         defaults; replicas: how many), `{"op": "update_stream", ...}` alike, and
         `{"op": "delete_stream", "name"}`.
-        The result is a mapping. A refusal decided at apply is `{"error": {"code", "err_code",
+        `Applied.result` is a mapping. A refusal decided at apply is `{"error": {"code", "err_code",
         "description"}}`; else `{"created": bool}` for create (False: it existed with an equal configuration)
         and `{}` for the others.
-
-        Raises:
-            NotApplied: it did not happen; safe to retry.
-            Unknown: it may or may not have happened.
         """
 
     async def stream_info(self, name: str) -> dict[str, object] | None:
@@ -150,19 +146,14 @@ class ApiHost(Protocol):
     def machine(self, group: int) -> StreamMachine | None:
         """The stream's state machine, where this node hosts it."""
 
-    async def read_barrier(self, group: int) -> None:
+    async def read_barrier(self, group: int) -> bool:
         """Return once this node's state is as new as the moment of the call (ReadIndex).
 
-        Raises:
-            NotApplied: this node does not lead the group, or could not confirm that it does.
+        False: this node does not lead the group, or could not confirm that it does.
         """
 
-    async def propose(self, group: int, chunk: Chunk) -> bytes | list[object]:
-        """Propose and return the results of the chunk's entries.
-
-        Raises:
-            NotApplied, Unknown: as `propose_meta`.
-        """
+    async def propose(self, group: int, chunk: Chunk) -> Outcome:
+        """Propose and wait for the outcome; `Applied.result` holds one result per entry of the chunk."""
 
     def cluster_of(self, group: int) -> ClusterInfo:
         """Leader and replicas of a group that this node hosts."""
