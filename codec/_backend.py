@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from importlib.util import find_spec
 from typing import Literal
 
-from ._reference_batch import (
-    check_chunk,
-    crc32c,
-    read_header,
-    seal_batch,
-    split_batches,
-    verify_batch,
-    walk_batch,
-)
 
-IMPLEMENTATION: Literal["c", "python"] = "python"
+def _choose() -> Literal["c", "python"]:
+    if os.environ.get("TRIMARAN_PURE_PYTHON") == "1":
+        return "python"
+    if find_spec("._native", __package__) is not None:
+        return "c"  # and if it cannot be imported, that error is shown: a broken build is not a missing one
+    warnings.warn(
+        "Trimaran's C codec was not built: the Python codec is used, correct but hundreds of times slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return "python"
+
+
+IMPLEMENTATION: Literal["c", "python"] = _choose()
+
+if IMPLEMENTATION == "c":
+    from ._compiled_batch import (
+        check_chunk,
+        crc32c,
+        read_header,
+        seal_batch,
+        split_batches,
+        verify_batch,
+        walk_batch,
+    )
+else:
+    from ._reference_batch import (
+        check_chunk,
+        crc32c,
+        read_header,
+        seal_batch,
+        split_batches,
+        verify_batch,
+        walk_batch,
+    )
 
 __all__ = [
     "IMPLEMENTATION",
