@@ -1,1 +1,86 @@
-"""storage"""
+"""Storage: the write-ahead log, group files and manifests of a node, and how they are found again.
+
+It knows Trio (in `actor.py`, `runner.py`) and no Raft. docs/format.md is its format, byte by byte.
+"""
+
+from .actor import Storage, StorageOptions, StorageStatistics
+from .disk import Disk, FileDisk, Lane, Runner
+from .errors import (
+    Compacted,
+    DirectoryLocked,
+    DiskFull,
+    FileDamaged,
+    ForeignDirectory,
+    LogDamaged,
+    ManifestDamaged,
+    NewerFormat,
+    NodeHeaderDamaged,
+    NotStored,
+    RecordTooLarge,
+    SegmentGap,
+    StorageError,
+    StorageFailed,
+)
+from .files import GroupFiles, Incoming
+from .index import Entry, Prefix, Range
+from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, manifest_crc
+from .records import (
+    BatchRecord,
+    CompactPrefix,
+    GroupCreate,
+    GroupDelete,
+    HardState,
+    Record,
+    TruncateSuffix,
+)
+from .recovery import NodeHeader, Recovered, RecoveredGroup, TornTail
+
+__all__ = [
+    "Storage",
+    "StorageOptions",
+    "StorageStatistics",
+    # disk
+    "Disk",
+    "FileDisk",
+    "Lane",
+    "Runner",
+    # records
+    "BatchRecord",
+    "CompactPrefix",
+    "GroupCreate",
+    "GroupDelete",
+    "HardState",
+    "Record",
+    "TruncateSuffix",
+    # recovery
+    "Entry",
+    "NodeHeader",
+    "Prefix",
+    "Range",
+    "Recovered",
+    "RecoveredGroup",
+    "TornTail",
+    # group files
+    "FileEntry",
+    "GroupFiles",
+    "Incoming",
+    "Manifest",
+    "decode_manifest",
+    "encode_manifest",
+    "manifest_crc",
+    # errors
+    "Compacted",
+    "DirectoryLocked",
+    "DiskFull",
+    "FileDamaged",
+    "ForeignDirectory",
+    "LogDamaged",
+    "ManifestDamaged",
+    "NewerFormat",
+    "NodeHeaderDamaged",
+    "NotStored",
+    "RecordTooLarge",
+    "SegmentGap",
+    "StorageError",
+    "StorageFailed",
+]

@@ -1,0 +1,80 @@
+"""What the log is made of: records. Every change that must survive a restart is one of these six.
+
+Storage gives them no meaning beyond order: it stores them in the order in which they were appended and
+replays them in that order (docs/format.md says how each is laid out).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One sealed batch, byte for byte as it came over the wire or from the leader's sealing.
+
+    An index at or below the group's last replaces it and everything after it, also without a
+    TruncateSuffix before it. With `repair` the batch is put back at its place instead, touching nothing else.
+    """
+
+    batch: bytes
+    repair: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """Raft's persistent state of a group: `vote` is a node id (0 = none), `commit` only a hint.
+
+    If only `commit` differs from the group's last HardState, the record causes no sync of its own.
+    """
+
+    group: int
+    incarnation: int
+    term: int
+    vote: int
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateSuffix:
+    """Removes index `first_removed` and everything after it."""
+
+    group: int
+    incarnation: int
+    first_removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactPrefix:
+    """Removes everything up to and including `index`, for which the manifest with this CRC32C stands in.
+
+    If the log holds another term at `index`, the whole log is replaced (an installed snapshot).
+    """
+
+    group: int
+    incarnation: int
+    index: int
+    term: int
+    manifest_crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCreate:
+    """The group exists from here on. `members` is opaque to storage."""
+
+    group: int
+    incarnation: int
+    kind: str
+    name: str
+    members: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDelete:
+    """The group is gone, with its log and its files."""
+
+    group: int
+    incarnation: int
+
+
+Record = BatchRecord | HardState | TruncateSuffix | CompactPrefix | GroupCreate | GroupDelete
