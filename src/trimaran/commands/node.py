@@ -1,0 +1,225 @@
+"""`trimaran node`: one node as a process, from its options to its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+import tomllib
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+import click
+import trio
+
+from .. import logs
+from ..actors.options import BadOption, Options, Setting, Unit, from_mapping, setting, settings, split_address
+from . import Failure
+
+logger = logging.getLogger("trimaran.node")
+
+EXIT_FAILED: Final = 1
+"""The operating system refused something that has no code of its own."""
+EXIT_BAD_OPTION: Final = 2
+EXIT_CANNOT_LISTEN: Final = 3
+EXIT_BUG: Final = 80
+"""Something nobody foresaw; the only exit with a traceback."""
+
+STOP_SECONDS: Final = 4.0
+"""For an orderly stop. Supervisors and test suites kill after five."""
+
+
+class Runnable(Protocol):
+    """What this command needs of a node."""
+
+    @property
+    def client_address(self) -> str: ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+def option_of(each: Setting) -> click.Option:
+    """The command line flag of one option."""
+    return click.Option(
+        [f"--{each.flag}", each.field],
+        metavar=each.metavar,
+        multiple=each.unit is Unit.PEERS,
+        help=f"{each.help} [default: {each.default_text}]",
+    )
+
+
+def load_config(path: Path) -> Mapping[str, object]:
+    """What a TOML file says, key by key. Raises Failure."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise Failure(f"--config: {path}: {error.strerror}", EXIT_BAD_OPTION) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Failure(f"--config: {path}: {error}", EXIT_BAD_OPTION) from None
+
+
+def options_from(flags: Mapping[str, object], config: Path | None = None) -> Options:
+    """Flags over the file over the defaults. Raises Failure, naming the file when the fault is there."""
+    path = config
+    written: dict[str, object] = {}
+    try:
+        if path is not None:
+            written = {setting(key).flag: value for key, value in load_config(path).items()}
+        return from_mapping(written | dict(flags))
+    except BadOption as error:
+        in_file = path is not None and error.flag not in flags
+        origin = f"{path}: {error.flag}" if in_file else f"--{error.flag}"
+        raise Failure(f"{origin}: {error.reason}", EXIT_BAD_OPTION) from None
+
+
+def _run_command(config: Path | None = None, **given: object) -> int:
+    by_field = {each.field: each.flag for each in settings()}
+    flags = {by_field[field]: value for field, value in given.items() if value not in (None, ())}
+    return run(options_from(flags, config))
+
+
+node = click.Command(
+    "node",
+    callback=_run_command,
+    params=[
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="TOML file with the same options, without their dashes; flags win over it.",
+        ),
+        *map(option_of, settings()),
+    ],
+    help="""Run a node: alone without arguments, or as one of a cluster.
+
+    A size is written 64MiB, a duration 100ms, an address HOST:PORT.""",
+)
+
+
+def run(options: Options) -> int:
+    """Run a node until it is told to stop. Returns the exit code, or raises Failure for a known cause."""
+    from ..actors.node import Node  # here, so that --help and a bad option answer at once
+
+    logs.configure(options.log_format, options.log_level, name=options.name)
+    try:
+        trio.run(serve, lambda: Node(options), _exit_anyway)
+    except BaseExceptionGroup as error:  # a nursery wraps whatever ends it
+        return _ended(error, options)
+    return 0
+
+
+async def serve(make_node: Callable[[], Runnable], last_resort: Callable[[], None] = lambda: None) -> None:
+    """Run the node until SIGTERM or SIGINT stops it in order; a second signal stops it at once.
+
+    Args:
+        make_node: makes the node, inside the event loop.
+        last_resort: called when stopping begins; sees to it that the process ends.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            running = _Running(make_node(), nursery, last_resort)
+            nursery.start_soon(running.watch, signals)
+            await nursery.start(running.run)
+            logs.announce(f"Listening for client connections on {running.node.client_address}")
+            logs.announce("Server is ready")
+
+
+class _Running:
+    """A node and the way to its end."""
+
+    def __init__(self, node: Runnable, nursery: trio.Nursery, last_resort: Callable[[], None]) -> None:
+        self.node = node
+        self._nursery = nursery
+        self._last_resort = last_resort
+        self._started = False
+        self._stopping = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.node.run)
+            self._started = True
+            task_status.started()
+        self._nursery.cancel_scope.cancel()
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if self._stopping or not self._started:
+                self._nursery.cancel_scope.cancel()
+                return
+            self._stopping = True
+            self._last_resort()
+            logger.info("Stopping on %s", signal.Signals(number).name)
+            self._nursery.start_soon(self._stop)
+
+    async def _stop(self) -> None:
+        with trio.move_on_after(STOP_SECONDS) as patience:
+            await self.node.stop()
+        if patience.cancelled_caught:
+            logger.warning("Not everything stopped within %s seconds", STOP_SECONDS)
+        self._nursery.cancel_scope.cancel()
+
+
+def _exit_anyway() -> None:
+    """End the process soon even if a disk call never returns. What was acknowledged is synced already."""
+    timer = threading.Timer(2 * STOP_SECONDS, os._exit, [EXIT_FAILED])
+    timer.daemon = True
+    timer.start()
+
+
+def _ended(error: BaseExceptionGroup[BaseException], options: Options) -> int:
+    """Raises the first Failure if every part of the error is a known one; else it is a bug, shown in full."""
+    failures = [failure_of(cause, options) for cause in leaves(error)]
+    known = [failure for failure in failures if failure is not None]
+    if len(known) == len(failures):
+        raise known[0] from None
+    logger.critical("The node failed in an unforeseen way")
+    traceback.print_exception(error)
+    return EXIT_BUG
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """What an exception group is made of."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves(part)
+    else:
+        yield error
+
+
+def failure_of(error: BaseException, options: Options) -> Failure | None:
+    """One line and an exit code for what the user, the disk or the network did; None for a bug."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return Failure(str(error), code)
+    if not isinstance(error, OSError):
+        return None
+    if error.filename is None and (isinstance(error, socket.gaierror) or error.errno in _LISTEN_ERRORS):
+        return Failure(f"cannot listen on {_refused_address(options, error)}", EXIT_CANNOT_LISTEN)
+    return Failure(str(error), EXIT_FAILED)
+
+
+_LISTEN_ERRORS: Final = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT}
+
+
+def _refused_address(options: Options, error: OSError) -> str:
+    """Which address it was, found by trying each again now that the node has let go of its own."""
+    addresses = [options.listen, *([options.peer_listen] if options.peers else []), options.http]
+    for address in filter(None, addresses):
+        host, port = split_address(address)
+        try:
+            for family, kind, protocol, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(where)
+        except OSError as refusal:
+            return f"{address}: {refusal.strerror}"
+    return f"an address: {error.strerror}"

@@ -1,0 +1,139 @@
+"""`trimaran status`: what a node's monitor says, as a small table."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.markup import escape as plain
+from rich.table import Table
+
+from ..logs import escape
+from . import Failure
+
+EXIT_UNHEALTHY: Final = 1
+EXIT_UNREACHABLE: Final = 2
+
+DEFAULT_URL: Final = "http://127.0.0.1:8222"
+TIMEOUT_SECONDS: Final = 5.0
+LARGEST_ANSWER: Final = 64 * 1024 * 1024
+
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """The monitor's answers of one node."""
+
+    url: str
+    health: Json
+    varz: Json
+    raftz: Json
+
+    @property
+    def healthy(self) -> bool:
+        return self.health.get("status") == "ok"
+
+
+def fetch(url: str, path: str) -> Json:
+    """The JSON object at `path` of a monitor, whatever its status. Raises Failure."""
+    where = url.rstrip("/") + path
+    if not where.startswith(("http://", "https://")):
+        raise Failure(f"--url: {url} is no http:// address", EXIT_UNREACHABLE)
+    try:
+        with urllib.request.urlopen(where, timeout=TIMEOUT_SECONDS) as answer:
+            text = answer.read(LARGEST_ANSWER)
+    except urllib.error.HTTPError as error:
+        with error:
+            text = error.read(LARGEST_ANSWER)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Failure(f"no monitor at {url}: {reason}", EXIT_UNREACHABLE) from None
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise Failure(f"{where} answered something other than a JSON object", EXIT_UNREACHABLE)
+    return body
+
+
+def fetch_status(url: str) -> NodeStatus:
+    """All of one node. Raises Failure."""
+    return NodeStatus(url, fetch(url, "/healthz"), fetch(url, "/varz"), fetch(url, "/raftz"))
+
+
+def groups(raftz: Json) -> Iterator[tuple[str, Json]]:
+    """Name and state of every group, out of account -> group -> state."""
+    for account in raftz.values():
+        if isinstance(account, Mapping):
+            for name, state in account.items():
+                if isinstance(state, Mapping):
+                    yield str(name), state
+
+
+def lag_of(state: Json) -> int:
+    """How many log entries this node still has to apply of those known to be committed."""
+    committed, applied = state.get("committed", 0), state.get("applied", 0)
+    return max(0, committed - applied) if isinstance(committed, int) and isinstance(applied, int) else 0
+
+
+def _cell(value: object) -> str:
+    """Text from a node, without power over the terminal or the table's markup."""
+    return plain(escape(str(value)))
+
+
+def nodes_table(nodes: list[NodeStatus]) -> Table:
+    """One row per node."""
+    table = Table(title="nodes", title_justify="left")
+    for name in ("node", "version", "uptime", "clients", "messages in", "log syncs", "health"):
+        table.add_column(name)
+    for node in nodes:
+        varz, wal = node.varz, node.varz.get("wal")
+        syncs = wal.get("syncs", "") if isinstance(wal, Mapping) else ""
+        facts = [varz.get(key, "") for key in ("server_name", "version", "uptime", "connections", "in_msgs")]
+        health = "[green]ok[/]" if node.healthy else f"[red]{_cell(node.health.get('error', 'unknown'))}[/]"
+        table.add_row(*map(_cell, [*facts, syncs]), health)
+    return table
+
+
+def groups_table(nodes: list[NodeStatus]) -> Table:
+    """One row per group on each node."""
+    table = Table(title="groups", title_justify="left")
+    for name in ("group", "node", "role", "leader"):
+        table.add_column(name)
+    for name in ("term", "committed", "applied", "lag"):
+        table.add_column(name, justify="right")
+    rows = [(name, node, state) for node in nodes for name, state in groups(node.raftz)]
+    for name, node, state in sorted(rows, key=lambda row: row[0]):
+        facts = [state.get(key, "") for key in ("state", "leader", "term", "committed", "applied")]
+        table.add_row(*map(_cell, [name, node.varz.get("server_name", ""), *facts, lag_of(state)]))
+    return table
+
+
+@click.command()
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    metavar="URL",
+    help=f"Monitor of a node; may repeat. [default: {DEFAULT_URL}]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the monitors said, as JSON.")
+def status(urls: tuple[str, ...], as_json: bool) -> int:
+    """Show the health of nodes and the groups they host; exit code 0 only if all are healthy."""
+    nodes = [fetch_status(url) for url in urls or (DEFAULT_URL,)]
+    if as_json:
+        facts = [{"url": n.url, "healthz": n.health, "varz": n.varz, "raftz": n.raftz} for n in nodes]
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        console = Console()
+        console.print(nodes_table(nodes))
+        console.print(groups_table(nodes))
+    return 0 if all(node.healthy for node in nodes) else EXIT_UNHEALTHY
