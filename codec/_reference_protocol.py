@@ -146,7 +146,7 @@ def _scan_one(
 
 
 def _verb(data: bytes, at: int, verbs: dict[bytes, tuple[OpKind, bool]]) -> tuple[OpKind, int]:
-    """The operation that begins at `at`, as soon as its verb and the blank that must follow some are there."""
+    """The operation that begins at `at`, as soon as its verb and the blank it needs are there."""
     head = data[at : at + 8].upper()
     for verb, (kind, needs_blank) in verbs.items():
         if head.startswith(verb):
