@@ -262,7 +262,8 @@ def test_unreadable_file_is_a_bad_option(content: bytes | None, tmp_path: Path) 
 
 def test_documentation_has_every_exit_code() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", DOCS.read_text(), re.MULTILINE)}
-    storage = {each.exit_code for each in (StorageError, *StorageError.__subclasses__())}
+    kinds: list[type[StorageError]] = [StorageError, *StorageError.__subclasses__()]
+    storage = {each.exit_code for each in kinds}
     own = {0, EXIT_FAILED, EXIT_BAD_OPTION, EXIT_CANNOT_LISTEN, EXIT_BUG}
     assert not own & storage
     assert documented == own | storage
