@@ -31,7 +31,9 @@ MAGIC: Final = 0x5442
 VERSION: Final = 1
 
 HEADER: Final = struct.Struct("<HBBIIHHQQQQqIIII")
-assert HEADER.size == BATCH_HEADER_SIZE
+_MEANING: Final = struct.Struct("<3xBIIHHQQQQqII4xI")
+"""The header without magic, version and the reserved field: the fields of `BatchHeader`, in its order."""
+assert HEADER.size == _MEANING.size == BATCH_HEADER_SIZE
 
 
 class Kind(enum.IntEnum):
@@ -70,25 +72,8 @@ class BatchHeader:
 
 def unpack_header(buffer: Buffer, offset: int = 0) -> BatchHeader:
     """The header at `offset`, which was checked: its kind is known and its 72 bytes are there."""
-    (_, _, kind, length, group, count, flags, incarnation, index, term, previous_term, time) = (
-        fields := HEADER.unpack_from(buffer, offset)
-    )[:12]
-    entries_size, payload_crc, _, header_crc = fields[12:]
-    return BatchHeader(
-        KINDS[kind - 1],
-        length,
-        group,
-        count,
-        flags,
-        incarnation,
-        index,
-        term,
-        previous_term,
-        time,
-        entries_size,
-        payload_crc,
-        header_crc,
-    )
+    kind, *others = _MEANING.unpack_from(buffer, offset)
+    return BatchHeader(KINDS[kind - 1], *others)
 
 
 class Entries:
