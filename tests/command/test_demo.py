@@ -136,9 +136,9 @@ def test_monitor_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str
 
 
 def test_status_shows_groups_and_cannot_be_made_to_draw() -> None:
-    raftz = {"$G": {"meta": {"state": "LEADER", "leader": "a", "term": 3, "committed": 9, "applied": 7}}}
+    raftz = {"$G": {"meta": {"role": "leader", "leader": "a", "term": 3, "commit": 9, "applied": 7}}}
     hostile = NodeStatus("u", {"status": "ok"}, {"server_name": "[red]a\x1b[2J"}, raftz)
     (name,) = nodes_table([hostile]).columns[0].cells
     assert name == "\\[red]a\\x1b[2J"
     row = [next(iter(column.cells)) for column in groups_table([hostile]).columns]
-    assert row == ["meta", "\\[red]a\\x1b[2J", "LEADER", "a", "3", "9", "7", "2"]
+    assert row == ["meta", "\\[red]a\\x1b[2J", "leader", "a", "3", "9", "7", "2"]

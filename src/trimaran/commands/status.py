@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import click
@@ -80,8 +81,13 @@ def groups(raftz: Json) -> Iterator[tuple[str, Json]]:
 
 def lag_of(state: Json) -> int:
     """How many log entries this node still has to apply of those known to be committed."""
-    committed, applied = state.get("committed", 0), state.get("applied", 0)
-    return max(0, committed - applied) if isinstance(committed, int) and isinstance(applied, int) else 0
+    commit, applied = state.get("commit", 0), state.get("applied", 0)
+    return max(0, commit - applied) if isinstance(commit, int) and isinstance(applied, int) else 0
+
+
+def number(value: object) -> float:
+    """A number from a node, or 0 where it said something else."""
+    return value if isinstance(value, int | float) else 0
 
 
 def _cell(value: object) -> str:
@@ -97,9 +103,12 @@ def nodes_table(nodes: list[NodeStatus]) -> Table:
     for node in nodes:
         varz, wal = node.varz, node.varz.get("wal")
         syncs = wal.get("syncs", "") if isinstance(wal, Mapping) else ""
-        facts = [varz.get(key, "") for key in ("server_name", "version", "uptime", "connections", "in_msgs")]
+        uptime = timedelta(seconds=round(number(varz.get("uptime_seconds"))))
+        server, version, *traffic = [
+            varz.get(key, "") for key in ("server_name", "version", "connections", "in_msgs")
+        ]
         health = "[green]ok[/]" if node.healthy else f"[red]{_cell(node.health.get('error', 'unknown'))}[/]"
-        table.add_row(*map(_cell, [*facts, syncs]), health)
+        table.add_row(*map(_cell, [server, version, uptime, *traffic, syncs]), health)
     return table
 
 
@@ -108,11 +117,11 @@ def groups_table(nodes: list[NodeStatus]) -> Table:
     table = Table(title="groups", title_justify="left")
     for name in ("group", "node", "role", "leader"):
         table.add_column(name)
-    for name in ("term", "committed", "applied", "lag"):
+    for name in ("term", "commit", "applied", "lag"):
         table.add_column(name, justify="right")
     rows = [(name, node, state) for node in nodes for name, state in groups(node.raftz)]
     for name, node, state in sorted(rows, key=lambda row: row[0]):
-        facts = [state.get(key, "") for key in ("state", "leader", "term", "committed", "applied")]
+        facts = [state.get(key, "") for key in ("role", "leader", "term", "commit", "applied")]
         table.add_row(*map(_cell, [name, node.varz.get("server_name", ""), *facts, lag_of(state)]))
     return table
 
