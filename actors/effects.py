@@ -47,9 +47,7 @@ class Persist:
     compact: EntryId | None = None  # the log up to it is covered by a durable manifest
     batches: tuple[bytes, ...] = ()
     hard_state: HardState | None = None
-    release: tuple[
-        Send, ...
-    ] = ()  # only after the sync: each promises something of this or an earlier Persist
+    release: tuple[Send, ...] = ()  # only after the sync: each promises part of this or an earlier Persist
 
 
 @dataclass(frozen=True, slots=True)

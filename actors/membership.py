@@ -11,7 +11,7 @@ import enum
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 FORMAT_VERSION = 1
 

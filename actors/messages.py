@@ -37,15 +37,12 @@ class PeerMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestVote(PeerMessage):
-    """Raft 5.2. With `pre` it asks "would you vote for me in `term` + 1?" (thesis 9.6) and changes no
-    term."""
+    """Raft 5.2. With `pre`: "would you vote for me in `term` + 1?" (thesis 9.6); it changes no term."""
 
     last_index: int
     last_term: int
     pre: bool = False
-    transfer: bool = (
-        False  # the leader itself asked for this election: stickiness does not apply (thesis 4.2.3)
-    )
+    transfer: bool = False  # the leader asked for this election, so stickiness does not apply (thesis 4.2.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

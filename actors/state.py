@@ -10,9 +10,9 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
-from .effects import Effect, HardState, Persist, Send
+from .effects import Commit, Effect, HardState, Persist, Send
 from .log import EntryId, Log
 from .membership import Membership, MembershipHistory
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..codec import Chunk, Kind
     from .membership import Change
     from .messages import Now
+    from .outcomes import Reason
     from .progress import Progress
 
 NEVER: Final = math.inf
@@ -36,6 +37,15 @@ class Role(enum.Enum):
     CANDIDATE = "candidate"
     LEADER = "leader"
     LEARNER = "learner"
+
+
+class Envelope(TypedDict):
+    """The fields of every `PeerMessage`."""
+
+    group: int
+    incarnation: int
+    sender: int
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +212,8 @@ class GroupState:
 
         # Parts of the log can't be read: this replica must not vote, campaign or deny (DESIGN 5).
         self.faulty = faulty
-        # The log can't be written any more, or the group was closed: this replica is silent for good.
-        self.ended = False
+        # Why this replica is silent for good: the log can't be written any more, or the group was closed.
+        self.ended: Reason | None = None
 
         # Persists: the number of the newest, that of the newest with a hard state, and those not synced yet.
         self.persisted = 0
@@ -300,6 +310,25 @@ class GroupState:
     def election_deadline(self, now: Now) -> float:
         """A new random election timeout (Raft 5.2)."""
         return now.monotonic + self.random.uniform(self.options.election_min, self.options.election_max)
+
+    def envelope(self, term: int | None = None) -> Envelope:
+        """What every message to a peer begins with."""
+        return {
+            "group": self.group,
+            "incarnation": self.incarnation,
+            "sender": self.node,
+            "term": self.term if term is None else term,
+        }
+
+    # --- the commit index -----------------------------------------------------------------------------------
+
+    def advance_commit(self, index: int) -> list[Effect]:
+        """Raft 5.3: everything up to `index` is committed. The caller says why."""
+        if index <= self.commit:
+            return []
+        assert index <= self.log.last_index, f"commit {index} is beyond the log's end {self.log.last_index}"
+        self.commit = index
+        return [Commit(index)]
 
     # --- the disk -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,277 @@
+"""The rules of a follower (Raft figure 2, "AppendEntries", "RequestVote", "Followers"; section 5.2 to 5.4).
+
+A learner obeys the same rules except that it never campaigns; candidates and leaders answer vote requests and
+messages of older terms by them too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..codec import BatchHeader, CodecError, Kind, verify_batch, walk_batch
+from . import roles
+from .effects import Dropped, Effect, Resolve, Send
+from .log import EntryId
+from .membership import BadMembership, Membership
+from .messages import (
+    Append,
+    AppendReply,
+    Beat,
+    BeatReply,
+    Message,
+    Now,
+    PeerDown,
+    PeerMessage,
+    Propose,
+    ProposeMembership,
+    ProposeSnapshot,
+    ProposeTick,
+    ReadIndex,
+    RequestVote,
+    Tick,
+    TimeoutNow,
+    Transfer,
+    VoteReply,
+)
+from .outcomes import NotApplied, Reason
+from .state import GroupState
+
+Asked = Propose | ProposeTick | ProposeSnapshot | ProposeMembership | ReadIndex | Transfer
+
+
+def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
+    match message:
+        case Append():
+            return on_append(state, message, now)
+        case Beat():
+            return on_beat(state, message, now)
+        case RequestVote():
+            return on_request_vote(state, message, now)
+        case TimeoutNow():
+            return on_timeout_now(state, now)
+        case Tick():
+            return on_tick(state, now)
+        case PeerDown(node):
+            return on_peer_down(state, node, now)
+    return refuse(state, message, Reason.NOT_LEADER)
+
+
+# --- AppendEntries (Raft 5.3) -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """One verified batch of an append."""
+
+    batch: bytes
+    header: BatchHeader
+    membership: Membership | None  # of a MEMBERSHIP batch
+
+
+class Nonsense(ValueError):
+    """A peer sent batches that can't be what it says they are."""
+
+
+def on_append(state: GroupState, message: Append, now: Now) -> list[Effect]:
+    """Rules 2 to 5 of AppendEntries; the reply leaves after the sync (thesis 10.2.1)."""
+    hear_leader(state, message.sender, now)
+    try:
+        arrived = list(check_batches(state, message))
+    except (CodecError, BadMembership, Nonsense) as error:
+        return [Dropped(message.sender, str(error))]
+    previous = EntryId(message.previous_index, message.previous_term)
+    compacted = state.log.compacted
+    if previous.index < compacted.index:  # what the snapshot covers is committed, so it matches
+        arrived = [each for each in arrived if each.header.index > compacted.index]
+        previous = EntryId(compacted.index, arrived[0].header.previous_term if arrived else compacted.term)
+    if state.log.term_at(previous.index) != previous.term:
+        return [refuse_append(state, message, now)]
+    return accept_append(state, message, previous.index, arrived, now)
+
+
+def check_batches(state: GroupState, message: Append) -> list[Arrived]:
+    """The one place where batches from a peer are verified: checksums, identity, and that they follow."""
+    found: list[Arrived] = []
+    index, term = message.previous_index, message.previous_term
+    for batch in message.batches:
+        header = verify_batch(batch)
+        if (header.group, header.incarnation) != (state.group, state.incarnation):
+            raise Nonsense(f"a batch of group {header.group}, incarnation {header.incarnation}")
+        if (header.index, header.previous_term) != (
+            index + 1,
+            term,
+        ) or not term <= header.term <= message.term:
+            raise Nonsense(f"batch ({header.index}, {header.term}) does not follow ({index}, {term})")
+        index, term = header.index, header.term
+        found.append(Arrived(batch, header, membership_in(batch, header)))
+    return found
+
+
+def membership_in(batch: bytes, header: BatchHeader) -> Membership | None:
+    """What a verified batch says about the members, if it does."""
+    if header.kind is not Kind.MEMBERSHIP:
+        return None
+    return Membership.decode(walk_batch(batch).entry(0))
+
+
+def refuse_append(state: GroupState, message: Append, now: Now) -> Effect:
+    """Rule 2, with the hint that lets the leader skip a whole term at once (Raft 5.3, end)."""
+    hint = state.log.newest_not_after(message.previous_index, message.previous_term)
+    reply = AppendReply(
+        **state.envelope(),
+        session=message.session,
+        accepted=False,
+        match=message.previous_index,
+        hint_index=hint.index,
+        hint_term=hint.term,
+    )
+    return state.promise(now, Send(message.sender, reply))
+
+
+def accept_append(
+    state: GroupState, message: Append, previous: int, arrived: list[Arrived], now: Now
+) -> list[Effect]:
+    matched = previous + len(arrived)
+    reply = AppendReply(**state.envelope(), session=message.session, accepted=True, match=matched)
+    acknowledgement = Send(message.sender, reply)
+    state.matched = max(state.matched, matched)
+    new = [each for each in arrived if state.log.term_at(each.header.index) != each.header.term]
+    if new:
+        effects = store(state, new, acknowledgement, now)
+    else:
+        effects = [state.promise(now, acknowledgement, index=matched)]
+    effects += state.advance_commit(min(message.commit, matched))  # rule 5
+    return effects
+
+
+def store(state: GroupState, new: list[Arrived], acknowledgement: Send, now: Now) -> list[Effect]:
+    """Rules 3 and 4: what conflicts goes, what is new is appended; the sync releases the acknowledgement."""
+    log, first = state.log, new[0].header.index
+    members_changed = False
+    truncate_from = None
+    if first <= log.last_index:
+        assert first > state.commit, f"a leader replaced the committed entry {first} (commit {state.commit})"
+        truncate_from = first
+        log.truncate_from(first)
+        members_changed = state.memberships.truncate_from(first)
+    for each in new:
+        header = each.header
+        log.append(each.batch, header.index, header.term, header.time)
+        if each.membership is not None:
+            state.memberships.append(header.index, each.membership)
+            members_changed = True
+    batches = tuple(each.batch for each in new)
+    effects: list[Effect] = [
+        state.persist(now, truncate_from=truncate_from, batches=batches, release=(acknowledgement,))
+    ]
+    if members_changed:
+        effects += roles.follow_membership(state, now)
+    return effects
+
+
+# --- heartbeats (Raft 5.2) ----------------------------------------------------------------------------------
+
+
+def on_beat(state: GroupState, message: Beat, now: Now) -> list[Effect]:
+    """The leader's commit counts only as far as the log is known to equal the leader's."""
+    hear_leader(state, message.sender, now)
+    effects = state.advance_commit(min(message.commit, state.matched))
+    reply = BeatReply(**state.envelope(), read=message.read, match=state.matched)
+    effects.append(state.promise(now, Send(message.sender, reply)))
+    return effects
+
+
+def hear_leader(state: GroupState, sender: int, now: Now) -> None:
+    assert state.leader in (0, sender), f"two leaders in term {state.term}: {state.leader:x} and {sender:x}"
+    state.leader = sender
+    state.leader_contact = now.monotonic
+    state.closed_links.discard(sender)
+    if state.is_voter:
+        state.deadline = state.election_deadline(now)
+
+
+# --- RequestVote (Raft 5.2, 5.4.1; thesis 4.2.3, 9.6) -------------------------------------------------------
+
+
+def on_request_vote(state: GroupState, message: RequestVote, now: Now) -> list[Effect]:
+    """Any replica answers, a learner too: it may be a voter already and not know it (thesis 4.2.1)."""
+    if state.faulty:
+        return []  # it does not know what its log held, so it neither grants nor denies
+    granted = may_grant(state, message, now)
+    effects: list[Effect] = []
+    reply = Send(
+        message.sender,
+        VoteReply(**state.envelope(term=message.term), pre=message.pre, granted=granted),
+    )
+    if granted and not message.pre and state.vote == 0:
+        roles.become_follower(
+            state, now, term=state.term
+        )  # a pre-candidate gives way; the timeout starts anew
+        state.vote = message.sender
+        effects.append(state.persist(now, hard_state=True, release=(reply,)))
+    else:
+        effects.append(state.promise(now, reply))
+    return effects
+
+
+def may_grant(state: GroupState, message: RequestVote, now: Now) -> bool:
+    """First come, first served, within a term; only a candidate whose log has all that may be committed."""
+    if not state.log.is_covered_by(EntryId(message.last_index, message.last_term)):
+        return False
+    if message.pre:
+        return not state.in_lease(now)
+    return state.vote == message.sender or (state.vote == 0 and state.leader == 0)
+
+
+def answer_stale(state: GroupState, message: PeerMessage, now: Now) -> list[Effect]:
+    """Raft 5.1: a sender of an older term learns the newer one, and nothing else."""
+    reply: PeerMessage
+    match message:
+        case Append():
+            reply = AppendReply(
+                **state.envelope(), session=message.session, accepted=False, match=message.previous_index
+            )
+        case Beat():
+            reply = BeatReply(**state.envelope())
+        case RequestVote() if not state.faulty:
+            reply = VoteReply(**state.envelope(), pre=message.pre, granted=False)
+        case _:
+            return []
+    return [state.promise(now, Send(message.sender, reply))]
+
+
+# --- elections (Raft 5.2) -----------------------------------------------------------------------------------
+
+
+def on_tick(state: GroupState, now: Now) -> list[Effect]:
+    if now.monotonic < state.deadline:
+        return []
+    if state.faulty:
+        state.deadline = state.election_deadline(now)
+        return []
+    return roles.become_pre_candidate(state, now)
+
+
+def on_peer_down(state: GroupState, node: int, now: Now) -> list[Effect]:
+    """The link to the leader closed: most likely its process ended, so don't wait for the whole timeout."""
+    if node == state.leader:
+        early = now.monotonic + state.random.uniform(0, state.options.early_election)
+        state.deadline = min(state.deadline, early)
+    return []
+
+
+def on_timeout_now(state: GroupState, now: Now) -> list[Effect]:
+    """Thesis 3.10: the leader asks this replica to take over; no pre-vote, the leader has agreed."""
+    if state.faulty:
+        return []
+    return roles.become_candidate(state, now, transfer=True)
+
+
+# --- what only a leader can do ------------------------------------------------------------------------------
+
+
+def refuse(state: GroupState, message: Message, reason: Reason) -> list[Effect]:
+    """Whoever asked a replica that doesn't lead learns who does; every other message needs no answer."""
+    if isinstance(message, Asked):
+        return [Resolve(message.token, NotApplied(reason, state.leader))]
+    return []
