@@ -1,5 +1,12 @@
-"""The one place where C or Python is chosen for the protocol."""
+"""The NATS protocol in C or in Python, as `_backend` has chosen."""
 
-from ._reference_protocol import Publishes, format_acks, matches, scan
+from typing import TYPE_CHECKING
 
-__all__ = ["Publishes", "format_acks", "matches", "scan"]
+from ._backend import IMPLEMENTATION
+
+if TYPE_CHECKING or IMPLEMENTATION == "python":
+    from ._reference_protocol import AckCounts, Publishes, Sent, format_acks, matches, scan
+else:
+    from ._compiled_protocol import AckCounts, Publishes, Sent, format_acks, matches, scan
+
+__all__ = ["AckCounts", "Publishes", "Sent", "format_acks", "matches", "scan"]

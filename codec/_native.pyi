@@ -48,4 +48,80 @@ class _Lib:
         self, buffer: CData, size: int, offsets: CData, lengths: CData, capacity: int
     ) -> int: ...
 
+    # protocol.h
+    TRI_APPEND_ALL: int
+    TRI_APPEND_OTHER: int
+    TRI_APPEND_FULL: int
+    TRI_APPEND_GROW: int
+    TRI_LATENCY_BUCKETS: int
+    def tri_scan(
+        self,
+        buffer: CData,
+        size: int,
+        direction: int,
+        max_payload: int,
+        max_control_line: int,
+        ops: CData,
+        capacity: int,
+        consumed: CData,
+        error: CData,
+    ) -> int: ...
+    def tri_match(self, subject: bytes, subject_size: int, filter: bytes, filter_size: int) -> int: ...
+    def tri_append_publishes(
+        self,
+        to: CData,
+        buffer: CData,
+        size: int,
+        ops: CData,
+        first: int,
+        last: int,
+        filter: bytes,
+        filter_size: int,
+        taken: CData,
+    ) -> int: ...
+    def tri_acks_bound(self, count: int, replies_size: int, head_size: int, sid_size: int) -> int: ...
+    def tri_format_acks(
+        self,
+        replies: bytes,
+        replies_size: int,
+        reply_ends: bytes,
+        start: int,
+        count: int,
+        results: bytes,
+        head: bytes,
+        head_size: int,
+        prefix: bytes,
+        prefix_size: int,
+        sid: bytes,
+        sid_size: int,
+        out: CData,
+        capacity: int,
+        written: CData,
+    ) -> int: ...
+    def tri_number_publishes(
+        self,
+        out: CData,
+        message: bytes,
+        message_size: int,
+        digits_at: int,
+        first: int,
+        count: int,
+        sent: CData,
+        mask: int,
+        now: int,
+    ) -> None: ...
+    def tri_count_acks(
+        self,
+        buffer: CData,
+        size: int,
+        ops: CData,
+        count: int,
+        prefix_size: int,
+        sent: CData,
+        mask: int,
+        next: int,
+        now: int,
+        counts: CData,
+    ) -> int: ...
+
 lib: _Lib

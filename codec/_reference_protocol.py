@@ -10,9 +10,9 @@ import struct
 from typing import Final
 
 from .chunk import EntryType, padding, payload_size
-from .protocol_types import OP, Direction, OpKind, ScanError
+from .protocol_types import LATENCY_BUCKETS, NUMBER_DIGITS, OP, Direction, OpKind, ScanError
 
-__all__ = ["Publishes", "format_acks", "matches", "scan"]
+__all__ = ["AckCounts", "Publishes", "Sent", "format_acks", "matches", "scan"]
 
 BLANKS: Final = b" \t"
 LINE_SLACK: Final = 64
@@ -346,3 +346,71 @@ def format_acks(
         body = b"%b%d%b" % (ack_head, value, b',"duplicate": true}' if status else b"}")
         out += b"MSG %b %b %d\r\n%b\r\n" % (reply, sid, len(body), body)
     return count
+
+
+class AckCounts:
+    """What came back: numbers of acknowledgements, and latencies counted by bucket (csrc/protocol.h)."""
+
+    def __init__(self) -> None:
+        self.stored = self.duplicates = self.errors = self.strays = self.latency_max = 0
+        self.first_error = 0
+        """Operation + 1 of the first error among those counted last; 0: none."""
+        self.latencies = [0] * LATENCY_BUCKETS
+
+
+class Sent:
+    """Numbered copies of one publish, and when each left: at most `window` of them are outstanding.
+
+    `message` has ten digits at `digits_at`, which end its reply subject behind `prefix_size` bytes.
+    """
+
+    def __init__(self, message: bytes, digits_at: int, prefix_size: int, window: int) -> None:
+        ring = 1 << (window - 1).bit_length()
+        self.next = 0
+        self._message = message
+        self._digits_at = digits_at
+        self._prefix_size = prefix_size
+        self._mask = ring - 1
+        self._times = [0] * ring
+
+    def format(self, count: int, now: int) -> memoryview:
+        """The next `count` messages, sent at `now` (ns); valid until the next call."""
+        before, after = self._message[: self._digits_at], self._message[self._digits_at + NUMBER_DIGITS :]
+        parts = []
+        for number in range(self.next, self.next + count):
+            self._times[number & self._mask] = now
+            parts += [before, b"%010d" % number, after]
+        self.next += count
+        return memoryview(b"".join(parts))
+
+    def count_acks(
+        self, buffer: bytearray, start: int, table: bytearray, count: int, now: int, counts: AckCounts
+    ) -> int:
+        """Count the acknowledgements of a scan; returns how many outstanding messages were answered."""
+        answered = 0
+        counts.first_error = 0
+        for record in range(count):
+            op = OP.unpack_from(table, OP.size * record)
+            kind, subject, body = op[0], start + op[3], start + op[9]
+            if kind not in (OpKind.MSG, OpKind.HMSG):
+                continue
+            digits = bytes(buffer[subject + self._prefix_size : subject + op[2]])
+            number = int(digits) if len(digits) == NUMBER_DIGITS and digits.isdigit() else self.next
+            slot = number & self._mask
+            if number >= self.next or not self._times[slot]:
+                counts.strays += 1
+                continue
+            then, self._times[slot] = self._times[slot], 0
+            answered += 1
+            text = bytes(buffer[body : body + op[10]])
+            if kind == OpKind.HMSG or not text.startswith(b'{"stream":'):
+                counts.errors += 1
+                counts.first_error = counts.first_error or record + 1
+                continue
+            latency = max(0, now - then)
+            counts.stored += 1
+            counts.duplicates += text.endswith(b'"duplicate": true}')
+            counts.latency_max = max(counts.latency_max, latency)
+            shift = max(0, latency.bit_length() - 6)
+            counts.latencies[32 * shift + (latency >> shift)] += 1
+        return answered

@@ -13,18 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ._backend_protocol import Publishes, scan
+from ._backend_protocol import AckCounts, Publishes, Sent, scan
 from ._backend_protocol import format_acks as _format_acks
 from .chunk import MAX_ENTRIES, Chunk, EntryType
 from .protocol_types import OP, Direction, OpKind, ProtocolError, ScanError
 
 __all__ = [
+    "AckCounts",
     "Direction",
     "OpKind",
     "Owed",
     "ProtocolError",
     "PublishBuffer",
     "Scanner",
+    "Sent",
     "StreamFilter",
     "encode_publish",
     "format_acks",

@@ -6,12 +6,18 @@ import enum
 import struct
 from typing import Final
 
-__all__ = ["OP", "Direction", "OpKind", "ProtocolError", "ScanError"]
+__all__ = ["LATENCY_BUCKETS", "NUMBER_DIGITS", "OP", "Direction", "OpKind", "ProtocolError", "ScanError"]
 
-OP: Final = struct.Struct("<BBHIHHIIIII")
+OP: Final = struct.Struct("=BBHIHHIIIII")
 """One operation, as `tri_op` of csrc/protocol.h: kind, flags, subject size, subject, reply size, arguments
 size, reply, arguments, header size, body, body size. Offsets count from where the scan began."""
 assert OP.size == 32
+
+LATENCY_BUCKETS: Final = 1920
+"""Buckets of a latency count: exact below 64 ns, at most 3 % wide above."""
+
+NUMBER_DIGITS: Final = 10
+"""Digits of the number that ends a load generator's reply subject."""
 
 
 class Direction(enum.IntEnum):
