@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from trimaran.commands.node import (
     EXIT_FAILED,
     STOP_SECONDS,
     Runnable,
+    allow_files,
     failure_of,
     leaves,
     serve,
@@ -136,6 +138,17 @@ async def test_failure_of_the_node_reaches_the_command_whole() -> None:
     with pytest.raises(BaseExceptionGroup) as group:
         await serve(make)
     assert [type(leaf) for leaf in leaves(group.value)] == [OSError]
+
+
+def test_limit_of_open_files_is_raised_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: granted.append(limits))
+    allow_files(100)
+    assert granted == []
+    allow_files(1000)
+    allow_files(100_000)
+    assert granted == [(1000, 4096), (4096, 4096)]
 
 
 def test_busy_port_is_named() -> None:

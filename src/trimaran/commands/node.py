@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -33,6 +34,10 @@ EXIT_BUG: Final = 80
 
 STOP_SECONDS: Final = 4.0
 """For an orderly stop. Supervisors and test suites kill after five."""
+
+
+SPARE_FILES: Final = 1024
+"""Open files beside those of the clients: log, blocks, links."""
 
 
 class Runnable(Protocol):
@@ -110,6 +115,7 @@ def run(options: Options) -> int:
     from ..actors.node import Node  # here, so that --help and a bad option answer at once
 
     logs.configure(options.log_format, options.log_level, name=options.name)
+    allow_files(options.max_connections + SPARE_FILES)
     try:
         trio.run(serve, lambda: Node(options), _exit_anyway)
     except BaseExceptionGroup as error:  # a nursery wraps whatever ends it
@@ -166,6 +172,18 @@ class _Running:
         if patience.cancelled_caught:
             logger.warning("Not everything stopped within %s seconds", STOP_SECONDS)
         self._nursery.cancel_scope.cancel()
+
+
+def allow_files(count: int) -> None:
+    """Raise the limit of open files to `count`, as far as the system lets this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError) as error:
+        logger.warning("At most %d open files: %s", soft, error)
 
 
 def _exit_anyway() -> None:
