@@ -123,5 +123,94 @@ class _Lib:
         now: int,
         counts: CData,
     ) -> int: ...
+    # stream.h
+    TRI_RECORD_HEADER: int
+    TRI_PUBLISH_HEADER: int
+    TRI_RECORD_OK: int
+    TRI_RECORD_SHORT: int
+    TRI_RECORD_LENGTH: int
+    TRI_RECORD_CHECKSUM: int
+    TRI_RECORD_FIELDS: int
+    TRI_RECORD_ORDER: int
+    def tri_group_publishes(
+        self,
+        buffer: CData,
+        size: int,
+        offsets: CData,
+        lengths: CData,
+        count: int,
+        table: CData,
+        table_size: int,
+        groups: CData,
+        group_of: CData,
+    ) -> int: ...
+    def tri_store_publishes(
+        self,
+        buffer: CData,
+        offsets: CData,
+        lengths: CData,
+        group_of: CData,
+        count: int,
+        ids: CData,
+        counts: CData,
+        firsts: CData,
+        lasts: CData,
+        out: CData,
+        record_offsets: CData,
+        record_sizes: CData,
+        record_ids: CData,
+        results: CData,
+        job: CData,
+    ) -> None: ...
+    def tri_count_records(self, buffer: CData, size: int) -> int: ...
+    def tri_scan_block(
+        self,
+        buffer: CData,
+        size: int,
+        capacity: int,
+        table: CData,
+        table_size: int,
+        groups: CData,
+        group_of: CData,
+        record_offsets: CData,
+        record_sizes: CData,
+        sequences: CData,
+        time_starts: CData,
+        time_values: CData,
+        result: CData,
+    ) -> None: ...
+    def tri_check_record(self, buffer: CData, size: int) -> int: ...
+    def tri_index_records(
+        self,
+        group_of: CData,
+        record_sizes: CData,
+        count: int,
+        start: int,
+        live: CData,
+        first_sequence: int,
+        ids: CData,
+        counts: CData,
+        firsts: CData,
+        lasts: CData,
+        record_ids: CData,
+        change: CData,
+    ) -> None: ...
+    def tri_drop_messages(
+        self,
+        record_ids: CData,
+        record_sizes: CData,
+        start: int,
+        end: int,
+        id: int,
+        wanted: CData,
+        need_messages: int,
+        need_bytes: int,
+        counts: CData,
+        emptied: CData,
+        change: CData,
+    ) -> None: ...
+    def tri_find_message(self, record_ids: CData, start: int, end: int, id: int, wanted: CData) -> int: ...
+    def tri_find_last_message(self, record_ids: CData, start: int, end: int, id: int) -> int: ...
+    def tri_live_bits(self, record_ids: CData, count: int, live: CData) -> None: ...
 
 lib: _Lib

@@ -1,1 +1,1 @@
-"""actors/stream"""
+"""The stream: a replicated state machine of numbered messages, and what JetStream calls its configuration."""

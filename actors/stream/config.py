@@ -1,0 +1,410 @@
+"""A stream's configuration: JetStream's JSON in, checked and completed, and the same JSON out.
+
+Texts, defaults and the order of the echoed fields are those of nats-server 2.15, probed on the wire, because
+clients compare them. What Trimaran does not do yet is refused, never silently ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
+
+from .errors import ApiError, api_error, configuration_error, json_error
+from .subjects import is_subject, subject_matches, subjects_overlap
+
+MAX_NAME: Final = 255
+MAX_DESCRIPTION: Final = 4096
+MAX_REPLICAS: Final = 5
+SHORTEST: Final = 100_000_000
+"""100 ms: no age or window is shorter."""
+DUPLICATE_WINDOW: Final = 120_000_000_000
+"""Two minutes, JetStream's default."""
+
+COMPATIBLE_VERSION: Final = "2.15.0"
+"""The version of nats-server whose behaviour is followed."""
+API_LEVEL: Final = 5
+
+SYSTEM_SUBJECTS: Final = (
+    ("$JS.>", "$JS.EVENT.>", "subjects that overlap with jetstream api require no-ack to be true"),
+    ("$JSC.>", None, "subjects that overlap with jetstream api require no-ack to be true"),
+    ("$NRG.>", None, "subjects that overlap with jetstream api require no-ack to be true"),
+    ("$SYS.>", "$SYS.ACCOUNT.>", "subjects that overlap with system api require no-ack to be true"),
+)
+"""(pattern, exception, text): an acknowledgement to such a publish would be taken for a request's answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """A valid configuration; -1 is "no limit". Times are ns. The fields' order is that of the JSON."""
+
+    name: str
+    description: str = ""
+    subjects: tuple[str, ...] = ()
+    retention: str = "limits"
+    max_consumers: int = -1
+    max_msgs: int = -1
+    max_bytes: int = -1
+    max_age: int = 0
+    max_msgs_per_subject: int = -1
+    max_msg_size: int = -1
+    discard: str = "old"
+    storage: str = "file"
+    num_replicas: int = 1
+    no_ack: bool = False
+    duplicate_window: int = DUPLICATE_WINDOW
+    placement: Mapping[str, object] | None = None
+    compression: str = "none"
+    first_seq: int = 0
+    allow_direct: bool = False
+    mirror_direct: bool = False
+    discard_new_per_subject: bool = False
+    sealed: bool = False
+    deny_delete: bool = False
+    deny_purge: bool = False
+    allow_rollup_hdrs: bool = False
+    consumer_limits: Mapping[str, object] = field(default_factory=dict)
+    allow_msg_ttl: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the user gave; the echo adds `_nats.*` keys."""
+
+    def to_json(self) -> dict[str, object]:
+        """The configuration as JetStream echoes it."""
+        echo = {name: getattr(self, name) for name in _ORDER}
+        for name in _OMITTED_WHEN_EMPTY:
+            if not echo[name]:
+                del echo[name]
+        echo["subjects"] = list(self.subjects)
+        echo["consumer_limits"] = dict(self.consumer_limits)
+        if self.placement:
+            echo["placement"] = dict(self.placement)
+        versions = {
+            "_nats.level": str(API_LEVEL),
+            "_nats.req.level": "1" if self.allow_msg_ttl else "0",
+            "_nats.ver": COMPATIBLE_VERSION,
+        }
+        echo["metadata"] = dict(sorted({**self.metadata, **versions}.items()))
+        return echo
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, object]) -> StreamConfig:
+        """A configuration that `to_json` gave, as it is found in the stream's log."""
+        return _complete(_parse(fields))
+
+
+_OMITTED_WHEN_EMPTY: Final = ("description", "no_ack", "placement", "first_seq", "discard_new_per_subject")
+_ORDER: Final = tuple(StreamConfig.__dataclass_fields__)
+
+_INTEGERS: Final = {
+    "max_consumers": "int",
+    "max_msgs": "int64",
+    "max_bytes": "int64",
+    "max_age": "time.Duration",
+    "max_msgs_per_subject": "int64",
+    "max_msg_size": "int32",
+    "num_replicas": "int",
+    "duplicate_window": "time.Duration",
+    "first_seq": "uint64",
+    "subject_delete_marker_ttl": "time.Duration",
+}
+_BOOLEANS: Final = (
+    "no_ack",
+    "allow_direct",
+    "mirror_direct",
+    "discard_new_per_subject",
+    "sealed",
+    "deny_delete",
+    "deny_purge",
+    "allow_rollup_hdrs",
+    "allow_msg_ttl",
+    "allow_msg_counter",
+    "allow_atomic",
+    "allow_msg_schedules",
+    "allow_batched",
+    "pedantic",
+)
+_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "retention": ("limits", "interest", "workqueue"),
+    "discard": ("old", "new"),
+    "storage": ("file", "memory"),
+    "compression": ("none", "s2"),
+    "persist_mode": ("", "default", "async"),
+}
+_OBJECTS: Final = {
+    "placement": "Placement",
+    "mirror": "StreamSource",
+    "republish": "RePublish",
+    "subject_transform": "SubjectTransformConfig",
+    "consumer_limits": "StreamConsumerLimits",
+}
+_TEXTS: Final = ("name", "description")
+_RANGES: Final = {
+    "int": (-(1 << 63), (1 << 63) - 1),
+    "int64": (-(1 << 63), (1 << 63) - 1),
+    "time.Duration": (-(1 << 63), (1 << 63) - 1),
+    "int32": (-(1 << 31), (1 << 31) - 1),
+    "uint64": (0, (1 << 64) - 1),
+}
+
+UNSUPPORTED: Final = {
+    "mirror": "stream mirrors are not supported yet",
+    "sources": "stream sources are not supported yet",
+    "republish": "republishing is not supported yet",
+    "subject_transform": "subject transforms are not supported yet",
+    "subject_delete_marker_ttl": "subject delete markers are not supported yet",
+    "allow_msg_counter": "message counters are not supported yet",
+    "allow_atomic": "atomic publishing is not supported yet",
+    "allow_msg_schedules": "message schedules are not supported yet",
+    "allow_batched": "batched publishing is not supported yet",
+}
+"""Fields whose absence (or zero value) alone is accepted."""
+UNSUPPORTED_RETENTION: Final = {
+    "interest": "retention policy interest is not supported yet",
+    "workqueue": "retention policy workqueue is not supported yet",
+}
+
+
+def decode_json(payload: bytes) -> object:
+    """The value of a request's JSON. Raises ApiError 10025."""
+    try:
+        value: object = json.loads(payload, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        ended = not payload[error.pos :].strip()
+        raise json_error("unexpected EOF" if ended else f"{error.msg} at {error.pos}") from error
+    except (ValueError, RecursionError) as error:
+        raise json_error("the value can not be read") from error
+    return value
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(text)
+
+
+def from_request(name: str, request: object, *, nodes: int | None = None) -> StreamConfig:
+    """The configuration that a create or update request for stream `name` asks for, checked and completed.
+
+    `request` is the decoded JSON; `nodes`, if given, is how many nodes could hold a replica. Raises ApiError.
+    """
+    if not isinstance(request, dict):
+        raise json_error(
+            f"json: cannot unmarshal {_go_kind(request)} into Go value of type server.StreamConfigRequest"
+        )
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise json_error("half of a surrogate pair") from error
+    fields = _parse(cast("dict[str, object]", request))
+    if fields.get("name", "") != name:
+        raise api_error(10056)
+    config = _complete(fields)
+    _check_name(config.name)
+    _check_numbers(config)
+    _check_subjects(config)
+    if nodes is not None and config.num_replicas > nodes:
+        raise api_error(10074 if nodes == 1 else 10005)
+    return config
+
+
+def check_create(config: StreamConfig) -> None:
+    """What a stream can't have from its birth. Raises ApiError."""
+    if config.sealed:
+        raise configuration_error("stream configuration for create can not be sealed")
+
+
+def same_config(one: StreamConfig, other: StreamConfig) -> bool:
+    """Whether creating again with `other` changes nothing of a stream that has `one`."""
+    return replace(one, metadata=_own(one.metadata)) == replace(other, metadata=_own(other.metadata))
+
+
+def check_overlap(config: StreamConfig, others: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Raises ApiError 10065 if another stream, (name, subjects), takes one of the subjects too."""
+    for name, subjects in others:
+        if name == config.name:
+            continue
+        if any(subjects_overlap(mine, theirs) for mine in config.subjects for theirs in subjects):
+            raise api_error(10065)
+
+
+def check_update(old: StreamConfig, new: StreamConfig) -> StreamConfig:
+    """The configuration that takes the place of `old`, or ApiError if this can't be changed any more."""
+    if old.name != new.name:
+        raise api_error(10056)
+    if old.storage != new.storage:
+        raise _fixed("can not change storage type")
+    if old.retention != new.retention and "workqueue" in (old.retention, new.retention):
+        raise _fixed("can not change retention policy to/from workqueue")
+    if old.sealed and not new.sealed:
+        raise _fixed("can not unseal a sealed stream")
+    if old.deny_delete and not new.deny_delete:
+        raise _fixed("can not cancel deny message deletes")
+    if old.deny_purge and not new.deny_purge:
+        raise _fixed("can not cancel deny purge")
+    if old.allow_msg_ttl and not new.allow_msg_ttl:
+        raise configuration_error("message TTL status can not be disabled")
+    if new.sealed:
+        return replace(new, max_age=0, discard="new", deny_delete=True, deny_purge=True)
+    return new
+
+
+def _fixed(what: str) -> ApiError:
+    return configuration_error(f"stream configuration update {what}")
+
+
+def _own(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if not key.startswith("_nats.")}
+
+
+def _parse(request: Mapping[str, object]) -> dict[str, object]:
+    """Known fields with values of their types; null and absent are the same. Raises ApiError 10025, 10052."""
+    fields: dict[str, object] = {}
+    for name, value in request.items():
+        known = (*_INTEGERS, *_BOOLEANS, *_WORDS, *_OBJECTS, *_TEXTS, "subjects", "sources", "metadata")
+        if name not in known:
+            raise json_error(f'json: unknown field "{name}"')
+        if value is not None:
+            fields[name] = _typed(name, value)
+    for name, text in UNSUPPORTED.items():
+        if fields.get(name):
+            raise configuration_error(text)
+    if fields.get("persist_mode") == "async":
+        raise configuration_error("persist mode async is not supported yet")
+    if str(fields.get("retention")) in UNSUPPORTED_RETENTION:
+        raise configuration_error(UNSUPPORTED_RETENTION[str(fields["retention"])])
+    return fields
+
+
+def _typed(name: str, value: object) -> object:
+    if name in _INTEGERS:
+        low, high = _RANGES[_INTEGERS[name]]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _mistyped(name, value, _INTEGERS[name])
+    elif name in _BOOLEANS:
+        if not isinstance(value, bool):
+            raise _mistyped(name, value, "bool")
+    elif name in _WORDS:
+        if value not in _WORDS[name]:
+            unknown = json.dumps(json.dumps(value))
+            raise json_error(
+                "unknown compression algorithm" if name == "compression" else f"can not unmarshal {unknown}"
+            )
+    elif name in _TEXTS:
+        if not isinstance(value, str):
+            raise _mistyped(name, value, "string")
+    elif name in _OBJECTS:
+        if not isinstance(value, dict):
+            raise _mistyped(name, value, f"server.{_OBJECTS[name]}")
+    elif name == "metadata":
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            raise _mistyped(name, value, "map[string]string")
+    elif not isinstance(value, list) or (name == "subjects" and not all(isinstance(s, str) for s in value)):
+        raise _mistyped(name, value, "[]string" if name == "subjects" else "[]*server.StreamSource")
+    return value
+
+
+def _mistyped(name: str, value: object, go_type: str) -> ApiError:
+    shown = (
+        f"number {value}"
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else _go_kind(value)
+    )
+    field_name = f"StreamConfigRequest.{name}"
+    return json_error(f"json: cannot unmarshal {shown} into Go struct field {field_name} of type {go_type}")
+
+
+def _go_kind(value: object) -> str:
+    match value:
+        case bool():
+            return "bool"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case dict():
+            return "object"
+        case None:
+            return "null"
+        case _:
+            return "number"
+
+
+def _complete(fields: Mapping[str, object]) -> StreamConfig:
+    """Defaults where nothing (or JetStream's zero) was given."""
+    chosen = {name: value for name, value in fields.items() if name in _ORDER}
+    for limit in ("max_consumers", "max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size"):
+        if cast("int", chosen.get(limit, 0)) <= 0:
+            chosen[limit] = -1
+    chosen["num_replicas"] = chosen.get("num_replicas") or 1
+    max_age = cast("int", chosen.get("max_age", 0))
+    default = min(max_age, DUPLICATE_WINDOW) if max_age > 0 else DUPLICATE_WINDOW
+    chosen["duplicate_window"] = chosen.get("duplicate_window") or default
+    subjects = cast("list[str]", chosen.get("subjects") or [chosen.get("name", "")])
+    chosen["subjects"] = tuple(subjects)
+    chosen["metadata"] = _own_or_user(cast("dict[str, str]", chosen.get("metadata", {})))
+    config = StreamConfig(**{"name": "", **chosen})  # type: ignore[arg-type]  # checked by _parse
+    return replace(config, discard_new_per_subject=bool(config.discard_new_per_subject))
+
+
+_ECHOED: Final = frozenset({"_nats.level", "_nats.req.level", "_nats.ver"})
+
+
+def _own_or_user(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The user's part: a client may send back what an echo showed it."""
+    return {key: value for key, value in metadata.items() if key not in _ECHOED}
+
+
+def _check_name(name: str) -> None:
+    if "/" in name or "\\" in name:
+        raise api_error(10128)
+    if not name or any(
+        character in ".*>" or character.isspace() or not character.isprintable() for character in name
+    ):
+        raise configuration_error("stream name is required and can not contain '.', '*', '>', '\\', '/'")
+    if len(name) > MAX_NAME:
+        raise configuration_error(f"stream name is too long, maximum allowed is {MAX_NAME}")
+
+
+def _check_numbers(config: StreamConfig) -> None:
+    if len(config.description) > MAX_DESCRIPTION:
+        raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
+    if config.num_replicas < 0:
+        raise api_error(10133)
+    if config.num_replicas > MAX_REPLICAS:
+        raise configuration_error(f"maximum replicas is {MAX_REPLICAS}")
+    if config.max_age < 0:
+        raise configuration_error("max age can not be negative")
+    if 0 < config.max_age < SHORTEST:
+        raise configuration_error("max age needs to be >= 100ms")
+    if config.duplicate_window < 0:
+        raise configuration_error("duplicates window can not be negative")
+    if 0 < config.max_age < config.duplicate_window:
+        raise configuration_error("duplicates window can not be larger then max age")
+    if config.duplicate_window < SHORTEST:
+        raise configuration_error("duplicates window needs to be >= 100ms")
+    if config.discard_new_per_subject and config.discard != "new":
+        raise configuration_error("discard new per subject requires discard new policy to be set")
+    if config.discard_new_per_subject and config.max_msgs_per_subject <= 0:
+        raise configuration_error("discard new per subject requires max msgs per subject > 0")
+    if config.mirror_direct:
+        raise configuration_error("stream has no mirror but does have mirror direct")
+    if config.deny_purge and config.allow_rollup_hdrs:
+        raise configuration_error("roll-ups require the purge permission")
+
+
+def _check_subjects(config: StreamConfig) -> None:
+    for position, subject in enumerate(config.subjects):
+        if not is_subject(subject):
+            raise configuration_error("invalid subject")
+        for earlier in config.subjects[:position]:
+            if subjects_overlap(earlier, subject):
+                raise configuration_error(f'subject "{earlier}" overlaps with "{subject}"')
+        if not config.no_ack:
+            _check_reserved(subject)
+
+
+def _check_reserved(subject: str) -> None:
+    if subject == ">":
+        raise configuration_error("capturing all subjects requires no-ack to be true")
+    for pattern, exception, text in SYSTEM_SUBJECTS:
+        if subjects_overlap(subject, pattern) and not (exception and subject_matches(exception, subject)):
+            raise configuration_error(text)

@@ -1,0 +1,566 @@
+"""The stream: the state machine that users see, an ordered and numbered sequence of messages.
+
+Every decision is made when a batch is applied, in log order and by the batch's time alone, so replicas can't
+differ. A run of plain publishes costs Python per batch and per distinct subject; the rest is C. A publish
+that has to be decided by itself (a header that asks for something, a limit that refuses) goes the slow way,
+with the same results and the same bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+import msgpack
+
+from ...codec import Entries, EntryType
+from ...codec.block import EVERYTHING, NO_SUBJECT, Record, Refusals, accounted_size
+from ...storage.manifest import FileEntry
+from ..machine import Capture
+from . import headers
+from .commands import read_command
+from .config import StreamConfig
+from .errors import (
+    BEYOND_LAST,
+    DELETE_DENIED,
+    MAXIMUM_BYTES,
+    MAXIMUM_MESSAGES,
+    MAXIMUM_PER_SUBJECT,
+    ROLLUP_INVALID,
+    ApiError,
+    StateDamaged,
+)
+from .results import Status, pack, pack_all, refused
+from .store import MessageStore
+from .subjects import SubjectFilter
+
+if TYPE_CHECKING:
+    from ...storage.files import GroupFiles
+
+StoredMessage = Record
+"""One message as the stream holds it: sequence, time (ns), subject, headers, payload."""
+
+BLOCK_BYTES: Final = 8 << 20
+"""A block is closed at this size: large enough to make files few, small enough to sync and send in one go."""
+PENDING_BYTES: Final = 16 << 20
+"""Written behind, per group: beyond this `settle` waits."""
+STATE_VERSION: Final = 1
+HIGHEST_SEQUENCE: Final = (1 << 56) - 1
+"""A result has 56 bits for a sequence."""
+
+_PUBLISH: Final = struct.Struct("<HHI")
+_REFUSALS: Final = Refusals(subject=refused(10059), size=refused(10054), entry=refused(10003))
+_SEALED: Final = refused(10109)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What `STREAM.INFO` shows; times in ns, 0 for none."""
+
+    messages: int
+    bytes: int
+    first_seq: int
+    first_time: int
+    last_seq: int
+    last_time: int
+    num_subjects: int
+    num_deleted: int
+    consumers: int = 0
+
+
+class StreamMachine:
+    """One replica of one stream."""
+
+    kind: Final = "stream"
+
+    def __init__(self, files: GroupFiles, name: str, *, block_bytes: int = BLOCK_BYTES) -> None:
+        self._files = files
+        self._block_bytes = block_bytes
+        self.name = name
+        self.empty()
+
+    def empty(self) -> None:
+        """Forgets everything: the state of a stream that was never configured."""
+        self._store = MessageStore(self._files, self.name, self._block_bytes)
+        self._duplicates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._last_id = b""
+        self._fresh: list[int] = []
+        """Subjects met in the current run; those of which nothing was stored are released."""
+        self.clock = 0
+        """Time (ns) of the last applied batch."""
+        self.version = 0
+        """Version of the configuration; 0 before the first one."""
+        self._adopt(None)
+
+    # --- applying
+
+    def apply(self, batch: Entries) -> bytes:
+        """Applies a batch; one packed result per entry."""
+        self.clock = max(self.clock, batch.header.time)
+        self._expire()
+        results = self._apply_entries(batch)
+        self._store.flush()
+        return results
+
+    def _apply_entries(self, batch: Entries) -> bytes:
+        types = bytes(batch.types)
+        count = len(types)
+        parts: list[bytes] = []
+        at = 0
+        while at < count:
+            if types[at] == EntryType.PUBLISH and self._plain:
+                end = count - len(types[at:].lstrip(_PUBLISH_TYPE))
+                parts.append(self._publish_run(batch, at, end - at))
+            else:
+                end = at + 1
+                parts.append(pack_all([self._apply_entry(types[at], bytes(batch.entry(at)))]))
+            at = end
+        return b"".join(parts)
+
+    def _apply_entry(self, entry_type: int, entry: bytes) -> int:
+        match entry_type:
+            case EntryType.PUBLISH:
+                return self._publish(entry, checked=False)
+            case EntryType.PUBLISH_CHECKED:
+                return self._publish(entry, checked=True)
+            case EntryType.STREAM_COMMAND:
+                return self._command(entry)
+            case _:
+                return refused(10003)
+
+    def _expire(self) -> None:
+        """Lets go what the clock says is too old."""
+        if self.config is None:
+            return
+        if self.config.max_age > 0:
+            self._store.drop_older(self.clock - self.config.max_age)
+        horizon = self.clock - self.config.duplicate_window
+        while self._duplicates:
+            known, (_, time) = next(iter(self._duplicates.items()))
+            if time > horizon:
+                break
+            del self._duplicates[known]
+
+    def next_due(self) -> int | None:
+        """When (ns) something expires although nothing happens: the leader then proposes a tick."""
+        if self.config is None or self.config.max_age <= 0 or not self._store.messages:
+            return None
+        return self._store.first_time + self.config.max_age
+
+    # --- publishing
+
+    def _publish_run(self, batch: Entries, first: int, count: int) -> bytes:
+        """The fast way: nothing about one message can change what becomes of another."""
+        config, store = self._configured, self._store
+        before = store.last
+        self._fresh.clear()
+        results, ids = store.append_run(
+            batch,
+            first,
+            count,
+            self._identify,
+            max_message_size=config.max_msg_size if config.max_msg_size > 0 else EVERYTHING,
+            refusals=_REFUSALS,
+        )
+        if store.last != before:
+            self._last_id = b""
+        for number in self._fresh:
+            store.release(number)
+        if config.max_msgs_per_subject > 0:
+            live = [number for number in ids if number != NO_SUBJECT]
+            self._enforce_per_subject(live)
+        self._enforce_limits()
+        return results
+
+    def _identify(self, subjects: list[bytes]) -> array[int]:
+        known = self._store.subjects
+        ids = array("I")
+        for subject in subjects:
+            number = known.get(subject)
+            if number is None or self._stray:
+                number = self._admit(subject)
+            ids.append(number)
+        return ids
+
+    def _admit(self, subject: bytes) -> int:
+        if subject not in self._takes:
+            return NO_SUBJECT
+        number = self._store.subject_id(subject)
+        self._fresh.append(number)
+        return number
+
+    def _publish(self, entry: bytes, checked: bool) -> int:
+        """The slow way: one message, decided by itself. The order of the checks is part of the protocol."""
+        parts = _split(entry)
+        if parts is None:
+            return _REFUSALS.entry
+        subject, header_block, payload = parts
+        config = self.config
+        if config is None or subject not in self._takes:
+            return _REFUSALS.subject
+        if config.sealed:
+            return _SEALED
+        asked = headers.parse_headers(header_block) if checked else {}
+        if asked:
+            answer = self._check_headers(config, subject, asked, len(header_block) + len(payload))
+            if answer is not None:
+                return answer
+        elif 0 < config.max_msg_size < len(header_block) + len(payload):
+            return _REFUSALS.size
+        if config.discard == "new":
+            size = accounted_size(len(subject), len(header_block), len(payload))
+            answer = self._check_room(config, subject, size)
+            if answer is not None:
+                return answer
+        return self._store_message(config, subject, header_block, payload, asked)
+
+    def _check_headers(
+        self, config: StreamConfig, subject: bytes, asked: Mapping[bytes, bytes], size: int
+    ) -> int | None:
+        """The result of a publish whose headers forbid storing it, or None."""
+        expected_stream = asked.get(headers.EXPECTED_STREAM)
+        if expected_stream and expected_stream != config.name.encode():
+            return refused(10060)
+        for header, err_code in _NOT_SUPPORTED.items():
+            if asked.get(header):
+                return refused(err_code)
+        known = self._duplicates.get(asked.get(headers.MSG_ID, b""))
+        if known is not None:
+            return pack(Status.DUPLICATE, known[0])
+        if 0 < config.max_msg_size < size:
+            return _REFUSALS.size
+        return self._check_expectations(subject, asked) or self._check_rollup(config, asked)
+
+    def _check_expectations(self, subject: bytes, asked: Mapping[bytes, bytes]) -> int | None:
+        store = self._store
+        last = asked.get(headers.EXPECTED_LAST_SEQUENCE)
+        if last and headers.parse_sequence(last) != store.last:
+            return refused(10071, store.last)
+        last_of_subject = asked.get(headers.EXPECTED_LAST_SUBJECT_SEQUENCE)
+        pattern = asked.get(headers.EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT)
+        if last_of_subject:
+            held = self._last_matching(pattern or subject)
+            if headers.parse_sequence(last_of_subject) != held:
+                return refused(10071, held)
+        elif pattern:
+            return refused(10193)
+        last_id = asked.get(headers.EXPECTED_LAST_MSG_ID)
+        if last_id and last_id != self._last_id:
+            return refused(10070)
+        return None
+
+    def _last_matching(self, pattern: bytes) -> int:
+        if b"*" not in pattern and b">" not in pattern:
+            return self._store.last_of(pattern)
+        matching = SubjectFilter([pattern.decode(errors="replace")])
+        subjects = (subject for subject in self._store.subjects if subject in matching)
+        return max((self._store.last_of(subject) for subject in subjects), default=0)
+
+    def _check_rollup(self, config: StreamConfig, asked: Mapping[bytes, bytes]) -> int | None:
+        rollup = asked.get(headers.ROLLUP)
+        if not rollup:
+            return None
+        if not config.allow_rollup_hdrs or config.deny_purge:
+            return refused(10111)
+        return None if rollup.lower() in (b"sub", b"all") else refused(10111, ROLLUP_INVALID)
+
+    def _check_room(self, config: StreamConfig, subject: bytes, size: int) -> int | None:
+        """With "discard new": the result of a publish for which there is no room, or None."""
+        store = self._store
+        replaces = 0 < config.max_msgs_per_subject <= store.count_of(subject)
+        if replaces and config.discard_new_per_subject:
+            return refused(10077, MAXIMUM_PER_SUBJECT)
+        if 0 < config.max_msgs <= store.messages and not replaces:
+            return refused(10077, MAXIMUM_MESSAGES)
+        freed = store.first_size_of(subject) if replaces else 0
+        if 0 < config.max_bytes < store.size - freed + size:
+            return refused(10077, MAXIMUM_BYTES)
+        return None
+
+    def _store_message(
+        self,
+        config: StreamConfig,
+        subject: bytes,
+        header_block: bytes,
+        payload: bytes,
+        asked: Mapping[bytes, bytes],
+    ) -> int:
+        store = self._store
+        sequence = store.append(subject, header_block, payload, self.clock)
+        self._last_id = asked.get(headers.MSG_ID, b"")
+        if self._last_id:
+            self._duplicates[self._last_id] = (sequence, self.clock)
+        rollup = asked.get(headers.ROLLUP, b"").lower()
+        number = store.subjects[subject]
+        if rollup == b"all":
+            store.drop_before(sequence)
+        elif rollup == b"sub":
+            store.drop_of_subject(number, EVERYTHING, before=sequence)
+        if config.max_msgs_per_subject > 0:
+            self._enforce_per_subject([number])
+        self._enforce_limits()
+        return pack(Status.STORED, sequence)
+
+    # --- limits
+
+    def _enforce_per_subject(self, numbers: Sequence[int]) -> None:
+        limit = self._configured.max_msgs_per_subject
+        for number, excess in self._store.over(numbers, limit):
+            self._store.drop_of_subject(number, excess)
+
+    def _enforce_limits(self) -> None:
+        config, store = self._configured, self._store
+        if 0 < config.max_msgs < store.messages:
+            store.drop_oldest(messages=store.messages - config.max_msgs)
+        if 0 < config.max_bytes < store.size:
+            store.drop_oldest(size=store.size - config.max_bytes)
+
+    # --- commands
+
+    def _command(self, entry: bytes) -> int:
+        command = read_command(entry)
+        match command:
+            case {"op": "configure", "config": dict(config), "version": int(version)}:
+                return self._configure(config, version)
+            case {"op": "purge", "filter": str(pattern), "seq": int(sequence), "keep": int(keep)}:
+                return self._purge(pattern, sequence, keep)
+            case {"op": "delete", "seq": int(sequence)}:
+                return self._delete(sequence)
+            case _:
+                return refused(10003)
+
+    def _configure(self, fields: Mapping[str, object], version: int) -> int:
+        if version <= self.version:
+            return pack(Status.DONE, self.version)
+        if version > HIGHEST_SEQUENCE:
+            return refused(10003)
+        try:
+            config = StreamConfig.from_json(fields)
+        except ApiError:
+            return refused(10052)
+        first_time = self.config is None
+        self._adopt(config)
+        self.version = version
+        store = self._store
+        if first_time and config.first_seq > 1 and store.last == 0:
+            store.skip_to(min(config.first_seq, HIGHEST_SEQUENCE))
+        self._expire()
+        if config.max_msgs_per_subject > 0:
+            self._enforce_per_subject(list(store.subjects.values()))
+        self._enforce_limits()
+        return pack(Status.DONE, version)
+
+    def _adopt(self, config: StreamConfig | None) -> None:
+        """Takes a configuration and works out what it means for publishing."""
+        self.config = config
+        self._takes = SubjectFilter(config.subjects if config else ())
+        self._stray = any(subject not in self._takes for subject in self._store.subjects)
+        """Some messages' subjects are no longer the stream's."""
+        self._plain = config is not None and not config.sealed and not _decides_singly(config)
+
+    @property
+    def _configured(self) -> StreamConfig:
+        assert self.config is not None
+        return self.config
+
+    def _purge(self, pattern: str, sequence: int, keep: int) -> int:
+        config, store = self.config, self._store
+        if config is None or (sequence and keep) or not 0 <= sequence <= HIGHEST_SEQUENCE or keep < 0:
+            return refused(10003)
+        if config.sealed:
+            return _SEALED
+        if config.deny_purge:
+            return refused(10110)
+        if pattern in ("", ">"):
+            return pack(Status.DONE, self._purge_all(sequence, keep))
+        matching = SubjectFilter([pattern])
+        numbers = [number for subject, number in store.subjects.items() if subject in matching]
+        total = sum(store.counts(numbers))
+        wanted = store.wanted(numbers)
+        if keep:
+            return pack(Status.DONE, store.drop_wanted(wanted, max(0, total - keep)))
+        return pack(Status.DONE, store.drop_wanted(wanted, before=sequence or EVERYTHING))
+
+    def _purge_all(self, sequence: int, keep: int) -> int:
+        store = self._store
+        before = store.messages
+        if keep:
+            store.drop_oldest(messages=max(0, before - keep))
+        elif sequence:
+            store.drop_before(sequence)
+            if sequence > store.last + 1:
+                store.skip_to(sequence)
+        else:
+            store.drop_before(store.last + 1)
+            store.first = store.last + 1
+        return before - store.messages
+
+    def _delete(self, sequence: int) -> int:
+        config, store = self.config, self._store
+        if config is None:
+            return refused(10003)
+        if config.sealed:
+            return _SEALED
+        if config.deny_delete:
+            return refused(10057, DELETE_DENIED)
+        if sequence > store.last:
+            return refused(10057, BEYOND_LAST)
+        if sequence <= 0:
+            return refused(10057)
+        return pack(Status.DONE, 1) if store.drop(sequence) else refused(10043, sequence)
+
+    # --- reading
+
+    async def get(self, sequence: int) -> StoredMessage | None:
+        """The message with a sequence, or None. Raises DamagedRecord."""
+        return await self._store.read(sequence)
+
+    async def last_by_subject(self, pattern: str) -> StoredMessage | None:
+        """The newest message of a subject, which may have wildcards. Raises DamagedRecord."""
+        return await self._store.read(self._last_matching(pattern.encode()))
+
+    async def next_by_subject(self, sequence: int, pattern: str) -> StoredMessage | None:
+        """The first message from a sequence on whose subject matches. Raises DamagedRecord."""
+        found = self.next_sequence(sequence, pattern)
+        return None if found is None else await self._store.read(found)
+
+    def next_sequence(self, sequence: int, pattern: str = ">") -> int | None:
+        """The first sequence from the given one on whose message's subject matches, or None."""
+        if pattern == ">":
+            return self._store.find(sequence)
+        subject = pattern.encode()
+        if "*" not in pattern and not pattern.endswith(">"):
+            number = self._store.subjects.get(subject)
+            return None if number is None else self._store.find(sequence, subject=number)
+        matching = SubjectFilter([pattern])
+        numbers = (number for subject, number in self._store.subjects.items() if subject in matching)
+        return self._store.find(sequence, wanted=self._store.wanted(numbers))
+
+    def sequence_since(self, time: int) -> int:
+        """The first sequence whose message is not older than a time (ns); last + 1 if there is none."""
+        return self._store.sequence_since(time)
+
+    def subject_of(self, sequence: int) -> bytes | None:
+        """The subject of a message, from memory; None if there is no such message."""
+        return self._store.subject_at(sequence)
+
+    def info(self) -> StreamState:
+        """Numbers of the stream as of the last applied batch."""
+        store = self._store
+        return StreamState(
+            messages=store.messages,
+            bytes=store.size,
+            first_seq=store.first,
+            first_time=store.first_time,
+            last_seq=store.last,
+            last_time=store.last_time,
+            num_subjects=len(store.subjects),
+            num_deleted=store.last - store.first + 1 - store.messages if store.messages else 0,
+        )
+
+    def subjects(self, pattern: str = ">") -> dict[str, int]:
+        """How many messages each matching subject has."""
+        matching = SubjectFilter([pattern])
+        return {
+            subject.decode(errors="replace"): self._store.count_of(subject)
+            for subject in self._store.subjects
+            if subject in matching
+        }
+
+    def deleted(self, limit: int) -> list[int]:
+        """Up to so many of the sequences between the first and the last that have no message."""
+        return [sequence for sequence, _ in zip(self._store.gone(), range(limit), strict=False)]
+
+    # --- snapshots
+
+    def capture(self) -> Capture:
+        """The state as of the last applied batch, over the files as they are now."""
+        store, files, obsolete = self._store.capture()
+        state = {
+            "v": STATE_VERSION,
+            "config": None if self.config is None else self.config.to_json(),
+            "version": self.version,
+            "clock": self.clock,
+            "last_id": self._last_id,
+            "duplicates": [[known, *where] for known, where in self._duplicates.items()],
+            "consumers": {},
+            "store": store,
+        }
+        packed = msgpack.packb(state)
+        assert isinstance(packed, bytes)
+        return Capture(packed, tuple(FileEntry(*file) for file in files), obsolete)
+
+    def captured(self, capture: Capture) -> None:
+        """The manifest made of `capture` is durable: files that it needs no more may go."""
+        self._store.forget(capture.obsolete)
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
+        """Takes a captured state (rule S12: its files are cut to it). Raises DamagedRecord, StateDamaged."""
+        fields = _unpack_state(state)
+        self.empty()
+        try:
+            await self._store.restore(cast("Mapping[str, object]", fields["store"]), files)
+            self.version = cast("int", fields["version"])
+            self.clock = cast("int", fields["clock"])
+            self._last_id = cast("bytes", fields["last_id"])
+            for known, sequence, time in cast("list[tuple[bytes, int, int]]", fields["duplicates"]):
+                self._duplicates[known] = (sequence, time)
+            config = fields["config"]
+            self._adopt(None if config is None else StreamConfig.from_json(cast("dict[str, object]", config)))
+        except (KeyError, TypeError, ValueError, ApiError) as error:
+            raise StateDamaged(f"stream {self.name}: the captured state is wrong: {error}") from error
+
+    async def settle(self) -> None:
+        """Waits until the block writes in flight are few enough."""
+        if self._files.pending_bytes > PENDING_BYTES:
+            await self._files.settle(PENDING_BYTES)
+
+    def close(self) -> None:
+        """Lets go of the index. The files stay as they are."""
+        self.empty()
+
+
+_PUBLISH_TYPE: Final = bytes([EntryType.PUBLISH])
+_NOT_SUPPORTED: Final = {
+    headers.TTL: 10166,
+    headers.COUNTER: 10168,
+    headers.BATCH: 10174,
+    headers.SCHEDULE: 10188,
+}
+
+
+def _decides_singly(config: StreamConfig) -> bool:
+    """Whether what becomes of one message can depend on the one just before it in the same batch.
+
+    Dropping the oldest is the same after each message as after all of them; but a limit on bytes together
+    with one per subject is not, since a small message may replace a large one.
+    """
+    limited = config.max_msgs > 0 or config.max_bytes > 0 or config.discard_new_per_subject
+    if config.discard == "new" and limited:
+        return True
+    return config.max_bytes > 0 and config.max_msgs_per_subject > 0
+
+
+def _split(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Subject, headers and payload of a PUBLISH entry, or None if it contradicts itself."""
+    if len(entry) < _PUBLISH.size:
+        return None
+    subject, zero, header_size = _PUBLISH.unpack_from(entry)
+    body = _PUBLISH.size + subject
+    if subject == 0 or zero != 0 or len(entry) < body or len(entry) - body < header_size:
+        return None
+    return entry[_PUBLISH.size : body], entry[body : body + header_size], entry[body + header_size :]
+
+
+def _unpack_state(state: bytes) -> dict[str, object]:
+    try:
+        fields = msgpack.unpackb(state)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise StateDamaged("a captured stream can't be read") from error
+    if not isinstance(fields, dict) or fields.get("v") != STATE_VERSION:
+        raise StateDamaged(f"a captured stream of a version other than {STATE_VERSION}")
+    return fields
