@@ -28,6 +28,7 @@ __all__ = [
     "Scanner",
     "Sent",
     "StreamFilter",
+    "count_acks",
     "encode_publish",
     "format_acks",
     "valid_publish_subject",
@@ -247,6 +248,15 @@ class Scanner:
     def _slice(self, offset: int, size: int) -> bytes:
         begin = self._start + offset
         return bytes(self._buffer[begin : begin + size])
+
+
+def count_acks(scanner: Scanner, sent: Sent, now: int, counts: AckCounts) -> int:
+    """Count the acknowledgements among the scanner's operations, received at `now` (ns).
+
+    Returns how many of the outstanding messages of `sent` were answered; operations other than MSG and HMSG
+    are passed over.
+    """
+    return sent.count_acks(scanner._buffer, scanner._start, scanner._table, scanner._count, now, counts)
 
 
 def valid_subject(subject: bytes) -> bool:

@@ -48,6 +48,7 @@ __all__ = [
     "Publisher",
     "Refused",
     "RequestTimeout",
+    "ServerAddress",
     "ServerError",
     "Stored",
     "Subscription",
@@ -182,15 +183,21 @@ def parse_headers(block: bytes) -> tuple[int, str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class ServerAddress:
+    """Where a server is, and who connects to it."""
+
     host: str
     port: int
     user: str | None = None
     password: str | None = None
 
     @classmethod
-    def parse(cls, url: str) -> _Server:
-        """`host:port` or `nats://[user:password@]host[:port]`; a user alone is a token."""
+    def parse(cls, url: str) -> ServerAddress:
+        """`host:port` or `nats://[user:password@]host[:port]`; a user alone is a token.
+
+        Raises:
+            ValueError: not such an address.
+        """
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         if parts.scheme != "nats" or not parts.hostname:
             raise ValueError(f"not a NATS server's address: {url!r}")
@@ -199,6 +206,7 @@ class _Server:
         return cls(parts.hostname, parts.port or 4222, user, password)
 
     def credentials(self) -> dict[str, str]:
+        """The fields of CONNECT that say who this is."""
         if self.user is None:
             return {}
         if self.password is None:
@@ -494,7 +502,7 @@ class Client:
     def __init__(
         self, servers: Sequence[str], name: str, connect_timeout: float, request_timeout: float
     ) -> None:
-        self._servers = [_Server.parse(url) for url in servers or [DEFAULT_SERVER]]
+        self._servers = [ServerAddress.parse(url) for url in servers or [DEFAULT_SERVER]]
         self._next_server = 0
         self._name = name
         self._connect_timeout = connect_timeout
@@ -778,7 +786,7 @@ class Client:
         await trio.sleep(RECONNECT_PAUSE)
         return None
 
-    async def _handshake(self, server: _Server) -> _Link:
+    async def _handshake(self, server: ServerAddress) -> _Link:
         """INFO, CONNECT, PING, PONG; then all subscriptions again."""
         stream = await trio.open_tcp_stream(server.host, server.port)
         try:
@@ -922,11 +930,17 @@ async def connect(
     if not 0 < connect_timeout < math.inf or not request_timeout > 0:
         raise ValueError(f"a connect_timeout of {connect_timeout}, a request_timeout of {request_timeout}")
     client = Client(servers, name, connect_timeout, request_timeout)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client._run)
-        try:
-            await client._connected()
-            yield client
-        finally:
-            client.close()
-            nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client._run)
+            try:
+                await client._connected()
+                yield client
+            finally:
+                client.close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery inside is nobody's business: what the caller's block raised comes out as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
