@@ -34,7 +34,7 @@ from .messages import (
     VoteReply,
 )
 from .outcomes import NotApplied, Reason
-from .state import GroupState
+from .state import GroupState, Role
 
 Asked = Propose | ProposeTick | ProposeSnapshot | ProposeMembership | ReadIndex | Transfer
 
@@ -140,8 +140,7 @@ def accept_append(
         effects = store(state, new, acknowledgement, now)
     else:
         effects = [state.promise(now, acknowledgement, index=matched)]
-    effects += state.advance_commit(min(message.commit, matched))  # rule 5
-    return effects
+    return effects + learn_commit(state, min(message.commit, matched), now)  # rule 5
 
 
 def store(state: GroupState, new: list[Arrived], acknowledgement: Send, now: Now) -> list[Effect]:
@@ -169,13 +168,21 @@ def store(state: GroupState, new: list[Arrived], acknowledgement: Send, now: Now
     return effects
 
 
+def learn_commit(state: GroupState, index: int, now: Now) -> list[Effect]:
+    """With the commit of its own removal a replica ceases to be a voter for good (thesis 4.2.2)."""
+    effects = state.advance_commit(index)
+    if effects and state.role is not Role.LEARNER and not state.may_lead:
+        roles.become_learner(state, now, leader_id=state.leader)
+    return effects
+
+
 # --- heartbeats (Raft 5.2) ----------------------------------------------------------------------------------
 
 
 def on_beat(state: GroupState, message: Beat, now: Now) -> list[Effect]:
     """The leader's commit counts only as far as the log is known to equal the leader's."""
     hear_leader(state, message.sender, now)
-    effects = state.advance_commit(min(message.commit, state.matched))
+    effects = learn_commit(state, min(message.commit, state.matched), now)
     reply = BeatReply(**state.envelope(), read=message.read, match=state.matched)
     effects.append(state.promise(now, Send(message.sender, reply)))
     return effects
@@ -186,7 +193,7 @@ def hear_leader(state: GroupState, sender: int, now: Now) -> None:
     state.leader = sender
     state.leader_contact = now.monotonic
     state.closed_links.discard(sender)
-    if state.is_voter:
+    if state.role is not Role.LEARNER:
         state.deadline = state.election_deadline(now)
 
 

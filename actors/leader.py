@@ -263,7 +263,7 @@ def feed(state: GroupState, peer: int, progress: Progress) -> list[Effect]:
             break
         batches = log.cached(progress.next, state.options.append_bytes)
         if batches is None:
-            progress.fetching = True
+            progress.fetching = progress.next
             last = log.cached_from - 1
             return [*effects, Fetch(peer, progress.next, last, state.options.append_bytes)]
         effects.append(append(state, peer, progress, batches))
@@ -326,15 +326,17 @@ def on_refusal(state: GroupState, reply: AppendReply, progress: Progress) -> lis
 
 
 def on_fetched(state: GroupState, message: Fetched) -> list[Effect]:
-    """Older batches from the disk. They are sent only if this log still has exactly them."""
+    """Older batches from the disk. They are sent if they are still what is wanted, and what this log has."""
     progress = leading(state).progress.get(message.peer)
-    if progress is None or not progress.fetching or message.first != progress.next:
+    if progress is None or message.first != progress.fetching:
         return []
+    progress.fetching = 0
+    if message.first != progress.next or message.first < state.log.first_index:
+        return feed(state, message.peer, progress)
     if message.failed or not is_own(state, message):
         progress.become_probe(progress.next)
         progress.paused = progress.next >= state.log.first_index  # try again after a heartbeat, not at once
         return feed(state, message.peer, progress)
-    progress.fetching = False
     return [append(state, message.peer, progress, message.batches), *feed(state, message.peer, progress)]
 
 
@@ -413,7 +415,7 @@ def committed(state: GroupState, now: Now) -> list[Effect]:
     effects = start_read_round(state)
     if state.memberships.last_change <= state.commit:
         effects += dismiss_removed(state)
-        if not state.is_voter:  # thesis 4.2.2: it led until its own removal was committed
+        if not state.may_lead:  # thesis 4.2.2: it led until its own removal was committed
             effects += beats(state)
             effects += roles.become_follower(state, now, term=state.term)
     return effects

@@ -32,9 +32,9 @@ NOTHING = EntryId(0, 0)
 class Log:
     """The log of one group.
 
-    Invariants: compacted.index <= synced <= last_index; terms never fall from one index to the next;
-    everything from `cached_from` to `last_index` has its bytes in memory, and everything unsynced is among
-    it.
+    Invariants: synced <= last_index, and compacted.index <= synced once the compaction is synced; terms never
+    fall from one index to the next; everything from `cached_from` to `last_index` has its bytes in memory,
+    and everything unsynced is among it.
     """
 
     __slots__ = (
@@ -57,7 +57,8 @@ class Log:
     last_index: int
     """The newest entry, or compacted.index if there is none. Moved by `append`, `truncate_from`, `reset`."""
     synced: int
-    """Everything up to here is on the disk. Moved up by `mark_synced` only, down by `truncate_from`."""
+    """Everything up to here is on the disk. Moved up by `mark_synced` only, down by `truncate_from`,
+    `reset`."""
     last_time: int
     """The highest time (ns) that any batch here was ever stamped with. Invariant: never falls."""
     cached_from: int
@@ -194,7 +195,6 @@ class Log:
         elif self._run_starts[0] <= index:
             self._run_starts[0] = index + 1
         self.compacted = EntryId(index, term)
-        self.synced = max(self.synced, index)
         self.cached_from = max(self.cached_from, index + 1)
 
     def reset(self, index: int, term: int, time: int) -> None:
@@ -204,7 +204,8 @@ class Log:
         self._run_starts, self._run_terms = [], []
         self._cache, self.cache_bytes = {}, 0
         self.compacted = EntryId(index, term)
-        self.last_index = self.synced = index
+        self.last_index = index
+        self.synced = 0  # the disk still has the old log
         self.last_time = max(self.last_time, time)
         self.cached_from = index + 1
 

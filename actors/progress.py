@@ -66,8 +66,8 @@ class Progress:
     paused: bool
     """PROBE: one append is out and not answered; a heartbeat's reply lifts it too, for the append may be
     lost."""
-    fetching: bool
-    """A `Fetch` is out for `next`. Moved by the leader."""
+    fetching: int
+    """The first index of the `Fetch` that is out, 0 if none is. Moved by the leader."""
     in_flight: deque[tuple[int, int]]
     """(last index, bytes) of each append that is not acknowledged."""
     active: bool
@@ -85,7 +85,8 @@ class Progress:
         self.match = 0
         self.next = next_index
         self.session = 1
-        self.paused = self.fetching = False
+        self.paused = False
+        self.fetching = 0
         self.in_flight = deque()
         self.in_flight_bytes = 0
         self.active = True  # the benefit of the doubt, for one election timeout
@@ -103,7 +104,8 @@ class Progress:
         self.state = ProgressState.PROBE
         self.next = max(next_index, self.match + 1)
         self.session += 1
-        self.paused = self.fetching = False
+        self.paused = False
+        self.fetching = 0
         self._clear_window()
 
     def become_pipeline(self) -> None:
@@ -116,7 +118,7 @@ class Progress:
     def become_snapshot(self) -> None:
         assert self.state is not ProgressState.SNAPSHOT
         self.state = ProgressState.SNAPSHOT
-        self.fetching = False
+        self.fetching = 0
         self._clear_window()
 
     # --- what is sent ---------------------------------------------------------------------------------------

@@ -172,9 +172,9 @@ def _install(state: GroupState, snapshot: SnapshotInstalled, now: Now) -> list[E
 
 def follow_membership(state: GroupState, now: Now) -> list[Effect]:
     """The members in effect may have changed: so may the role of whoever does not lead."""
-    if state.role is Role.LEARNER and state.is_voter:
+    if state.role is Role.LEARNER and state.may_lead:
         become_follower(state, now, term=state.term, leader_id=state.leader)
-    elif state.role not in (Role.LEARNER, Role.LEADER) and not state.is_voter:
+    elif state.role not in (Role.LEARNER, Role.LEADER) and not state.may_lead:
         become_learner(state, now, leader_id=state.leader)
     members = state.membership
     return [MembershipChanged(state.memberships.last_change, members.voters, members.learners)]
@@ -194,7 +194,7 @@ def become_follower(
     if term > state.term:
         state.term, state.vote, state.matched = term, 0, state.commit
         effects.append(state.persist(now, hard_state=True))
-    if not state.is_voter:
+    if not state.may_lead:
         become_learner(state, now, leader_id=leader_id)
         return effects
     _move(state, Role.FOLLOWER)
@@ -212,7 +212,7 @@ def become_learner(state: GroupState, now: Now, *, leader_id: int) -> None:
 
 def become_pre_candidate(state: GroupState, now: Now) -> list[Effect]:
     """Thesis 9.6: ask first. The term does not move and nothing is promised, so nothing is persisted."""
-    assert state.is_voter and not state.faulty, "only an intact voter may campaign"
+    assert state.may_lead and not state.faulty, "only an intact voter may campaign"
     _move(state, Role.PRE_CANDIDATE)
     state.leader = 0
     state.deadline = state.election_deadline(now)
@@ -228,7 +228,7 @@ def become_candidate(state: GroupState, now: Now, *, transfer: bool = False) -> 
     The own vote counts when its sync is known. So nobody leads in a term that a crash could make it forget,
     to win it a second time with another log.
     """
-    assert state.is_voter and not state.faulty, "only an intact voter may campaign"
+    assert state.may_lead and not state.faulty, "only an intact voter may campaign"
     _move(state, Role.CANDIDATE)
     state.term, state.vote, state.matched = state.term + 1, state.node, state.commit
     state.leader = 0
@@ -249,7 +249,7 @@ def become_leader(state: GroupState, now: Now) -> list[Effect]:
 
 def _move(state: GroupState, to: Role) -> None:
     assert to in EDGES[state.role], f"a {state.role.value} can't become a {to.value}"
-    assert to is Role.LEARNER or state.is_voter, f"no voter, so no {to.value}"
+    assert to is Role.LEARNER or state.may_lead, f"no voter, so no {to.value}"
     state.role = to
     state.granted.clear()
     state.refused.clear()

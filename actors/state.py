@@ -271,7 +271,7 @@ class GroupState:
             commit=max(compacted[0], min(commit, log.last_index)),
             faulty=faulty,
         )
-        if not state.is_voter:
+        if not state.may_lead:
             state.role = Role.LEARNER
         elif state.membership.voters == {node}:
             state.deadline = now.monotonic  # nobody else could lead
@@ -287,8 +287,14 @@ class GroupState:
         return self.memberships.current
 
     @property
-    def is_voter(self) -> bool:
-        return self.node in self.membership.voters
+    def may_lead(self) -> bool:
+        """Whether this replica is a voter, or was one until a change that is not known to be committed.
+
+        The second may be the only one that has the change, and must then win an election to commit it, by
+        votes of the others (thesis 4.2.2).
+        """
+        node, memberships = self.node, self.memberships
+        return node in memberships.current.voters or node in memberships.at(self.commit).voters
 
     @property
     def hard_state_synced(self) -> bool:
