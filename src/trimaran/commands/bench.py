@@ -269,7 +269,9 @@ def _open(load: Load, url: str, window: int) -> _Connection:
     except (OSError, ValueError) as error:
         raise BenchFailed(f"no server at {url}: {error}") from None
     try:
-        _read_until(sock, scanner, OpKind.INFO)
+        info = json.loads(_read_until(sock, scanner, OpKind.INFO))
+        if load.size > info.get("max_payload", load.size):
+            raise BenchFailed(f"{load.size} bytes exceed the server's maximum payload")
         options: dict[str, object] = {"verbose": False, "pedantic": False, "headers": True, "protocol": 1}
         options |= {"no_responders": True, "lang": "trimaran", "version": "0.1", "name": "trimaran bench"}
         options |= server.credentials()
@@ -278,7 +280,7 @@ def _open(load: Load, url: str, window: int) -> _Connection:
         _read_until(sock, scanner, OpKind.PONG)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError as error:
+    except (OSError, ValueError, ProtocolError) as error:
         sock.close()
         raise BenchFailed(f"no answer from {url}: {error}") from None
     except BenchFailed:
@@ -287,15 +289,15 @@ def _open(load: Load, url: str, window: int) -> _Connection:
     return _Connection(sock, scanner, Sent(message, len(head), len(inbox), window), window)
 
 
-def _read_until(sock: socket.socket, scanner: Scanner, awaited: OpKind) -> None:
-    """Read operations up to the awaited one, which ends its scan."""
+def _read_until(sock: socket.socket, scanner: Scanner, awaited: OpKind) -> bytes:
+    """Read operations up to the awaited one, which ends its scan; returns its arguments."""
     while True:
         while count := scanner.scan():
             kinds = [scanner.kind(number) for number in range(count)]
             if OpKind.ERR in kinds:
                 raise BenchFailed(f"the server says {scanner.text(kinds.index(OpKind.ERR))!r}")
             if awaited in kinds:
-                return
+                return scanner.args(kinds.index(awaited))
         if not scanner.receive(sock):
             raise BenchFailed("the server closed the connection")
 
