@@ -24,6 +24,8 @@ from .errors import (
 from .files import GroupFiles, Incoming
 from .index import Entry, Prefix, Range
 from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, manifest_crc
+from .memory_disk import MemoryDisk
+from .node import NodeHeader
 from .records import (
     BatchRecord,
     CompactPrefix,
@@ -33,7 +35,8 @@ from .records import (
     Record,
     TruncateSuffix,
 )
-from .recovery import NodeHeader, Recovered, RecoveredGroup, TornTail
+from .recovery import Recovered, RecoveredGroup, TornTail
+from .runner import InlineRunner, ThreadRunner
 
 __all__ = [
     "Storage",
@@ -42,8 +45,11 @@ __all__ = [
     # disk
     "Disk",
     "FileDisk",
+    "InlineRunner",
     "Lane",
+    "MemoryDisk",
     "Runner",
+    "ThreadRunner",
     # records
     "BatchRecord",
     "CompactPrefix",

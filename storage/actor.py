@@ -1,17 +1,65 @@
-"""The storage actor: owner of every file of the node. One write, one sync at a time, for all groups."""
+"""The storage actor: owner of every file of the node. One write, one sync at a time, for all groups.
+
+`append` queues; the write loop takes what is queued, makes one gathered write of it, syncs once, and then
+runs what waits for it, in order. While that sync runs, the next write collects: back-pressure makes the
+batch, no timer does.
+"""
 
 from __future__ import annotations
 
+import errno
+import statistics
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
-from .disk import Disk, Runner
-from .errors import StorageFailed
-from .files import GroupFiles
-from .records import Record
-from .recovery import Recovered
+from ..codec import CodecError, verify_batch
+from .disk import Disk, Lane, Runner
+from .errors import (
+    Compacted,
+    DiskFull,
+    ForeignDirectory,
+    LogDamaged,
+    NotStored,
+    RecordTooLarge,
+    StorageFailed,
+)
+from .files import FileLane, FoundFiles, GroupFiles, OpenFiles, trim_quarantine
+from .index import Place
+from .node import NodeHeader, write_node_header
+from .records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record
+from .recovery import Opened, Recovered, apply_item, recover
+from .segment import (
+    BATCH,
+    COMPACT,
+    CREATE,
+    DATA_START,
+    DELETE,
+    FRAME_SIZE,
+    HARD_STATE,
+    Item,
+    SegmentHeader,
+    encode_record,
+    write_size,
+)
+from .wal import BuiltWrite, Segment, prepare_segment, retire_segment, segment_path, write_and_sync
+
+SPACE_RETRY_SECONDS: Final = 1.0
+"""How often a full disk is asked again whether it has space for a segment."""
+REWRITE_BYTES: Final = 1 << 20
+"""Live records of the oldest segment are read and written again in pieces of this size."""
+CLEAN_SEGMENTS: Final = 2
+"""Below this many closed segments nothing is rewritten, however little of them is live."""
+CLEAN_SHARE: Final = 0.5
+"""Rewriting begins when less than this share of the closed segments is live: the log is then at most
+about twice what its groups need."""
+LATENCIES: Final = 1024
+"""Sync times kept for the statistics."""
+READ_GAP_BYTES: Final = 4096
+"""Batches closer than this in a segment are read with one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +85,112 @@ class StorageStatistics:
     appends: int
     """Calls of `append`."""
     records: int
+    """Records written."""
     writes: int
     """Gathered writes, each with one sync (marks included)."""
     written_bytes: int
     queue_bytes: int
+    """Bytes appended whose sync has not ended."""
     last_sync_seconds: float
+    """How long the last write and sync took, with the way to its thread and back."""
     sync_p50_seconds: float
     sync_max_seconds: float
+    """Over the last 1,024 syncs, as p50 is."""
     stalled_since: float | None
     """When the sync in flight began (trio's clock); None if none is in flight."""
     segments: int
     log_bytes: int
     live_bytes: int
+    """What of the log a restart still needs."""
+    rewritten_records: int
     damaged_reads: int
+
+
+@dataclass(slots=True)
+class _Queued:
+    """One record in the queue, and what is to run once it is synced."""
+
+    item: Item | None
+    then: Callable[[], None] | None
+    urgent: bool
+    """Whether it asks for a sync by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewrite:
+    """A live record of the oldest segment, to be written again at the log's end."""
+
+    segment: int
+    group: int
+    kind: int
+    """BATCH, or which of the group's single records: CREATE, HARD_STATE, COMPACT."""
+    index: int = 0
+    batch: Item | None = None
 
 
 class Storage:
     """Every file of the node: log, manifests, blocks. Open it, read `recovered`, start `run`."""
 
-    recovered: Recovered
-    failed: StorageFailed | None = None
-    """Set once a write or sync failed; nothing is written after that."""
+    def __init__(
+        self,
+        disk: Disk,
+        runner: Runner,
+        opened: Opened,
+        draw: Callable[[], int],
+        options: StorageOptions,
+        on_failure: Callable[[StorageFailed], None] | None,
+    ) -> None:
+        """Use `open`."""
+        self.recovered: Recovered = opened.recovered
+        self.failed: StorageFailed | None = None
+        """Set once a write or sync failed; nothing is written after that."""
+        self._disk = disk
+        self._runner = runner
+        self._draw = draw
+        self._options = options
+        self._on_failure = on_failure
+        self._lock = opened.lock
+        self._node = opened.recovered.node
+        self._index = opened.index
+        self._writer = opened.writer
+        self._sizes = opened.sizes
+        self._found_files = opened.files
+        self._files: dict[tuple[int, int], GroupFiles] = {}
+        self._lane = FileLane(disk, runner, self._fail)
+        self._lane.wake = lambda: self._flush_event.set()
+
+        self._queue: deque[_Queued] = deque()
+        self._urgent = 0
+        self._queued_bytes = 0
+        self._hard: dict[int, tuple[int, int, int]] = {
+            log.group: (log.incarnation, log.term, log.vote) for log in self._index.groups.values()
+        }
+        """(incarnation, term, vote) of each group's last HardState in queue order."""
+        self._rewrites: deque[_Rewrite] = deque()
+
+        self._spare: Segment | None = None
+        self._vouched_oldest = opened.oldest
+        """The oldest segment that a durable trailer says is still needed."""
+        self._newest = self._writer.segment.number
+        self._full: DiskFull | None = None
+        self._to_close: list[Segment] = []
+        self._background: list[Callable[[], None]] = []
+
+        self._work_event = trio.Event()
+        self._flush_event = trio.Event()
+        self._spare_event = trio.Event()
+        self._background_event = trio.Event()
+        self._clean_event = trio.Event()
+        self._rewritten_event = trio.Event()
+        self._scope: trio.CancelScope | None = None
+
+        self._marked = True
+        """Whether the log says that all of its acknowledged writes are synced."""
+        self._last_write_at = 0.0
+        self._sync_began: float | None = None
+        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._appends = self._records = self._writes = self._written_bytes = 0
+        self._rewritten = self._damaged_reads = 0
 
     @classmethod
     async def open(
@@ -72,16 +205,34 @@ class Storage:
     ) -> Storage:
         """Takes the directory's lock, recovers what is there, or makes a new node with a drawn id.
 
-        `draw` gives random u64 numbers. Raises the errors with exit codes of `storage.errors`.
+        `draw` gives random u64 numbers. Raises the errors with exit codes of `storage.errors`, or the
+        disk's OSError.
         """
-        raise NotImplementedError
+        options = options or StorageOptions()
+
+        def recover_all() -> Opened:
+            return recover(disk, name=name, draw=draw, segment_bytes=options.segment_bytes)
+
+        opened = await runner.run(Lane.FILE, recover_all)
+        return cls(disk, runner, opened, draw, options, on_failure)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The actor: writes what is appended until it is cancelled or the disk fails.
 
         On failure calls `on_failure` once and returns.
         """
-        raise NotImplementedError
+        async with trio.open_nursery() as nursery:
+            self._scope = nursery.cancel_scope
+            nursery.start_soon(self._write_loop)
+            nursery.start_soon(self._flush_loop)
+            nursery.start_soon(self._background_loop)
+            nursery.start_soon(self._clean_loop)
+            if self.failed is not None:
+                nursery.cancel_scope.cancel()
+            task_status.started()
+        self._scope = None
+
+    # --- the log
 
     def append(self, records: Sequence[Record], then: Callable[[], None] | None = None) -> None:
         """Queues records. Once a sync covers them all, `then` runs, in the order of the calls.
@@ -89,42 +240,514 @@ class Storage:
         Never awaits (S1). `then` must not raise, and never runs if storage failed before that sync.
         RecordTooLarge, with nothing queued, if a batch can't fit a segment.
         """
-        raise NotImplementedError
+        items = [encode_record(record) for record in records]
+        for item in items:
+            if write_size(1, len(item.body)) > self._options.segment_bytes - DATA_START:
+                raise RecordTooLarge(
+                    f"a record of {len(item.body)} bytes, a segment has {self._options.segment_bytes}"
+                )
+        if self.failed is not None:
+            return
+        self._appends += 1
+        last = len(items) - 1
+        for position, item in enumerate(items):
+            queued = _Queued(item, then if position == last else None, self._needs_sync(item))
+            self._enqueue(queued)
+        if not items and then is not None:
+            self._enqueue(_Queued(None, then, True))
+        self._work_event.set()
+
+    def _enqueue(self, queued: _Queued) -> None:
+        queued.urgent |= queued.then is not None
+        self._queue.append(queued)
+        self._urgent += queued.urgent
+        if queued.item is not None:
+            self._queued_bytes += len(queued.item.body) + FRAME_SIZE
+
+    def _needs_sync(self, item: Item) -> bool:
+        """False for a HardState that only moves the commit hint: it rides along with the next write."""
+        if item.kind == DELETE:
+            self._hard.pop(item.group, None)
+        if item.kind != HARD_STATE:
+            return True
+        state = (item.incarnation, item.term, item.index)
+        same = self._hard.get(item.group) == state
+        self._hard[item.group] = state
+        return not same
 
     def credit(self) -> int:
         """Bytes that may be appended now without exceeding the queue's bound."""
-        raise NotImplementedError
+        return max(0, self._options.queue_bytes - self._queued_bytes)
 
     def room(self) -> None:
         """Raises DiskFull if there is no space for the log to go on; proposals must be refused then."""
-        raise NotImplementedError
+        if self._full is not None:
+            raise self._full
 
     async def drain(self) -> None:
-        """Waits until everything appended before is synced and everything written behind is written."""
-        raise NotImplementedError
+        """Waits until everything appended before is synced and everything written behind is written.
+
+        StorageFailed if that will never be.
+        """
+        done = trio.Event()
+        self.append((), done.set)
+        await self._lane.flush()
+        if self.failed is not None:
+            raise self.failed
+        await done.wait()
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._wait_for_work()
+            await self._make_room()
+            if not await self._write():
+                return
+
+    async def _wait_for_work(self) -> None:
+        """Returns when something wants a sync, or when the mark is due."""
+        while not self._urgent and not self._rewrites:
+            if self._marked and not self._queue:
+                await self._work_event.wait()
+            else:
+                due = self._last_write_at + self._options.mark_delay - trio.current_time()
+                with trio.move_on_after(max(0.0, due)) as scope:
+                    await self._work_event.wait()
+                if scope.cancelled_caught:
+                    return
+            self._work_event = trio.Event()
+            if self._queue and self._marked and not self._urgent:
+                # A record that rides along waits for company, but not longer than a mark would.
+                self._marked = False
+                self._last_write_at = trio.current_time()
+
+    async def _make_room(self) -> None:
+        """Goes on in the next segment if the next record doesn't fit this one."""
+        first = next((queued.item for queued in self._queue if queued.item is not None), None)
+        size = len(first.body) if first is not None else 0
+        if self._rewrites and (batch := self._rewrites[0].batch) is not None:
+            size = max(size, len(batch.body))
+        if self._writer.fits(1, size):
+            return
+        while self._spare is None:
+            self._spare_event = trio.Event()
+            await self._spare_event.wait()
+        self._to_close.append(self._writer.segment)
+        self._writer.roll(self._spare)
+        self._spare = None
+        self._background_event.set()
+        self._clean_event.set()
+
+    async def _write(self) -> bool:
+        """One gathered write and its sync, and what waits for it. False if the disk failed."""
+        items, thens, taken = self._take()
+        oldest = self._oldest_live()
+        built = self._writer.build(items, oldest, self._newest)
+        self._sync_began = began = trio.current_time()
+        try:
+            await self._runner.run(
+                Lane.LOG, write_and_sync, self._disk, built.segment.descriptor, built.buffers, built.start
+            )
+        except OSError as error:
+            self._fail(error)
+            return False
+        self._queued_bytes -= taken
+        self._finish(built, oldest, trio.current_time() - began)
+        for then in thens:
+            then()
+        return True
+
+    def _take(self) -> tuple[list[Item], list[Callable[[], None]], int]:
+        """As many records as go into one write, what waits for them, and their bytes in the queue.
+
+        Those to be rewritten go first: they repeat what is synced, so nothing newer may come before them.
+        """
+        limit = min(self._options.write_bytes, self._writer.room())
+        items = self._take_rewrites(limit)
+        bodies = sum(len(item.body) for item in items)
+        thens: list[Callable[[], None]] = []
+        taken = 0
+        queue = self._queue
+        while queue:
+            item = queue[0].item
+            if item is not None:
+                size = len(item.body)
+                if write_size(len(items) + 1, bodies + size) > limit and (
+                    items or not self._writer.fits(1, size)
+                ):
+                    break
+                items.append(item)
+                bodies += size
+                taken += size + FRAME_SIZE
+            queued = queue.popleft()
+            self._urgent -= queued.urgent
+            if queued.then is not None:
+                thens.append(queued.then)
+        return items, thens, taken
+
+    def _finish(self, built: BuiltWrite, oldest: int, seconds: float) -> None:
+        """The sync ended: the records count from here on."""
+        position = built.start + FRAME_SIZE
+        number = built.segment.number
+        deleted: list[Item] = []
+        for item in built.items:
+            apply_item(self._index, item, number, position)
+            position += FRAME_SIZE + len(item.body)
+            if item.kind == DELETE:
+                deleted.append(item)
+        self._last_write_at = trio.current_time()
+        self._marked = not built.items
+        self._sync_began = None
+        self._latencies.append(seconds)
+        self._records += len(built.items)
+        self._writes += 1
+        self._written_bytes += built.size
+        for item in deleted:
+            self._remove_files(item)
+        if oldest > self._vouched_oldest:
+            self._vouched_oldest = oldest
+            self._background_event.set()
+
+    def _fail(self, error: OSError) -> StorageFailed:
+        """The disk lied once: nothing is retried, nothing more is acknowledged."""
+        if self.failed is None:
+            self.failed = self._lane.failed = StorageFailed(f"the disk failed: {error}")
+            self.failed.__cause__ = error
+            self._queue.clear()
+            if self._scope is not None:
+                self._scope.cancel()
+            if self._on_failure is not None:
+                self._on_failure(self.failed)
+        return self.failed
+
+    # --- reading
 
     async def read_batches(self, group: int, first: int, last: int, max_bytes: int) -> list[bytes]:
         """Synced batches from index `first`, verified: at least one, up to `last` or `max_bytes` in all.
 
         Compacted or NotStored if `first` isn't in the log, LogDamaged if it can't be read as it was written.
         """
-        raise NotImplementedError
+        places = self._places(group, first, last, max_bytes)
+        names = [(group, index) for index in range(first, first + len(places))]
+        try:
+            if batches := await self._lane.run(_read_places, self._lane.open, places, names):
+                return batches
+        except OSError:
+            pass  # a segment may have been freed meanwhile; if not, the place is still the same
+        # The log may have moved on while the disk was read: then the bytes are somebody else's by now.
+        if self._index.place(group, first) == places[0]:
+            self._damaged_reads += 1
+            raise LogDamaged(segment_path(places[0].segment), places[0].offset, group, first, first)
+        return await self.read_batches(group, first, last, max_bytes)
+
+    def _places(self, group: int, first: int, last: int, max_bytes: int) -> list[Place]:
+        log = self._index.groups.get(group)
+        if log is None:
+            raise NotStored(group, first)
+        if first <= log.prefix.index:
+            raise Compacted(group, first)
+        if first > log.last or not log.terms:
+            raise NotStored(group, first)
+        places: list[Place] = []
+        total = 0
+        for index in range(first, min(last, log.last) + 1):
+            place = self._index.place(group, index)
+            if place is None or (places and total + place.length > max_bytes):
+                break
+            places.append(place)
+            total += place.length
+        if not places:
+            segment = log.segments[first - log.first] if first >= log.first else 0
+            raise LogDamaged(segment_path(segment), 0, group, first, first)
+        return places
+
+    # --- segments
+
+    def _oldest_live(self) -> int:
+        """The oldest segment that a restart needs. Segments go oldest first, so all behind it are kept."""
+        current = self._writer.segment.number
+        return min((number for number, use in self._index.uses.items() if use.groups), default=current)
 
     def pinned(self) -> dict[int, int]:
-        """Per group, the bytes of closed segments that can't be reused because of its live records."""
-        raise NotImplementedError
+        """Per group, the bytes of closed segments that can't be reused because of its live records.
 
-    def statistics(self) -> StorageStatistics:
-        raise NotImplementedError
+        A segment is counted for every group that has a live record in it.
+        """
+        current = self._writer.segment.number
+        pinned: dict[int, int] = {}
+        for number, use in self._index.uses.items():
+            for group in use.groups if number != current else ():
+                pinned[group] = pinned.get(group, 0) + self._sizes.get(number, 0)
+        return pinned
+
+    async def _background_loop(self) -> None:
+        """Prepares the next segment, retires dead ones, syncs full files: what nobody waits for."""
+        try:
+            await self._runner.run(
+                Lane.BACKGROUND, trim_quarantine, self._disk, self._options.quarantine_bytes
+            )
+            while True:
+                self._background_event = trio.Event()
+                await self._retire()
+                if self._spare is None and not await self._prepare():
+                    await trio.sleep(SPACE_RETRY_SECONDS)
+                    continue
+                jobs, self._background = self._background, []
+                if jobs:
+                    await self._lane.flush()
+                for job in jobs:
+                    await self._runner.run(Lane.BACKGROUND, job)
+                if not self._background_event.is_set():
+                    await self._background_event.wait()
+        except OSError as error:
+            self._fail(error)
+        except StorageFailed:
+            pass  # told by whoever found it
+
+    async def _prepare(self) -> bool:
+        """Makes the next segment. False if the disk has no space for it now."""
+        header = SegmentHeader(
+            self._newest + 1,
+            self._node.node_id,
+            self._node.cluster_id,
+            self._draw(),
+            self._options.segment_bytes,
+        )
+        try:
+            spare = await self._runner.run(Lane.BACKGROUND, prepare_segment, self._disk, header)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._full = DiskFull(f"no space for another {header.size} bytes of log")
+            self._full.__cause__ = error
+            return False
+        self._full = None
+        self._sizes[header.number] = header.size
+        self._newest = header.number
+        self._spare = spare
+        self._spare_event.set()
+        return True
+
+    async def _retire(self) -> None:
+        """Frees segments below the one that a durable trailer names as the oldest needed."""
+        while self._to_close:
+            await self._runner.run(Lane.BACKGROUND, self._disk.close, self._to_close.pop().descriptor)
+        for number in sorted(self._sizes):
+            if number >= self._vouched_oldest:
+                break
+            await self._lane.run(self._lane.open.forget, segment_path(number))
+            await self._runner.run(
+                Lane.BACKGROUND, retire_segment, self._disk, number, self._options.segment_bytes
+            )
+            del self._sizes[number]
+            self._index.uses.pop(number, None)
+
+    async def _clean_loop(self) -> None:
+        """Writes the oldest segment's live records again when most of the log is dead behind them."""
+        try:
+            while True:
+                await self._clean_event.wait()
+                self._clean_event = trio.Event()
+                while self._wants_cleaning():
+                    oldest = self._oldest_live()
+                    if not await self._clean(oldest) or self._oldest_live() == oldest:
+                        break  # something in it is damaged: it stays for repair
+        except StorageFailed:
+            pass  # told by whoever found it
+
+    def _wants_cleaning(self) -> bool:
+        current = self._writer.segment.number
+        closed = [number for number in self._sizes if self._vouched_oldest <= number < current]
+        total = sum(self._sizes[number] for number in closed)
+        return (
+            len(closed) > CLEAN_SEGMENTS
+            and self._oldest_live() < current
+            and self._index.live_bytes(closed) < total * CLEAN_SHARE
+        )
+
+    async def _clean(self, segment: int) -> bool:
+        """Rewrites a segment's live records; False if one can't be read."""
+        entries = self._index.entries_in(segment)
+        while entries:
+            places: list[Place] = []
+            names: list[tuple[int, int]] = []
+            size = 0
+            while entries and size < REWRITE_BYTES:
+                log, index = entries.pop()
+                place = self._index.place(log.group, index)
+                if place is not None and place.segment == segment:
+                    places.append(place)
+                    names.append((log.group, index))
+                    size += place.length
+            batches = await self._lane.run(_read_places, self._lane.open, places, names)
+            if len(batches) < len(places):
+                self._damaged_reads += 1
+                return False
+            items = [encode_record(BatchRecord(batch, repair=True)) for batch in batches]
+            await self._rewrite([_Rewrite(segment, item.group, BATCH, item.index, item) for item in items])
+        homes = self._index.homes_in(segment)
+        await self._rewrite([_Rewrite(segment, log.group, kind) for log, kind in homes])
+        return True
+
+    async def _rewrite(self, rewrites: list[_Rewrite]) -> None:
+        """Hands records to the write loop and waits until they are synced."""
+        self._rewrites.extend(rewrites)
+        while self._rewrites:
+            self._rewritten_event = trio.Event()
+            self._work_event.set()
+            await self._rewritten_event.wait()
+        done = trio.Event()
+        self.append((), done.set)
+        await done.wait()
+
+    def _take_rewrites(self, limit: int) -> list[Item]:
+        """The rewritten records that go into this write, if they are still live where they were.
+
+        The index says what is synced, and no write is in flight: nothing newer can be overtaken.
+        """
+        items: list[Item] = []
+        bodies = 0
+        while self._rewrites:
+            item = self._renewed(self._rewrites[0])
+            if item is not None:
+                size = len(item.body)
+                if write_size(len(items) + 1, bodies + size) > limit and (
+                    items or not self._writer.fits(1, size)
+                ):
+                    break
+                items.append(item)
+                bodies += size
+            self._rewrites.popleft()
+        self._rewritten += len(items)
+        self._rewritten_event.set()
+        return items
+
+    def _renewed(self, rewrite: _Rewrite) -> Item | None:
+        """A live record as it is now; None if it is no longer live in the segment to be freed."""
+        log = self._index.groups.get(rewrite.group)
+        if log is None:
+            return None
+        if rewrite.batch is not None:
+            place = self._index.place(log.group, rewrite.index)
+            live = place is not None and place.segment == rewrite.segment
+            return rewrite.batch if live and log.incarnation == rewrite.batch.incarnation else None
+        if log.homes.get(rewrite.kind, (0, 0))[0] != rewrite.segment:
+            return None
+        record: Record
+        if rewrite.kind == CREATE:
+            if not log.created:
+                return None  # only its frame was readable
+            record = GroupCreate(log.group, log.incarnation, log.kind, log.name, log.members)
+        elif rewrite.kind == HARD_STATE:
+            record = HardState(log.group, log.incarnation, log.term, log.vote, log.commit)
+        else:
+            assert rewrite.kind == COMPACT
+            prefix = log.prefix
+            record = CompactPrefix(log.group, log.incarnation, prefix.index, prefix.term, prefix.manifest_crc)
+        return encode_record(record)
+
+    # --- files
 
     def group_files(self, group: int, incarnation: int) -> GroupFiles:
         """The files of a group; always the same object for the same incarnation."""
-        raise NotImplementedError
+        files = self._files.get((group, incarnation))
+        if files is None:
+            log = self._index.groups.get(group)
+            known = log is not None and log.incarnation == incarnation
+            found = self._found_files.pop(group, None) if known else None
+            files = GroupFiles(group, incarnation, self._lane, self._in_background, found or FoundFiles())
+            self._files[group, incarnation] = files
+        return files
+
+    def _remove_files(self, item: Item) -> None:
+        self.group_files(item.group, item.incarnation).remove()
+        self._files.pop((item.group, item.incarnation), None)
+
+    def _in_background(self, job: Callable[[], None]) -> None:
+        self._background.append(job)
+        self._background_event.set()
+
+    async def _flush_loop(self) -> None:
+        """Writes behind: whatever is deferred goes to the FILE lane at the loop's next turn."""
+        try:
+            while True:
+                await self._flush_event.wait()
+                self._flush_event = trio.Event()
+                if not self._lane.idle:
+                    await self._lane.flush()
+        except StorageFailed:
+            pass  # told by whoever found it
+
+    # --- the node
 
     async def set_cluster(self, cluster_id: int) -> None:
         """Makes the cluster id durable in the node header; ForeignDirectory if there is another one."""
-        raise NotImplementedError
+        if self._node.cluster_id not in (0, cluster_id):
+            raise ForeignDirectory(f"this node is of cluster {self._node.cluster_id:016x}")
+        header = NodeHeader(self._node.node_id, cluster_id, self._node.name)
+        if header != self._node:
+            await self._lane.commit(write_node_header, self._disk, header)
+            self._node = self.recovered.node = header
+
+    def statistics(self) -> StorageStatistics:
+        latencies = self._latencies
+        return StorageStatistics(
+            appends=self._appends,
+            records=self._records,
+            writes=self._writes,
+            written_bytes=self._written_bytes,
+            queue_bytes=self._queued_bytes,
+            last_sync_seconds=latencies[-1] if latencies else 0.0,
+            sync_p50_seconds=statistics.median(latencies) if latencies else 0.0,
+            sync_max_seconds=max(latencies, default=0.0),
+            stalled_since=self._sync_began,
+            segments=len(self._sizes),
+            log_bytes=sum(self._sizes.values()),
+            live_bytes=self._index.live_bytes(self._sizes),
+            rewritten_records=self._rewritten,
+            damaged_reads=self._damaged_reads,
+        )
 
     async def close(self) -> None:
         """Ends the lanes and releases the lock. Nothing is flushed: what was not synced stays unknown."""
-        raise NotImplementedError
+        self._runner.close()
+        for segment in (*self._to_close, self._writer.segment, *([self._spare] if self._spare else [])):
+            self._disk.close(segment.descriptor)
+        self._to_close.clear()
+        self._lane.open.close()
+        self._disk.close(self._lock)
+        await trio.lowlevel.checkpoint()
+
+
+def _is_named(batch: bytes, group: int, index: int) -> bool:
+    """Whether these bytes are a sound batch of this group and index."""
+    try:
+        header = verify_batch(batch)
+    except CodecError:
+        return False
+    return (header.group, header.index) == (group, index)
+
+
+def _read_places(files: OpenFiles, places: Sequence[Place], names: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The batches at these places up to the first that isn't the one named; one call reads neighbours."""
+    batches: list[bytes] = []
+    start = 0
+    while start < len(places):
+        end = start + 1
+        while end < len(places) and _is_next(places[end - 1], places[end]):
+            end += 1
+        run = places[start:end]
+        base = run[0].offset
+        span = run[-1].offset + run[-1].length - base
+        data = files.read(segment_path(run[0].segment), span, base)
+        for place, (group, index) in zip(run, names[start:end], strict=True):
+            batch = data[place.offset - base : place.offset - base + place.length]
+            if not _is_named(batch, group, index):
+                return batches
+            batches.append(batch)
+        start = end
+    return batches
+
+
+def _is_next(one: Place, other: Place) -> bool:
+    gap = other.offset - one.offset - one.length
+    return one.segment == other.segment and 0 <= gap <= READ_GAP_BYTES

@@ -90,6 +90,10 @@ class Disk(Protocol):
         """Atomically replaces `new`."""
         ...
 
+    def link(self, old: str, new: str) -> None:
+        """Gives a file a second name; FileExistsError if that name is taken."""
+        ...
+
     def unlink(self, path: str) -> None: ...
 
     def listdir(self, path: str) -> list[str]:
@@ -184,6 +188,9 @@ class FileDisk:
 
     def rename(self, old: str, new: str) -> None:
         os.rename(self._path(old), self._path(new))
+
+    def link(self, old: str, new: str) -> None:
+        os.link(self._path(old), self._path(new))
 
     def unlink(self, path: str) -> None:
         os.unlink(self._path(path))

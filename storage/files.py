@@ -1,85 +1,528 @@
-"""The files of one group: blocks written behind, and the manifest that says what they are worth."""
+"""The files of one group: blocks written behind, and the manifest that says what they are worth.
+
+Nothing but the manifest gives a file a meaning. At start-up every file is cut to what the manifest says
+and what it doesn't name is moved aside; the log's tail is then applied again. So files may be written
+without any sync, in any order, until the next manifest is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
 
-from ..codec import Buffer
-from .manifest import Manifest
+from ..codec import Buffer, crc32c
+from .disk import Disk, Lane, Runner
+from .errors import FileDamaged, ManifestDamaged, NewerFormat, StorageFailed
+from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, is_file_name, manifest_crc
+from .node import read_file, replace_file
+
+T = TypeVar("T")
+
+GROUPS: Final = "groups"
+MANIFEST: Final = "manifest"
+QUARANTINE: Final = "quarantine"
+OPEN_FILES: Final = 128
+"""Descriptors kept open; a node with many groups must stay below its limit of open files."""
+INCOMING_PENDING_BYTES: Final = 8 << 20
+"""A snapshot being received waits for the disk beyond this."""
+
+_NUMBERED: Final = re.compile(r"-([0-9a-f]{8})$")
+
+
+def group_directory(group: int, incarnation: int) -> str:
+    return f"{GROUPS}/{group}-{incarnation}"
+
+
+# --- the blocking part, which runs in the FILE lane -------------------------------------------------------
+
+
+@dataclass(slots=True)
+class FoundFiles:
+    """What start-up found in a group's directory, after cutting and moving aside."""
+
+    manifest: Manifest | None = None
+    crc: int = 0
+    damaged: bool = False
+    """There is a manifest and it can't be used: it, or a file it names, is not what it must be."""
+    next_number: int = 1
+    """Behind every number that a name in the directory ends in."""
+
+
+def recover_files(disk: Disk, directory: str) -> FoundFiles:
+    """Cuts the files to the manifest, moves unnamed ones to quarantine, and adopts the manifest.
+
+    A damaged manifest moves nothing: it can't say what is worth keeping. Deletes nothing.
+    """
+    found = FoundFiles()
+    if not disk.exists(directory):
+        return found
+    names = disk.listdir(directory)
+    aside = disk.listdir(f"{directory}/{QUARANTINE}") if QUARANTINE in names else []
+    found.next_number = 1 + max((_number(name) for name in (*names, *aside)), default=0)
+    if MANIFEST in names:
+        try:
+            encoded = read_file(disk, f"{directory}/{MANIFEST}")
+            found.manifest, found.crc = decode_manifest(encoded), manifest_crc(encoded)
+        except (ManifestDamaged, NewerFormat, OSError):
+            found.damaged = True
+            return found
+        _make_durable(disk, f"{directory}/{MANIFEST}", directory)
+        for file in found.manifest.files:
+            found.damaged |= not _cut(disk, directory, file)
+    named = {file.name for file in found.manifest.files} if found.manifest is not None else set()
+    unnamed = [name for name in names if name not in named and name not in (MANIFEST, QUARANTINE)]
+    _move_aside(disk, directory, unnamed, aside)
+    return found
+
+
+def _number(name: str) -> int:
+    match = _NUMBERED.search(name)
+    return int(match.group(1), 16) if match else 0
+
+
+def _make_durable(disk: Disk, path: str, directory: str) -> None:
+    """After a kill the file may be in the page cache only; who relies on it makes it durable first."""
+    descriptor = disk.open(path, write=True)
+    try:
+        disk.fsync(descriptor)
+    finally:
+        disk.close(descriptor)
+    disk.sync_directory(directory)
+    disk.sync_directory(GROUPS)
+
+
+def _cut(disk: Disk, directory: str, file: FileEntry) -> bool:
+    """Cuts a file to its length in the manifest; False if it is shorter or missing."""
+    path = f"{directory}/{file.name}"
+    if not disk.exists(path):
+        return False
+    descriptor = disk.open(path, write=True)
+    try:
+        size = disk.size(descriptor)
+        if size > file.length:
+            disk.truncate(descriptor, file.length)
+        return size >= file.length
+    finally:
+        disk.close(descriptor)
+
+
+def _move_aside(disk: Disk, directory: str, names: Sequence[str], aside: Sequence[str]) -> None:
+    if not names:
+        return
+    disk.mkdir(f"{directory}/{QUARANTINE}")
+    stamp = 1 + max((int(name[:8], 16) for name in aside), default=0)
+    for name in names:
+        disk.rename(f"{directory}/{name}", f"{directory}/{QUARANTINE}/{stamp:08x}-{name}")
+
+
+def trim_quarantine(disk: Disk, limit: int) -> int:
+    """Removes files that were moved aside, oldest first, until `limit` bytes are left; returns how many."""
+    kept: list[tuple[str, str, int]] = []
+    for directory in disk.listdir(GROUPS):
+        path = f"{GROUPS}/{directory}/{QUARANTINE}"
+        if not disk.exists(path):
+            continue
+        for name in disk.listdir(path):
+            descriptor = disk.open(f"{path}/{name}")
+            kept.append((name, f"{path}/{name}", disk.size(descriptor)))
+            disk.close(descriptor)
+    total = sum(size for _, _, size in kept)
+    removed = 0
+    for _, path, size in sorted(kept):
+        if total <= limit:
+            break
+        disk.unlink(path)
+        total -= size
+        removed += 1
+    return removed
+
+
+class OpenFiles:
+    """Descriptors by path, the least recently used closed first. Used by one lane only."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def get(self, path: str, *, write: bool) -> int:
+        """A descriptor; files to be written are made if they aren't there."""
+        descriptor = self._open.get(path)
+        if descriptor is None:
+            if len(self._open) >= OPEN_FILES:
+                self._disk.close(self._open.popitem(last=False)[1])
+            descriptor = self._disk.open(path, write=path.startswith(GROUPS), create=write)
+            self._open[path] = descriptor
+        else:
+            self._open.move_to_end(path)
+        return descriptor
+
+    def read(self, path: str, length: int, offset: int) -> bytes:
+        """Up to `length` bytes of a file."""
+        return self._disk.pread(self.get(path, write=False), length, offset)
+
+    def has(self, path: str) -> bool:
+        return path in self._open
+
+    def forget(self, path: str) -> None:
+        descriptor = self._open.pop(path, None)
+        if descriptor is not None:
+            self._disk.close(descriptor)
+
+    def close(self) -> None:
+        while self._open:
+            self._disk.close(self._open.popitem()[1])
+
+
+class _WriteBehindFailed(Exception):
+    """A write that nobody waited for failed; found by the next job of the lane."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class FileLane:
+    """The FILE lane with writes collected in front of it, which go first in whatever job comes next."""
+
+    def __init__(self, disk: Disk, runner: Runner, fail: Callable[[OSError], StorageFailed]) -> None:
+        self.disk = disk
+        self.open = OpenFiles(disk)
+        self._runner = runner
+        self._fail = fail
+        self._pending: list[Callable[[], None]] = []
+        self._error: OSError | None = None
+        self.failed: StorageFailed | None = None
+        self.wake: Callable[[], None] = lambda: None
+        """Called when there is something to write behind; set by the actor."""
+
+    def defer(self, operation: Callable[[], None]) -> None:
+        """Queues an operation that nobody waits for. After a failure it is dropped."""
+        if self.failed is not None:
+            return
+        self._pending.append(operation)
+        if len(self._pending) == 1:
+            self.wake()
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Runs a call behind everything that was deferred. StorageFailed if a deferred one failed."""
+        if self.failed is not None:
+            raise self.failed
+        pending, self._pending = self._pending, []
+        try:
+            return await self._runner.run(Lane.FILE, self._perform, pending, function, args)
+        except _WriteBehindFailed as failure:
+            raise self._fail(failure.error) from failure.error
+
+    async def commit(self, function: Callable[..., T], *args: object) -> T:
+        """As `run`, for what must not fail: an OSError of the call itself is StorageFailed too."""
+        try:
+            return await self.run(function, *args)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    async def flush(self) -> None:
+        """Everything deferred before is written."""
+        await self.run(_nothing)
+
+    @property
+    def idle(self) -> bool:
+        return not self._pending
+
+    def _perform(
+        self, pending: list[Callable[[], None]], function: Callable[..., T], args: tuple[object, ...]
+    ) -> T:
+        # The error is kept: if the task that brought these writes along is cancelled, the next one sees it.
+        if self._error is None:
+            try:
+                for operation in pending:
+                    operation()
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            raise _WriteBehindFailed(self._error)
+        return function(*args)
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Directory:
+    """The blocking operations on one group's directory. Used in the FILE lane only."""
+
+    def __init__(self, lane: FileLane, path: str) -> None:
+        self.disk = lane.disk
+        self.open = lane.open
+        self.path = path
+        self._exists = lane.disk.exists(path)
+        self._new_names = True
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        path = f"{self.path}/{name}"
+        if not self.open.has(path):
+            self._make()
+            self._new_names = True
+        self.disk.pwritev(self.open.get(path, write=True), [data], offset)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        return self.open.read(f"{self.path}/{name}", length, offset)
+
+    def sync(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.disk.fdatasync(self.open.get(f"{self.path}/{name}", write=False))
+        if self._new_names and self._exists:
+            self.disk.sync_directory(self.path)
+            self._new_names = False
+
+    def sync_apart(self, name: str) -> None:
+        """As `sync` for one file, with a descriptor of its own: it runs in another lane."""
+        path = f"{self.path}/{name}"
+        if self.disk.exists(path):
+            descriptor = self.disk.open(path, write=True)
+            try:
+                self.disk.fdatasync(descriptor)
+            finally:
+                self.disk.close(descriptor)
+
+    def unlink(self, name: str) -> None:
+        path = f"{self.path}/{name}"
+        self.open.forget(path)
+        if self.disk.exists(path):
+            self.disk.unlink(path)
+
+    def write_manifest(self, encoded: bytes, files: Sequence[FileEntry]) -> None:
+        self._make()
+        for file in files:
+            size = self.disk.size(self.open.get(f"{self.path}/{file.name}", write=False))
+            if size < file.length:
+                raise FileDamaged(file.name, f"{size} bytes, the manifest to be written says {file.length}")
+        self.sync(())
+        replace_file(self.disk, self.path, f"{self.path}/{MANIFEST}.tmp", f"{self.path}/{MANIFEST}", encoded)
+
+    def keep_only(self, names: frozenset[str]) -> None:
+        for name in self.disk.listdir(self.path):
+            if name not in names and name not in (MANIFEST, QUARANTINE):
+                self.unlink(name)
+
+    def remove(self) -> None:
+        """The group is deleted: its directory goes, files first."""
+        if not self.disk.exists(self.path):
+            return
+        aside = f"{self.path}/{QUARANTINE}"
+        if self.disk.exists(aside):
+            for name in self.disk.listdir(aside):
+                self.disk.unlink(f"{aside}/{name}")
+            self.disk.rmdir(aside)
+        for name in self.disk.listdir(self.path):
+            self.unlink(name)
+        self.disk.rmdir(self.path)
+        self.disk.sync_directory(GROUPS)
+        self._exists = False
+
+    def _make(self) -> None:
+        if not self._exists:
+            self.disk.mkdir(self.path)
+            self.disk.sync_directory(GROUPS)
+            self._exists = True
+
+
+# --- the asynchronous face --------------------------------------------------------------------------------
+
+
+class Background(Protocol):
+    """Runs a job, which nobody waits for, in the BACKGROUND lane behind all that was deferred so far."""
+
+    def __call__(self, job: Callable[[], None], /) -> None: ...
 
 
 class GroupFiles:
     """The directory ``groups/<group>-<incarnation>/``. All calls take effect in the order they were made."""
 
-    group: int
-    incarnation: int
-    manifest: Manifest | None
-    """The durable local manifest: what the files are worth after a restart."""
+    def __init__(
+        self, group: int, incarnation: int, lane: FileLane, background: Background, found: FoundFiles
+    ) -> None:
+        self.group = group
+        self.incarnation = incarnation
+        self.manifest: Manifest | None = None if found.damaged else found.manifest
+        """The durable local manifest: what the files are worth after a restart."""
+        self._lane = lane
+        self._background = background
+        self._directory = _Directory(lane, group_directory(group, incarnation))
+        self._next_number = found.next_number
+        self._given = 0
+        self._written = 0
+        self._holds = 0
+        self._forgotten: list[str] = []
+        self._incoming: Incoming | None = None
 
     @property
     def pending_bytes(self) -> int:
         """Bytes given to `write` that the file system doesn't have yet; the caller keeps this bounded."""
-        raise NotImplementedError
+        return self._given - self._written
 
     async def settle(self, below: int) -> None:
         """Waits until at most `below` bytes are pending."""
-        raise NotImplementedError
+        while self.pending_bytes > below:
+            await self._lane.flush()
 
     def new_name(self, stem: str) -> str:
-        """A file name beginning with `stem` that this directory has never had."""
-        raise NotImplementedError
+        """A file name beginning with `stem` that no file of this directory has, named or moved aside."""
+        name = f"{stem}-{self._next_number:08x}"
+        if not is_file_name(name):
+            raise ValueError(f"{name!r} can't be a file name")
+        self._next_number += 1
+        return name
 
     def write(self, name: str, offset: int, data: Buffer) -> None:
-        """Writes behind: no wait, no sync, in order. The first write creates the file."""
-        raise NotImplementedError
+        """Writes behind: no wait, no sync, in order. The first write creates the file.
+
+        `data` must not change any more. After storage failed the write is dropped.
+        """
+        if not is_file_name(name):
+            raise ValueError(f"{name!r} can't be a file name")
+        self._given += len(data)
+
+        def operation() -> None:
+            self._directory.write(name, offset, data)
+            self._written += len(data)  # only this lane changes it
+
+        self._lane.defer(operation)
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         """Up to `length` bytes; sees every earlier write. FileDamaged if the disk refuses."""
-        raise NotImplementedError
+        try:
+            return await self._lane.run(self._directory.read, name, offset, length)
+        except OSError as error:
+            raise FileDamaged(f"{self._directory.path}/{name}", f"can't be read: {error}") from error
 
     async def sync(self, names: Sequence[str]) -> None:
         """Everything written to these files before the call is durable (their names too)."""
-        raise NotImplementedError
+        await self._lane.commit(self._directory.sync, tuple(names))
 
     def sync_in_background(self, name: str) -> None:
         """For a full file: lets it reach the disk early, so that the next snapshot needs not wait for it."""
-        raise NotImplementedError
+        self._background(lambda: self._directory.sync_apart(name))
 
     async def write_manifest(self, manifest: Manifest) -> int:
-        """Makes the manifest durable and current, and returns its CRC32C. Sync its files before."""
-        raise NotImplementedError
+        """Makes the manifest durable and current, and returns its CRC32C. Sync its files before.
+
+        FileDamaged, with the old manifest still current, if a file is shorter than it says.
+        """
+        if (manifest.group, manifest.incarnation) != (self.group, self.incarnation):
+            raise ValueError(f"a manifest of group {manifest.group}-{manifest.incarnation}")
+        encoded = encode_manifest(manifest)
+        await self._lane.commit(self._directory.write_manifest, encoded, manifest.files)
+        self.manifest = manifest
+        return manifest_crc(encoded)
 
     def forget(self, names: Sequence[str]) -> None:
         """Removes files. ValueError if the durable manifest still names one."""
-        raise NotImplementedError
+        named = {file.name for file in self.manifest.files} if self.manifest is not None else set()
+        if still := sorted(named.intersection(names)):
+            raise ValueError(f"the manifest still names {still}")
+        if self._holds:
+            self._forgotten.extend(names)
+            return
+        for name in names:
+            self._lane.defer(lambda name=name: self._directory.unlink(name))  # type: ignore[misc]
+
+    @contextmanager
+    def hold(self) -> Iterator[Manifest | None]:
+        """The current manifest, whose files stay until the end of the block: for sending a snapshot."""
+        self._holds += 1
+        try:
+            yield self.manifest
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                names, self._forgotten = self._forgotten, []
+                self.forget(names)
 
     def incoming(self, manifest: Manifest) -> Incoming:
         """A snapshot being received from a peer; the same one as before if the manifest is the same."""
-        raise NotImplementedError
+        if (manifest.group, manifest.incarnation) != (self.group, self.incarnation):
+            raise ValueError(f"a manifest of group {manifest.group}-{manifest.incarnation}")
+        if self._incoming is not None:
+            if self._incoming.manifest == manifest:
+                return self._incoming
+            self._incoming.abandon()
+        self._incoming = Incoming(self, manifest)
+        return self._incoming
+
+    async def adopt(self, manifest: Manifest) -> int:
+        """Switches to a received snapshot: everything else in the directory goes once it is durable."""
+        await self.sync([file.name for file in manifest.files])
+        crc = await self.write_manifest(manifest)
+        names = frozenset(file.name for file in manifest.files)
+        self._lane.defer(lambda: self._directory.keep_only(names))
+        return crc
+
+    def close_incoming(self, incoming: Incoming) -> None:
+        if self._incoming is incoming:
+            self._incoming = None
+
+    def remove(self) -> None:
+        """The group was deleted: so are its files."""
+        self._lane.defer(self._directory.remove)
 
 
 class Incoming:
     """A snapshot on its way in, beside the files in use. It becomes the group's state only in `finish`."""
 
-    manifest: Manifest
-    """The sender's manifest."""
+    def __init__(self, files: GroupFiles, manifest: Manifest) -> None:
+        self.manifest = manifest
+        """The sender's manifest."""
+        self._files = files
+        self._names = [files.new_name("received") for _ in manifest.files]
+        self._received = [0] * len(manifest.files)
+        self._crcs = [0] * len(manifest.files)
+        for name in self._names:
+            files.write(name, 0, b"")  # a file may be empty, and must exist all the same
 
     def offsets(self) -> tuple[int, ...]:
         """Per file of the manifest, how many bytes are here already: where a resumed transfer goes on."""
-        raise NotImplementedError
+        return tuple(self._received)
 
     async def write_chunk(self, position: int, offset: int, data: Buffer, crc: int) -> None:
-        """Stores the next piece of file number `position`. FileDamaged if its CRC32C or offset is wrong."""
-        raise NotImplementedError
+        """Stores the next piece of file number `position`.
+
+        FileDamaged if its CRC32C is wrong or it isn't the next one; the transfer can go on at `offsets`.
+        """
+        if not 0 <= position < len(self._received):
+            raise FileDamaged(f"file {position}", f"the snapshot has {len(self._received)} files")
+        name, entry = self._names[position], self.manifest.files[position]
+        if crc32c(data) != crc:
+            raise FileDamaged(name, f"the chunk at {offset} has a wrong checksum")
+        if offset != self._received[position] or len(data) > entry.length - offset:
+            raise FileDamaged(name, f"a chunk at {offset}, expected at {self._received[position]}")
+        self._files.write(name, offset, bytes(data))
+        self._received[position] += len(data)
+        self._crcs[position] = crc32c(data, self._crcs[position])
+        await self._files.settle(INCOMING_PENDING_BYTES)
 
     async def finish(self) -> tuple[Manifest, int]:
         """Checks every file, makes all durable and switches the group to it.
 
-        Returns the local manifest (with local names) and its CRC32C. FileDamaged if a file isn't what the
-        sender's manifest says; the files in use are untouched then.
+        Nobody may write the group's old files any more. Returns the local manifest (with local names) and
+        its CRC32C. FileDamaged if a file isn't what the sender's manifest says; the old state stands then.
         """
-        raise NotImplementedError
+        local: list[FileEntry] = []
+        for entry, name, size, crc in zip(
+            self.manifest.files, self._names, self._received, self._crcs, strict=True
+        ):
+            if (size, crc) != (entry.length, entry.crc32c):
+                raise FileDamaged(name, f"{size} bytes with another checksum than the sender's {entry.name}")
+            local.append(FileEntry(name, size, crc))
+        manifest = replace(self.manifest, files=tuple(local))
+        manifest_checksum = await self._files.adopt(manifest)
+        self._files.close_incoming(self)
+        return manifest, manifest_checksum
 
     def abandon(self) -> None:
         """Gives the transfer up and removes what was received."""
-        raise NotImplementedError
+        self._files.close_incoming(self)
+        self._files.forget(self._names)

@@ -1,10 +1,34 @@
-"""Where every live record of the log is: group -> index -> (segment, offset, length, term, kind)."""
+"""Where every live record of the log is: group -> index -> (segment, offset, length, term, kind).
+
+The same code follows the log while it is written and replays it at start-up, so both agree by construction.
+A record is live while a restart still needs it: a group's creation, its last hard state, its last prefix,
+and its entries. Truncations and deletions need not be: segments go oldest first, so what they removed is
+gone before they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from .segment import (
+    BATCH,
+    COMPACT,
+    CREATE,
+    DELETE,
+    FRAME_SIZE,
+    HARD_STATE,
+    REPAIR,
+    TRUNCATE,
+    decode_commit,
+    decode_create,
+    decode_manifest_crc,
+)
+
+FAULTY: Final = 0x80
+"""Bit in an entry's kind: it was appended, and its bytes are damaged or gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +38,7 @@ class Entry:
     index: int
     term: int
     kind: int
+    """The codec's batch kind; 0 if the batch is damaged."""
     size: int
 
 
@@ -42,4 +67,331 @@ class Prefix:
     manifest_crc: int = 0
 
 
-__all__ = ["Entries", "Entry", "Prefix", "Range", "Sequence"]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a batch lies."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class SegmentUse:
+    """Which live records a segment has: per group, how many and how many bytes with their frames."""
+
+    groups: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(size for _, size in self.groups.values())
+
+
+class GroupLog:
+    """One group's live records."""
+
+    __slots__ = (
+        "closed",
+        "commit",
+        "created",
+        "first",
+        "group",
+        "homes",
+        "incarnation",
+        "kind",
+        "kinds",
+        "lengths",
+        "members",
+        "name",
+        "offsets",
+        "prefix",
+        "segments",
+        "term",
+        "terms",
+        "vote",
+    )
+
+    def __init__(self, group: int, incarnation: int) -> None:
+        self.group = group
+        self.incarnation = incarnation
+        self.kind = self.name = ""
+        self.members = b""
+        self.created = False
+        """Whether its GroupCreate was seen."""
+        self.closed = False
+        """Whether its term, vote or creation is lost."""
+        self.term = self.vote = self.commit = 0
+        self.prefix = Prefix()
+        self.first = 1
+        """The index of the first entry in the arrays."""
+        self.segments = array("I")
+        self.offsets = array("I")
+        self.lengths = array("I")
+        self.terms = array("Q")
+        self.kinds = array("B")
+        self.homes: dict[int, tuple[int, int]] = {}
+        """For each of CREATE, HARD_STATE, COMPACT: the segment of the live one, and its size."""
+
+    @property
+    def last(self) -> int:
+        """The last index in the arrays; `first` - 1 if there is none."""
+        return self.first + len(self.terms) - 1
+
+    def faulty(self) -> list[Range]:
+        """Indexes that must be there and can't be read, as few ranges as they make."""
+        ranges: list[Range] = []
+        if len(self.terms) and self.prefix.index + 1 < self.first:
+            ranges.append(Range(self.prefix.index + 1, self.first - 1))
+        start = 0
+        for position, kind in enumerate(self.kinds):
+            if kind & FAULTY and not start:
+                start = self.first + position
+            elif not kind & FAULTY and start:
+                ranges.append(Range(start, self.first + position - 1))
+                start = 0
+        if start:
+            ranges.append(Range(start, self.last))
+        return ranges
+
+
+class EntryTable:
+    """A group's entries as a sequence of `Entry`."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: GroupLog) -> None:
+        self._log = log
+
+    def __len__(self) -> int:
+        return len(self._log.terms)
+
+    def __getitem__(self, position: int) -> Entry:
+        log = self._log
+        if position < 0:
+            position += len(log.terms)
+        kind = 0 if log.kinds[position] & FAULTY else log.kinds[position]
+        return Entry(log.first + position, log.terms[position], kind, log.lengths[position])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[position] for position in range(len(self)))
+
+
+class LogIndex:
+    """All groups' live records and, per segment, who keeps it alive."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, GroupLog] = {}
+        self.uses: dict[int, SegmentUse] = {}
+        """By segment number; a segment without live records may be missing here."""
+        self._deleted: dict[int, int] = {}
+        """The highest incarnation that was deleted, by group."""
+
+    def apply(
+        self,
+        kind: int,
+        flags: int,
+        group: int,
+        incarnation: int,
+        index: int,
+        term: int,
+        *,
+        segment: int,
+        offset: int,
+        length: int,
+        body: bytes,
+        batch_kind: int,
+        intact: bool = True,
+    ) -> None:
+        """Takes in the next record of the log. If it is not `intact`, only its frame's fields are known."""
+        log = self._log_of(group, incarnation)
+        if log is None:
+            return
+        if kind == BATCH:
+            mark = batch_kind if intact else FAULTY
+            self._add(log, index, term, segment, offset, length, mark, repair=bool(flags & REPAIR))
+        elif kind == HARD_STATE:
+            # The frame alone has term and vote; only the commit hint is lost with the body.
+            log.term, log.vote = term, index
+            log.commit = decode_commit(body) if intact else log.commit
+            self._settle(log, HARD_STATE, segment, length)
+        elif kind == TRUNCATE:
+            self._cut(log, index)
+        elif kind == COMPACT:
+            self._compact(log, Prefix(index, term, decode_manifest_crc(body) if intact else 0))
+            self._settle(log, COMPACT, segment, length)
+        elif kind == CREATE:
+            if intact:
+                log.kind, log.name, log.members = decode_create(body)
+                log.created = True
+            self._settle(log, CREATE, segment, length)
+        elif kind == DELETE:
+            self._drop(log)
+            self._deleted[group] = incarnation
+
+    def place(self, group: int, index: int) -> Place | None:
+        """Where a batch lies; None if the group doesn't hold it in readable form."""
+        log = self.groups.get(group)
+        position = index - log.first if log is not None else -1
+        if log is None or not 0 <= position < len(log.terms) or log.kinds[position] & FAULTY:
+            return None
+        return Place(log.segments[position], log.offsets[position], log.lengths[position])
+
+    def close_all(self) -> None:
+        """Something is lost and nothing says what: no group that existed then can trust its state."""
+        for log in self.groups.values():
+            log.closed = True
+
+    def live_bytes(self, segments: Iterable[int]) -> int:
+        """Bytes of live records in these segments."""
+        return sum(use.live_bytes for number in segments if (use := self.uses.get(number)) is not None)
+
+    def entries_in(self, segment: int) -> list[tuple[GroupLog, int]]:
+        """(group log, index) of every live readable batch in a segment."""
+        use = self.uses.get(segment, SegmentUse())
+        return [
+            (log, log.first + position)
+            for log in (self.groups[group] for group in use.groups)
+            for position, (home, kind) in enumerate(zip(log.segments, log.kinds, strict=True))
+            if home == segment and not kind & FAULTY
+        ]
+
+    def homes_in(self, segment: int) -> list[tuple[GroupLog, int]]:
+        """(group log, record kind) of every other live record in a segment."""
+        use = self.uses.get(segment, SegmentUse())
+        return [
+            (self.groups[group], kind)
+            for group in use.groups
+            for kind, (home, _) in self.groups[group].homes.items()
+            if home == segment
+        ]
+
+    def _log_of(self, group: int, incarnation: int) -> GroupLog | None:
+        """The log that a record belongs to; None if that incarnation is a thing of the past.
+
+        A record may come before its group's creation, if that one was written again further behind.
+        """
+        log = self.groups.get(group)
+        if log is not None and log.incarnation == incarnation:
+            return log
+        if incarnation <= self._deleted.get(group, -1) or (log is not None and log.incarnation > incarnation):
+            return None
+        if log is not None:
+            self._drop(log)
+        log = self.groups[group] = GroupLog(group, incarnation)
+        return log
+
+    def _add(
+        self,
+        log: GroupLog,
+        index: int,
+        term: int,
+        segment: int,
+        offset: int,
+        length: int,
+        kind: int,
+        *,
+        repair: bool,
+    ) -> None:
+        if index <= log.prefix.index:
+            return
+        if not log.terms:
+            log.first = index
+        elif repair and index <= log.last:
+            self._put_back(log, index, term, segment, offset, length, kind)
+            return
+        elif index <= log.last:
+            self._cut(log, index)
+            log.first = index if not log.terms else log.first
+        while log.last < index - 1:
+            self._push(log, 0, 0, 0, 0, FAULTY)
+        self._push(log, term, segment, offset, length, kind)
+        self._count(segment, log.group, 1, length + FRAME_SIZE)
+
+    def _put_back(
+        self, log: GroupLog, index: int, term: int, segment: int, offset: int, length: int, kind: int
+    ) -> None:
+        """A batch was written again (from a segment to be freed, or from a peer's copy)."""
+        missing = log.first - index
+        if missing > 0:
+            for values, filler in (
+                (log.segments, 0),
+                (log.offsets, 0),
+                (log.lengths, 0),
+                (log.terms, 0),
+                (log.kinds, FAULTY),
+            ):
+                values[:0] = array(values.typecode, [filler]) * missing
+            log.first = index
+        position = index - log.first
+        if log.segments[position]:
+            self._count(log.segments[position], log.group, -1, -(log.lengths[position] + FRAME_SIZE))
+        log.segments[position] = segment
+        log.offsets[position] = offset
+        log.lengths[position] = length
+        log.terms[position] = term
+        log.kinds[position] = kind
+        self._count(segment, log.group, 1, length + FRAME_SIZE)
+
+    @staticmethod
+    def _push(log: GroupLog, term: int, segment: int, offset: int, length: int, kind: int) -> None:
+        log.terms.append(term)
+        log.segments.append(segment)
+        log.offsets.append(offset)
+        log.lengths.append(length)
+        log.kinds.append(kind)
+
+    def _cut(self, log: GroupLog, first_removed: int) -> None:
+        """Removes an index and everything after it."""
+        keep = max(0, first_removed - log.first)
+        self._release(log, keep, len(log.terms))
+        if first_removed < log.first and not log.terms:
+            log.first = max(first_removed, log.prefix.index + 1)
+
+    def _compact(self, log: GroupLog, prefix: Prefix) -> None:
+        """Removes everything up to the prefix; all, if the log disagrees with it about its last entry."""
+        if prefix.index < log.prefix.index:
+            return
+        log.prefix = prefix
+        at = prefix.index - log.first
+        other = 0 <= at < len(log.terms) and log.terms[at] not in (0, prefix.term)
+        self._release(log, 0, len(log.terms) if other else min(max(at + 1, 0), len(log.terms)))
+        log.first = max(log.first, prefix.index + 1) if log.terms else prefix.index + 1
+
+    def _release(self, log: GroupLog, start: int, stop: int) -> None:
+        """Removes entries by position, from the begin or from the end of the arrays."""
+        if start >= stop:
+            return
+        for segment, length in zip(log.segments[start:stop], log.lengths[start:stop], strict=True):
+            if segment:
+                self._count(segment, log.group, -1, -(length + FRAME_SIZE))
+        for values in (log.segments, log.offsets, log.lengths, log.terms, log.kinds):
+            del values[start:stop]
+        if start == 0:
+            log.first += stop
+
+    def _settle(self, log: GroupLog, kind: int, segment: int, length: int) -> None:
+        """The live record of this kind is now here."""
+        before = log.homes.get(kind)
+        if before is not None:
+            self._count(before[0], log.group, -1, -before[1])
+        log.homes[kind] = (segment, length + FRAME_SIZE)
+        self._count(segment, log.group, 1, length + FRAME_SIZE)
+
+    def _count(self, segment: int, group: int, records: int, size: int) -> None:
+        use = self.uses.get(segment)
+        if use is None:
+            use = self.uses[segment] = SegmentUse()
+        counts = use.groups.get(group)
+        if counts is None:
+            use.groups[group] = [records, size]
+            return
+        counts[0] += records
+        counts[1] += size
+        if counts[0] == 0:
+            del use.groups[group]
+
+    def _drop(self, log: GroupLog) -> None:
+        """Forgets a group with all it keeps alive."""
+        for use in self.uses.values():
+            use.groups.pop(log.group, None)
+        del self.groups[log.group]

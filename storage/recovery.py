@@ -1,20 +1,50 @@
-"""What start-up found on the disk."""
+"""Start-up: what the directory holds, decided and never guessed (plain blocking code over a disk).
+
+It vouches only for what is on the disk, so it drops cached pages before it reads. What the last readable
+write says may never have been synced, so that write is copied into a new segment which is synced before
+anyone hears of it; nothing is ever written behind an old tail.
+
+A write that can't be read whole is one of two things. If a later write exists, its sync had ended (one
+sync is in flight at a time): what it lacks is *damage*, its records are faulty. If it is the last, it is a
+*torn tail* and was never acknowledged: at rest a mark follows the last acknowledged write.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from .index import Entries, Prefix, Range
+from ..codec import crc32c
+from .disk import Disk
+from .errors import ForeignDirectory, NodeHeaderDamaged, SegmentGap
+from .files import GROUPS, FoundFiles, group_directory, recover_files
+from .index import Entries, EntryTable, GroupLog, LogIndex, Prefix, Range
 from .manifest import Manifest
+from .node import NodeHeader, read_file, read_node_header, write_node_header
+from .segment import (
+    BATCH,
+    BATCH_CRC,
+    BATCH_CRC_AT,
+    DATA_START,
+    FRAME_SIZE,
+    SECTOR,
+    Found,
+    Item,
+    SegmentHeader,
+    SegmentScan,
+    Vouch,
+    Write,
+    build_write,
+    decode_segment_header,
+    write_size,
+)
+from .wal import RECYCLED, WAL, LogWriter, prepare_segment, segment_numbers, segment_path
 
-
-@dataclass(frozen=True, slots=True)
-class NodeHeader:
-    """Who this directory belongs to. `cluster_id` is 0 until the node is a member of a born cluster."""
-
-    node_id: int
-    cluster_id: int
-    name: str
+LOCK_FILE: Final = "LOCK"
+FIRST_SEGMENT_BYTES: Final = 4 << 20
+"""Size of the segment that start-up makes: small, so that the node is ready soon; the next one is full."""
 
 
 @dataclass(slots=True)
@@ -31,15 +61,16 @@ class RecoveredGroup:
     commit: int
     compacted: Prefix
     entries: Entries
-    """The log behind `compacted`, readable with `Storage.read_batches`."""
+    """The log behind `compacted`, readable with `Storage.read_batches`. It follows the log as it grows."""
     last_index: int
+    """The last index of the log, or `compacted.index` if it is empty."""
     faulty: list[Range] = field(default_factory=list)
     """Indexes whose batches are damaged or missing: not absent, they may have been acknowledged."""
     closed: bool = False
     """Term, vote or the group's creation is unreadable: it must not take part under its old identity."""
     manifest: Manifest | None = None
     manifest_damaged: bool = False
-    """The manifest on which the compacted log relies is unreadable or missing: a peer must send one."""
+    """The manifest on which the compacted log relies, or a file it names, is unreadable or missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +94,330 @@ class Recovered:
     torn: TornTail | None = None
     orphans: tuple[str, ...] = ()
     """Directories of groups that the log doesn't know. They are left alone."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """What recovery hands to the actor, besides `Recovered`."""
+
+    lock: int
+    recovered: Recovered
+    index: LogIndex
+    writer: LogWriter
+    sizes: dict[int, int]
+    """Bytes of every segment that is there."""
+    oldest: int
+    """The oldest segment needed, as the log's last trailer says it."""
+    files: dict[int, FoundFiles]
+
+
+def recover(disk: Disk, *, name: str, draw: Callable[[], int], segment_bytes: int) -> Opened:
+    """Locks and opens a data directory, or makes a new node in an empty one.
+
+    Raises DirectoryLocked, ForeignDirectory, NewerFormat, NodeHeaderDamaged, SegmentGap or LogDamaged
+    (only for a segment whose whole header is unreadable), and OSError if the disk refuses.
+    """
+    lock = disk.lock(LOCK_FILE)
+    try:
+        header = read_node_header(disk)
+        if header is None:
+            header = _create(disk, name, draw)
+            return _open(disk, lock, header, draw, segment_bytes, created=True)
+        return _open(disk, lock, header, draw, segment_bytes, created=False)
+    except BaseException:
+        disk.close(lock)
+        raise
+
+
+def _create(disk: Disk, name: str, draw: Callable[[], int]) -> NodeHeader:
+    """Makes a node. Its header comes last, so a directory with a header always has a segment."""
+    for directory in (WAL, GROUPS):
+        disk.mkdir(directory)
+    disk.sync_directory("")
+    if disk.listdir(GROUPS) or any(_has_writes(disk, number) for number in segment_numbers(disk)):
+        raise NodeHeaderDamaged("there is a log or a group, but the file that says whose they are is missing")
+    header = NodeHeader(_draw_id(draw), 0, name)
+    segment = SegmentHeader(1, header.node_id, 0, draw(), DATA_START)
+    disk.close(prepare_segment(disk, segment, recycle=False).descriptor)
+    write_node_header(disk, header)
+    return header
+
+
+def _draw_id(draw: Callable[[], int]) -> int:
+    while not (number := draw()):
+        pass  # 0 means "nobody"
+    return number
+
+
+def _has_writes(disk: Disk, number: int) -> bool:
+    data = read_file(disk, segment_path(number))
+    header = decode_segment_header(data[:DATA_START], segment_path(number))
+    return next(SegmentScan(data, header).writes(), None) is not None
+
+
+def _open(
+    disk: Disk, lock: int, node: NodeHeader, draw: Callable[[], int], segment_bytes: int, *, created: bool
+) -> Opened:
+    numbers = segment_numbers(disk)
+    headers = [_read_segment_header(disk, number, node) for number in numbers]
+    replay = _Replay(disk, headers)
+    replay.run()
+    _check_gaps(numbers, replay.vouch)
+    writer, sizes, oldest = _start_segment(disk, node, replay, draw, segment_bytes)
+    index = replay.index
+    files = {
+        log.group: recover_files(disk, group_directory(log.group, log.incarnation))
+        for log in index.groups.values()
+    }
+    known = {group_directory(log.group, log.incarnation) for log in index.groups.values()}
+    orphans = tuple(name for name in disk.listdir(GROUPS) if f"{GROUPS}/{name}" not in known)
+    groups = {group: _describe(log, files[group]) for group, log in index.groups.items()}
+    recovered = Recovered(node, groups, created, replay.torn, orphans)
+    return Opened(lock, recovered, index, writer, sizes, oldest, files)
+
+
+def _read_segment_header(disk: Disk, number: int, node: NodeHeader) -> SegmentHeader:
+    path = segment_path(number)
+    descriptor = disk.open(path)
+    try:
+        disk.drop_cache(descriptor)
+        header = decode_segment_header(disk.pread(descriptor, DATA_START, 0), path)
+    finally:
+        disk.close(descriptor)
+    if header.node_id != node.node_id or header.cluster_id not in (0, node.cluster_id):
+        raise ForeignDirectory(
+            f"{path} belongs to node {header.node_id:016x} of cluster {header.cluster_id:016x}, "
+            f"this directory to node {node.node_id:016x} of cluster {node.cluster_id:016x}"
+        )
+    if header.number != number:
+        raise ForeignDirectory(f"{path} has the header of segment {header.number}")
+    return header
+
+
+def _check_gaps(numbers: list[int], vouch: Vouch | None) -> None:
+    """The last trailer says which segments must exist; between them none may be missing."""
+    if not numbers:
+        raise SegmentGap(f"{WAL}: no segment at all")
+    oldest = min(numbers[0], vouch.oldest) if vouch is not None else numbers[0]
+    newest = max(numbers[-1], vouch.newest) if vouch is not None else numbers[-1]
+    if (missing := sorted(set(range(oldest, newest + 1)) - set(numbers))) != []:
+        raise SegmentGap(f"{segment_path(missing[0])} is missing")
+
+
+class _Replay:
+    """Reads all segments in order, decides about what is unreadable, and follows the rest."""
+
+    def __init__(self, disk: Disk, headers: list[SegmentHeader]) -> None:
+        self._disk = disk
+        self._headers = headers
+        self.index = LogIndex()
+        self.torn: TornTail | None = None
+        self.tail: list[Item] = []
+        """The records of the last write, if it is intact: they are not in the index yet, to be copied."""
+        self.counted = 0
+        """Sequence of the last write in the index."""
+        self.sequence = 0
+        """The highest sequence seen, also of a torn write."""
+        self.segment = 0
+        """The last segment with a write, be it torn."""
+        self.vouch: Vouch | None = None
+
+    def run(self) -> None:
+        pending: tuple[Write, bytes] | None = None
+        for write, data, lost in self._writes():
+            if pending is not None:
+                self._apply(pending[0])  # a later write proves that its sync had ended
+            if lost:
+                self.index.close_all()
+            pending = (write, data) if write is not None else None
+        if pending is not None:
+            self._decide_last(*pending)
+
+    def _writes(self) -> Iterator[tuple[Write | None, bytes, bool]]:
+        """(write, its segment's bytes, whether something nameless is lost before it), in order.
+
+        The write is None where it is only known that something is lost.
+        """
+        ends = _resumptions(self._disk, self._headers)
+        before = 0
+        lost = False
+        for position, header in enumerate(self._headers):
+            if header.resumes and ends[position] is None:
+                continue  # recovery was itself cut while it wrote this segment: the old tail still stands
+            cutoff = min((end for end in ends[position + 1 :] if end is not None), default=None)
+            data = read_file(self._disk, segment_path(header.number))
+            expected, chain, after = DATA_START, header.seed, before + 1
+            if header.resumes:
+                lost |= before not in (0, header.resumes_after)
+                after = 0
+            for write in SegmentScan(data, header).writes():
+                self.sequence = max(self.sequence, write.sequence)
+                if cutoff is not None and write.sequence > cutoff:
+                    break  # what lies here was copied into a later segment
+                lost |= write.start != expected or (write.vouch is not None and write.chain_before != chain)
+                lost |= before != 0 and after not in (0, write.sequence)
+                yield write, data, lost
+                lost = False
+                before, expected, chain, after = write.sequence, write.end, write.chain, write.sequence + 1
+                self.segment = header.number
+            # A segment had its full size before its first use: if it is shorter now, somebody cut it.
+            lost |= len(data) < header.size
+        if lost:
+            yield None, b"", True
+
+    def _apply(self, write: Write) -> None:
+        for record in write.records:
+            apply_found(self.index, record, write.segment)
+        self.counted = write.sequence
+        if write.vouch is None:
+            self.index.close_all()  # records whose frames and trailer are both gone have no name any more
+        else:
+            self.vouch = write.vouch
+
+    def _decide_last(self, write: Write, data: bytes) -> None:
+        """The last write was in flight, or was acknowledged less than the mark's delay ago."""
+        if write.intact:
+            self.vouch = write.vouch
+            self.tail = [_item(record, data) for record in write.records]
+            self.counted = self.counted if self.tail else write.sequence
+            return
+        batches = [record for record in write.records if record.kind == BATCH]
+        names = tuple((record.group, record.index, record.term) for record in batches)
+        self.torn = TornTail(segment_path(write.segment), write.start, names)
+
+
+def _resumptions(disk: Disk, headers: list[SegmentHeader]) -> list[int | None]:
+    """Per segment: up to which sequence older ones count, if it was begun by a recovery that ended."""
+    ends: list[int | None] = []
+    for position, header in enumerate(headers):
+        later = max((other.resumes_after for other in headers[position + 1 :]), default=0)
+        ends.append(header.resumes_after if header.resumes and _is_begun(disk, header, later) else None)
+    return ends
+
+
+def _is_begun(disk: Disk, header: SegmentHeader, later: int) -> bool:
+    """Whether a recovery ended that made this segment: its first write was synced before it returned.
+
+    An unreadable first write was all the same if another one followed it, here or in a later recovery's
+    count.
+    """
+    data = read_file(disk, segment_path(header.number))
+    first, second = [*itertools.islice(SegmentScan(data, header).writes(), 2), None, None][:2]
+    return first is not None and (first.intact or second is not None or first.sequence <= later)
+
+
+def _item(record: Found, data: bytes) -> Item:
+    """A found record as one to be written again."""
+    body = data[record.offset : record.offset + record.length]
+    crc = BATCH_CRC.unpack_from(body, BATCH_CRC_AT)[0] if record.kind == BATCH else crc32c(body)
+    return Item(
+        record.kind, record.flags, record.group, record.incarnation, record.index, record.term, body, crc
+    )
+
+
+def _start_segment(
+    disk: Disk, node: NodeHeader, replay: _Replay, draw: Callable[[], int], segment_bytes: int
+) -> tuple[LogWriter, dict[int, int], int]:
+    """Makes the segment in which the log goes on; its first write is the copy of the doubtful one."""
+    numbers = segment_numbers(disk)
+    number = replay.segment + 1
+    if numbers[-1] > number:
+        number = numbers[-1] + 1
+    elif numbers[-1] == number:
+        _keep_for_recycling(disk, number, segment_bytes)
+    needed = DATA_START + write_size(len(replay.tail), sum(len(item.body) for item in replay.tail)) + SECTOR
+    size = max(min(segment_bytes, FIRST_SEGMENT_BYTES), needed)
+    size += -size % SECTOR
+    header = SegmentHeader(
+        number, node.node_id, node.cluster_id, draw(), size, resumes=True, resumes_after=replay.counted
+    )
+    live = [segment for segment, use in replay.index.uses.items() if use.groups]
+    vouch = Vouch(replay.sequence, min([*live, number]), number)
+    sequence = replay.sequence + 1
+    buffers, total, chain = build_write(replay.tail, header, sequence, header.seed, vouch)
+    segment = prepare_segment(disk, header, buffers, recycle=False)
+    position = DATA_START
+    for item in replay.tail:
+        apply_item(replay.index, item, number, position + FRAME_SIZE)
+        position += FRAME_SIZE + len(item.body)
+    sizes = {other: _size(disk, segment_path(other)) for other in segment_numbers(disk)}
+    return LogWriter(segment, DATA_START + total, sequence, chain), sizes, vouch.oldest
+
+
+def _keep_for_recycling(disk: Disk, number: int, segment_bytes: int) -> None:
+    """The segment that was ready for use has no write: its name is needed, its zeros are worth keeping."""
+    if _size(disk, segment_path(number)) != segment_bytes or disk.exists(RECYCLED):
+        return
+    disk.link(segment_path(number), RECYCLED)
+
+
+def _size(disk: Disk, path: str) -> int:
+    descriptor = disk.open(path)
+    try:
+        return disk.size(descriptor)
+    finally:
+        disk.close(descriptor)
+
+
+def _describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
+    manifest, prefix = files.manifest, log.prefix
+    damaged = files.damaged
+    if manifest is None:
+        damaged = damaged or prefix.index > 0
+    elif (manifest.group, manifest.incarnation) != (log.group, log.incarnation):
+        damaged = True
+    elif manifest.index <= prefix.index:
+        # The log relies on exactly this manifest; an older one would lose what was compacted since.
+        damaged = damaged or manifest.index < prefix.index or prefix.manifest_crc not in (0, files.crc)
+    return RecoveredGroup(
+        group=log.group,
+        incarnation=log.incarnation,
+        kind=log.kind,
+        name=log.name,
+        members=log.members,
+        term=log.term,
+        vote=log.vote,
+        commit=log.commit,
+        compacted=prefix,
+        entries=EntryTable(log),
+        last_index=log.last if log.terms else prefix.index,
+        faulty=log.faulty(),
+        closed=log.closed or not log.created,
+        manifest=None if damaged else manifest,
+        manifest_damaged=damaged,
+    )
+
+
+def apply_found(index: LogIndex, record: Found, segment: int) -> None:
+    """Takes a record found on the disk into the index."""
+    index.apply(
+        record.kind,
+        record.flags,
+        record.group,
+        record.incarnation,
+        record.index,
+        record.term,
+        segment=segment,
+        offset=record.offset,
+        length=record.length,
+        body=record.body,
+        batch_kind=record.batch_kind,
+        intact=record.intact,
+    )
+
+
+def apply_item(index: LogIndex, item: Item, segment: int, offset: int) -> None:
+    """Takes a record that was just written (its body at `offset`) into the index."""
+    index.apply(
+        item.kind,
+        item.flags,
+        item.group,
+        item.incarnation,
+        item.index,
+        item.term,
+        segment=segment,
+        offset=offset,
+        length=len(item.body),
+        body=item.body,
+        batch_kind=item.body[3] if item.kind == BATCH else 0,
+    )

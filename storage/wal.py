@@ -1,0 +1,170 @@
+"""The log as files: where segments lie, how one is prepared, and how a write reaches the disk.
+
+Segments are numbered without gaps. They are written in order, become useless oldest first, and are zeros
+on the disk before their first use, so that a sync while writing changes no metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..codec import Buffer
+from .disk import Disk
+from .segment import DATA_START, Item, SegmentHeader, Vouch, build_write, write_size
+
+WAL: Final = "wal"
+SUFFIX: Final = ".wal"
+NEW: Final = f"{WAL}/new.tmp"
+RECYCLED: Final = f"{WAL}/recycled.tmp"
+"""A file whose records are all dead, kept for its space. Names ending in .tmp mean nothing at start-up."""
+ZEROS: Final = bytes(1 << 20)
+ZERO_SYNC_BYTES: Final = 4 << 20
+"""Zeros are synced in pieces of this size, so that the log's own syncs don't queue behind 64 MiB."""
+
+
+def segment_path(number: int) -> str:
+    return f"{WAL}/{number:016x}{SUFFIX}"
+
+
+def segment_numbers(disk: Disk) -> list[int]:
+    """The segments that are there, in order. Other names in the directory are none of the log's."""
+    numbers = []
+    for name in disk.listdir(WAL):
+        stem = name.removesuffix(SUFFIX)
+        if stem != name and len(stem) == 16 and all(digit in "0123456789abcdef" for digit in stem):
+            numbers.append(int(stem, 16))
+    return sorted(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment that is open for writing."""
+
+    header: SegmentHeader
+    descriptor: int
+
+    @property
+    def number(self) -> int:
+        return self.header.number
+
+
+def prepare_segment(
+    disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer] = (), *, recycle: bool = True
+) -> Segment:
+    """Makes a segment ready for use: zeros or recycled bytes, header, all durable, then its name.
+
+    With `first_write` that write is in it before it has its name. An OSError leaves no half-made segment.
+    """
+    source = RECYCLED if recycle and _is_reusable(disk, header.size) else NEW
+    descriptor = disk.open(source, create=True)
+    try:
+        if source == NEW:
+            _fill_with_zeros(disk, descriptor, header.size)
+        disk.pwritev(descriptor, [header.encode()], 0)
+        if first_write:
+            disk.pwritev(descriptor, first_write, DATA_START)
+        disk.fsync(descriptor)
+        disk.rename(source, segment_path(header.number))
+        disk.sync_directory(WAL)
+    except OSError:
+        disk.close(descriptor)
+        if source == NEW and disk.exists(NEW):
+            disk.unlink(NEW)  # it would keep the space that ran out
+        raise
+    return Segment(header, descriptor)
+
+
+def retire_segment(disk: Disk, number: int, segment_bytes: int) -> None:
+    """Gives a segment's file back, for recycling or to the file system. Nothing in it may be live.
+
+    The name is durably gone before the next one goes and before the file gets a new header: the segments
+    that remain have no gap, and none has another one's header.
+    """
+    path = segment_path(number)
+    if not disk.exists(path):
+        return
+    descriptor = disk.open(path)
+    try:
+        reusable = disk.size(descriptor) == segment_bytes and not disk.exists(RECYCLED)
+    finally:
+        disk.close(descriptor)
+    if reusable:
+        disk.rename(path, RECYCLED)
+    else:
+        disk.unlink(path)
+    disk.sync_directory(WAL)
+
+
+def _is_reusable(disk: Disk, size: int) -> bool:
+    if not disk.exists(RECYCLED):
+        return False
+    descriptor = disk.open(RECYCLED)
+    try:
+        return disk.size(descriptor) == size
+    finally:
+        disk.close(descriptor)
+
+
+def _fill_with_zeros(disk: Disk, descriptor: int, size: int) -> None:
+    """Really writes them: blocks that are only reserved cost a metadata write at their first use."""
+    disk.truncate(descriptor, 0)
+    for offset in range(0, size, len(ZEROS)):
+        disk.pwritev(descriptor, [ZEROS[: min(len(ZEROS), size - offset)]], offset)
+        if (offset + len(ZEROS)) % ZERO_SYNC_BYTES == 0:
+            disk.fdatasync(descriptor)
+
+
+def write_and_sync(disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
+    """One gathered write and the sync that covers it. If either fails, neither is ever tried again."""
+    disk.pwritev(descriptor, buffers, offset)
+    disk.fdatasync(descriptor)
+
+
+@dataclass(slots=True)
+class BuiltWrite:
+    """A gathered write, ready for `write_and_sync`, and where each of its bodies will lie."""
+
+    segment: Segment
+    buffers: list[Buffer]
+    start: int
+    size: int
+    items: list[Item]
+
+
+class LogWriter:
+    """Where the next write goes. Plain bookkeeping: it builds writes and performs none."""
+
+    def __init__(self, segment: Segment, position: int, sequence: int, chain: int) -> None:
+        self.segment = segment
+        self.position = position
+        """Where the next write begins in the segment."""
+        self.sequence = sequence
+        """Of the last write built."""
+        self._chain = chain
+
+    def room(self) -> int:
+        """Bytes left in the segment."""
+        return self.segment.header.size - self.position
+
+    def fits(self, count: int, bodies: int) -> bool:
+        """Whether a write of `count` records with these body bytes goes into the segment."""
+        return write_size(count, bodies) <= self.room()
+
+    def roll(self, segment: Segment) -> None:
+        """Goes on in the next segment."""
+        self.segment = segment
+        self.position = DATA_START
+        self._chain = segment.header.seed
+
+    def build(self, items: list[Item], oldest: int, newest: int) -> BuiltWrite:
+        """The next write. With one write in flight at most, every one before it is synced."""
+        self.sequence += 1
+        vouch = Vouch(known_synced=self.sequence - 1, oldest=oldest, newest=newest)
+        buffers, size, self._chain = build_write(
+            items, self.segment.header, self.sequence, self._chain, vouch
+        )
+        built = BuiltWrite(self.segment, buffers, self.position, size, items)
+        self.position += size
+        return built
