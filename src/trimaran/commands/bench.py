@@ -85,6 +85,8 @@ class Measurement:
     duplicates: int
     unanswered: int
     """Messages whose fate is unknown: no answer came while the load ran or within the time after it."""
+    total: int
+    """Messages stored from first to last, also before and after the time that counts."""
     generator_cpu: float
     """Share of one processor that the load generator used, 1.0 is all of it."""
 
@@ -140,7 +142,7 @@ class _Run:
         for connection in self.connections.values():
             self.send(connection)
         self.poll_until(started + self.load.warm_up)
-        self.counts, self.first_error = AckCounts(), ""
+        warming, self.counts, self.first_error = self.counts, AckCounts(), ""
         begin, cpu = time.monotonic(), time.process_time()
         self.poll_until(begin + self.load.seconds)
         elapsed, cpu = time.monotonic() - begin, time.process_time() - cpu
@@ -159,6 +161,7 @@ class _Run:
             first_error=self.first_error,
             duplicates=counts.duplicates,
             unanswered=sum(connection.outstanding for connection in self.connections.values()),
+            total=warming.stored + counts.stored + self.counts.stored,
             generator_cpu=cpu / elapsed,
         )
 
