@@ -25,6 +25,8 @@ class StreamRef:
     group: int
     subjects: tuple[bytes, ...]
     """Subject filters (with wildcards) whose messages the stream stores."""
+    no_ack: bool = False
+    """Its publishers get no answer."""
 
 
 @dataclass(frozen=True, slots=True)

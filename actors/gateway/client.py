@@ -1,0 +1,357 @@
+"""One client connection: what it said in CONNECT, its subscriptions, and what each of its operations does.
+
+The order at the start is strict, since clients read it line by line: INFO from us, CONNECT and PING from the
+client, and then nothing but (`+OK` when verbose and) PONG before anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ...codec.protocol import OpKind, Scanner, valid_publish_subject, valid_subject
+from ...codec.protocol_types import ProtocolError
+from .subjects import MAX_TOKENS, Subscription
+
+if TYPE_CHECKING:
+    from .port import Wire
+    from .router import Message
+
+__all__ = ["Authenticate", "Client", "Hub", "Inbox", "Settings"]
+
+FLUSH_BYTES: Final = 1024 * 1024
+"""Output of one pass that is handed to the socket before the pass ends, so that fan-out doesn't pile up."""
+
+PINGS_MAX: Final = 2
+"""Unanswered PINGs after which a connection is stale."""
+
+
+class Authenticate(Protocol):
+    """Decides on a CONNECT. Its presence makes INFO say `auth_required`, and gives new clients a timeout."""
+
+    def __call__(self, connect: Mapping[str, object]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Limits of a gateway; `actors/options.py` has their reasons."""
+
+    max_payload: int = 1 << 20
+    max_control_line: int = 4096
+    max_pending: int = 64 << 20
+    max_connections: int = 65536
+    auth_timeout: float = 2.0
+    """Seconds."""
+    ping_interval: float = 120.0
+    """Seconds."""
+    chunk_bytes: int = (4 << 20) - 4096
+    """Encoded size up to which publishes to one stream are proposed together; a batch holds it."""
+    publish_window: int = 16 << 20
+    """Bytes proposed to one stream and not yet settled, beyond which its publishers are read no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Acknowledgements to `prefix` + one token go to the subscription `sid` of this client, and nowhere else.
+
+    It stands as long as the subject table has this version. An empty sid says that it isn't so.
+    """
+
+    version: int
+    prefix: bytes
+    sid: bytes
+
+
+class Hub(Protocol):
+    """The gateway, as its clients use it."""
+
+    settings: Settings
+
+    def info(self, client: Client) -> bytes:
+        """The INFO line."""
+
+    def authenticate(self, connect: Mapping[str, object]) -> bool: ...
+
+    def subscribe(self, subscription: Subscription) -> None: ...
+
+    def unsubscribe(self, subscription: Subscription) -> None: ...
+
+    def store(self, client: Client, first: int, last: int) -> int:
+        """Take successive operations of the client's scanner that one stream stores; returns how many."""
+
+    def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
+        """Deliver a message that no stream stores."""
+
+    def written(self, client: Client) -> None:
+        """The client has output to flush."""
+
+    def closed(self, client: Client) -> None:
+        """The client is gone."""
+
+    def slow(self, client: Client) -> None:
+        """The client is about to be closed as a slow consumer."""
+
+
+class Client:
+    """The protocol state of one connection; owned by the gateway, all calls on its event loop."""
+
+    def __init__(self, number: int, wire: Wire, hub: Hub, now: float) -> None:
+        self.number = number
+        self.wire = wire
+        self._hub = hub
+        settings = hub.settings
+        self.scanner = Scanner(max_payload=settings.max_payload, max_control_line=settings.max_control_line)
+        self.out = bytearray()
+        self.open = True
+        self.since = now
+        """When it connected, seconds of the gateway's clock."""
+        self.greeted = False
+        """It has its first PONG: from then on it can take any line."""
+        self.introduced = False
+        """It has sent CONNECT."""
+        self.verbose = True
+        self.pedantic = False
+        self.echo = True
+        self.headers = False
+        self.no_responders = False
+        self.protocol = 0
+        self.name = ""
+        self.language = ""
+        self.language_version = ""
+        self.subscriptions: dict[bytes, Subscription] = {}
+        self.inbox: Inbox | None = None
+        self.next_ping = now + settings.ping_interval
+        self.pings = 0
+        self.in_messages = 0
+        self.out_messages = 0
+        self.in_bytes = 0
+        """Bytes received, protocol lines included."""
+        self.out_bytes = 0
+
+    # --- bytes in ----------------------------------------------------------------------------------------
+
+    def receive(self) -> int:
+        """Read once what has arrived and act on every whole operation; returns the bytes read."""
+        size = self.wire.receive(self.scanner.writable())
+        if size is None:
+            return 0
+        if size == 0:
+            self.close()
+            return 0
+        self.scanner.wrote(size)
+        self.in_bytes += size
+        self.pings = 0  # whoever sends is alive
+        try:
+            while self.open and (count := self.scanner.scan()):
+                self._act(count)
+        except ProtocolError as error:
+            self.fail(error.text)
+        return size
+
+    def _act(self, count: int) -> None:
+        scanner = self.scanner
+        number = 0
+        while number < count and self.open:
+            kind = scanner.kind(number)
+            if kind == OpKind.PUB or kind == OpKind.HPUB:
+                number += self._publish(number, count, kind)
+                continue
+            if kind == OpKind.SUB:
+                self._subscribe(scanner.subject(number), scanner.queue(number), scanner.sid(number))
+            elif kind == OpKind.UNSUB:
+                self._unsubscribe(scanner.sid(number), scanner.maximum(number))
+            elif kind == OpKind.PING:
+                self._ping()
+            elif kind == OpKind.CONNECT:
+                self._connect(scanner.args(number))
+            # PONG has done its work by arriving; INFO, +OK and -ERR mean nothing from a client.
+            number += 1
+
+    def _publish(self, number: int, count: int, kind: int) -> int:
+        """Take the publish at `number`, and those that can go with it; returns how many."""
+        if not self._admitted():
+            return 1
+        if not self.headers:
+            if kind == OpKind.HPUB:
+                self.fail("message headers not supported")
+                return 1
+            count = number + 1  # the next one may be an HPUB
+        taken = self._hub.store(self, number, count)
+        if not taken:
+            self._publish_core(number)
+            return 1
+        self.in_messages += taken
+        if self.verbose:
+            self.write(b"+OK\r\n" * taken)
+        return taken
+
+    def _publish_core(self, number: int) -> None:
+        scanner = self.scanner
+        subject = scanner.subject(number)
+        if self.pedantic and not valid_publish_subject(subject):
+            self.write(b"-ERR 'Invalid Publish Subject'\r\n")
+            return
+        self.in_messages += 1
+        self.ok()
+        self._hub.publish(
+            self, subject, scanner.reply(number), scanner.header_size(number), bytes(scanner.body(number))
+        )
+
+    def _subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
+        if not self._admitted():
+            return
+        if not valid_subject(subject) or subject.count(b".") >= MAX_TOKENS:
+            self.write(b"-ERR 'Invalid Subject'\r\n")
+            return
+        # As in the reference server, a sid in use keeps its first subject.
+        if sid not in self.subscriptions:
+            subscription = Subscription(self, sid, subject, queue)
+            self.subscriptions[sid] = subscription
+            self._hub.subscribe(subscription)
+        self.ok()
+
+    def _unsubscribe(self, sid: bytes, maximum: int) -> None:
+        if not self._admitted():
+            return
+        subscription = self.subscriptions.get(sid)
+        if subscription is not None:
+            if maximum > subscription.delivered:
+                subscription.limit = maximum
+                self.inbox = None  # acknowledgements must be counted one by one now
+            else:
+                self.end(subscription)
+        self.ok()
+
+    def end(self, subscription: Subscription) -> None:
+        """Take one subscription away."""
+        if self.subscriptions.pop(subscription.sid, None) is not None:
+            self._hub.unsubscribe(subscription)
+
+    def _ping(self) -> None:
+        if not self._admitted():
+            return
+        self.write(b"PONG\r\n")
+        self.greeted = True
+
+    def _connect(self, arguments: bytes) -> None:
+        try:
+            connect = json.loads(arguments)
+        except (ValueError, RecursionError):
+            connect = None
+        if not isinstance(connect, dict):
+            # The reference server closes without a word; a word helps whoever writes a client.
+            self.fail("Parser Error")
+            return
+        if not self._hub.authenticate(connect):
+            self.fail("Authorization Violation")
+            return
+        self.verbose = connect.get("verbose") is not False
+        self.pedantic = connect.get("pedantic") is True
+        self.echo = connect.get("echo") is not False
+        self.headers = connect.get("headers") is True
+        self.no_responders = connect.get("no_responders") is True
+        protocol = connect.get("protocol")
+        self.protocol = protocol if isinstance(protocol, int) else 0
+        self.name = _text(connect, "name")
+        self.language = _text(connect, "lang")
+        self.language_version = _text(connect, "version")
+        if self.no_responders and not self.headers:
+            self.no_responders = False
+            self.fail("no responders requires headers support")
+            return
+        self.introduced = True
+        self.ok()
+
+    def _admitted(self) -> bool:
+        """Whether operations are served: always without authentication, else after CONNECT."""
+        if self.introduced or self._hub.authenticate({}):
+            return True
+        self.fail("Authorization Violation")
+        return False
+
+    # --- bytes out ---------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Queue output; the gateway flushes it at the end of its pass."""
+        if self.open:
+            self.touch()
+            self.out += data
+
+    def touch(self) -> None:
+        """Something is about to be added to `out`."""
+        if not self.out:
+            self._hub.written(self)
+
+    def ok(self) -> None:
+        """The `+OK` of a verbose client."""
+        if self.verbose:
+            self.write(b"+OK\r\n")
+
+    def deliver(self, subscription: Subscription, message: Message) -> None:
+        """Send a message to one of this client's subscriptions, which may end with it."""
+        if not self.open:
+            return
+        self.touch()
+        if message.header_size and self.headers:
+            self.out += message.subject_part_headers
+            self.out += subscription.sid
+            self.out += message.rest_headers
+        else:
+            self.out += message.subject_part
+            self.out += subscription.sid
+            self.out += message.rest
+        self.out_messages += 1
+        subscription.delivered += 1
+        if subscription.limit and subscription.delivered >= subscription.limit:
+            self.end(subscription)
+        if len(self.out) > FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand queued output to the socket; a client too far behind is closed without a word."""
+        if not self.out:
+            return
+        self.out_bytes += len(self.out)
+        self.wire.write(self.out)
+        self.out.clear()
+        if self.wire.pending > self._hub.settings.max_pending:
+            self._hub.slow(self)
+            self._gone()
+            self.wire.abort()
+
+    def keep_alive(self, now: float) -> None:
+        """Ask a client that is due whether it lives; close one that never answers."""
+        if now < self.next_ping:
+            return
+        self.next_ping = now + self._hub.settings.ping_interval
+        if self.pings >= PINGS_MAX:
+            self.fail("Stale Connection")
+            return
+        self.pings += 1
+        self.write(b"PING\r\n")
+
+    def fail(self, text: str) -> None:
+        """Say why, then close."""
+        self.write(b"-ERR '%b'\r\n" % text.encode())
+        self.close()
+
+    def close(self) -> None:
+        """End the connection once what is queued has been sent."""
+        self.flush()
+        if self.open:
+            self._gone()
+            self.wire.close()
+
+    def _gone(self) -> None:
+        self.open = False
+        self.out.clear()
+        for subscription in list(self.subscriptions.values()):
+            self.end(subscription)
+        self._hub.closed(self)
+
+
+def _text(connect: Mapping[str, object], field: str) -> str:
+    value = connect.get(field)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,395 @@
+"""The gateway actor: serves every client in passes, and carries what other parts of the node have for them.
+
+A pass reads once from each client that has something, acts on it, proposes what it collected for each stream,
+and flushes each client's output with one send. What arrives between passes (outcomes of proposals, routed
+messages, API answers) is flushed together at the next turn of the event loop.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from .client import Authenticate, Client, Settings
+from .port import Port, Ready, Wire
+from .publishing import Publishing, no_responders
+from .router import Router
+from .routes import Routes
+from .subjects import SubjectTable, Subscription
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from .backend import Backend
+
+__all__ = ["Gateway", "GatewayStatistics", "Settings"]
+
+PROTOCOL_VERSION: Final = "2.15.0"
+"""What INFO calls the server's version: that of the reference server whose protocol this gateway follows.
+Clients parse it as a semantic version and switch features on by it; Trimaran's own has another field."""
+
+PASS_BYTES: Final = 4 << 20
+"""Bytes read in one pass, which bounds how long it keeps the loop; who is left over is ready in the next."""
+
+API_PREFIX: Final = b"$JS.API."
+API_MAX: Final = 1024
+"""API requests under way; more are refused with a typed error instead of queueing without end."""
+
+TICK: Final = 1.0
+"""Seconds between looks at idle clients."""
+
+DRAIN_LOOK: Final = 0.01
+"""Seconds between looks at what clients have not taken yet, while shutting down."""
+
+HANDSHAKE: Final = 10.0
+"""Seconds in which a new client gets no PING: until its first PONG it expects no other line."""
+
+API_BUSY: Final = b'{"error":{"code":429,"err_code":10167,"description":"too many requests"}}'
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatistics:
+    """Counts since the start, and what is there now (`connections`, `subscriptions`, `under_way`)."""
+
+    connections: int
+    total_connections: int
+    subscriptions: int
+    in_messages: int
+    out_messages: int
+    in_bytes: int
+    """Bytes on the wire, protocol lines included."""
+    out_bytes: int
+    slow_consumers: int
+    stale_connections: int
+    refused_connections: int
+    """Beyond `max_connections`."""
+    routed: int
+    """Messages sent to other nodes."""
+    dropped: int
+    """Messages that found their link full or down."""
+    bad_frames: int
+    proposed: int
+    """Messages proposed to streams."""
+    under_way: int
+    """Chunks proposed and not settled."""
+    unknown: int
+    """Messages whose publishers were told that the outcome is unknown."""
+    api_requests: int
+
+
+class Gateway:
+    """All clients of one node.
+
+    Args:
+        backend: the node.
+        port: where clients connect; the gateway opens and closes it.
+        random: draws queue group members and the server id.
+        settings: limits.
+        authenticate: decides on each CONNECT; None lets everybody in.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        port: Port,
+        random: Random,
+        settings: Settings | None = None,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._backend = backend
+        self._port = port
+        self._authenticate = authenticate
+        self._clients: dict[int, Client] = {}
+        self._by_wire: dict[Wire, Client] = {}
+        self._dirty: list[Client] = []
+        self._work = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._last_number = 0
+        self._api_running = 0
+        self._in_pass = False
+        self._closing = False
+        self.address = ("", 0)
+        self.table = SubjectTable()
+        self.routes = Routes(backend, self.table)
+        self.router = Router(self.table, self.routes, random)
+        self.publishing = Publishing(
+            backend, self.settings, self.table, self._clients, self.router, self._wake
+        )
+        self._counted = dict.fromkeys(("in_messages", "out_messages", "in_bytes", "out_bytes"), 0)
+        self._slow = self._stale = self._refused = self._api_requests = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; reports the bound (host, port). Raises OSError if it can't listen."""
+        try:
+            self.address = await self._port.open()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                advertised = self._advertised()
+                if advertised:
+                    self.routes.announce(advertised)
+                nursery.start_soon(self._keep_flushing)
+                nursery.start_soon(self._keep_alive)
+                task_status.started(self.address)
+                while True:
+                    self._pass(await self._port.wait())
+        finally:
+            self._nursery = None
+            self._port.close()
+
+    async def shut_down(self, grace: float) -> None:
+        """Lame duck: accept nobody, tell clients to go elsewhere, let what is owed be answered, then close.
+
+        Waits at most `grace` seconds for answers; `run` goes on until it is cancelled.
+        """
+        self._closing = True
+        self._port.stop_listening()
+        self._inform()
+        with trio.move_on_after(grace):
+            while self.publishing.under_way or self._api_running:
+                await self._work.wait()
+                await trio.lowlevel.checkpoint()
+        self._flush()
+        for client in list(self._clients.values()):
+            client.close()
+        with trio.move_on_after(grace):
+            while self._port.unsent():  # noqa: ASYNC110  # a client that takes its bytes makes no event
+                await trio.sleep(DRAIN_LOOK)
+
+    def statistics(self) -> GatewayStatistics:
+        counted = {
+            field: count + sum(getattr(client, field) for client in self._clients.values())
+            for field, count in self._counted.items()
+        }
+        return GatewayStatistics(
+            connections=len(self._clients),
+            total_connections=self._last_number,
+            subscriptions=sum(len(client.subscriptions) for client in self._clients.values()),
+            slow_consumers=self._slow,
+            stale_connections=self._stale,
+            refused_connections=self._refused,
+            routed=self.routes.sent,
+            dropped=self.routes.dropped,
+            bad_frames=self.routes.bad_frames,
+            proposed=self.publishing.proposed,
+            under_way=self.publishing.under_way,
+            unknown=self.publishing.unknown,
+            api_requests=self._api_requests,
+            **counted,
+        )
+
+    def clients(self) -> list[Client]:
+        """The connections, for /connz; to be read, not changed."""
+        return list(self._clients.values())
+
+    # --- passes ------------------------------------------------------------------------------------------
+
+    def _pass(self, ready: Ready) -> None:
+        self._in_pass = True
+        now = trio.current_time()
+        for wire in ready.accepted:
+            self._accept(wire, now)
+        budget = PASS_BYTES
+        for wire in ready.readable:
+            client = self._by_wire.get(wire)
+            if client is None:
+                wire.abort()  # it was being closed, and now its client is gone as well
+                continue
+            budget -= client.receive()
+            if budget <= 0:
+                break
+        self._flush()
+        self._in_pass = False
+
+    def _flush(self) -> None:
+        """Propose, then send: what proposals refused at once is in the same send."""
+        self.publishing.flush()
+        self.routes.flush()
+        while self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for client in dirty:
+                client.flush()
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            self._flush()
+
+    def _wake(self) -> None:
+        """There is something to flush."""
+        if not self._in_pass:
+            self._work.set()
+
+    async def _keep_alive(self) -> None:
+        tick = min(TICK, self.settings.ping_interval / 2, self.settings.auth_timeout / 2)
+        while True:
+            await trio.sleep(tick)
+            now = trio.current_time()
+            for client in list(self._clients.values()):
+                self._look_at(client, now)
+            self.routes.refresh()
+
+    def _look_at(self, client: Client, now: float) -> None:
+        age = now - client.since
+        if self._authenticate is not None and not client.introduced and age >= self.settings.auth_timeout:
+            client.fail("Authentication Timeout")
+        elif client.greeted or age >= HANDSHAKE:
+            client.keep_alive(now)
+            self._stale += not client.open
+
+    def _accept(self, wire: Wire, now: float) -> None:
+        if self._closing:
+            wire.abort()
+            return
+        if len(self._clients) >= self.settings.max_connections:
+            self._refused += 1
+            wire.write(b"-ERR 'maximum connections exceeded'\r\n")
+            wire.close()
+            return
+        self._last_number += 1
+        client = Client(self._last_number, wire, self, now)
+        self._clients[client.number] = self._by_wire[wire] = client
+        client.write(self.info(client))
+
+    # --- what clients ask for (Hub) ------------------------------------------------------------------------
+
+    def info(self, client: Client) -> bytes:
+        """The INFO line for a client."""
+        backend = self._backend
+        host, port = self.address
+        fields: dict[str, object] = {
+            "server_id": f"{backend.node_id:016X}",
+            "server_name": backend.node_name,
+            "version": PROTOCOL_VERSION,
+            "trimaran": backend.version,
+            "proto": 1,
+            "host": host,
+            "port": port,
+            "headers": True,
+            "max_payload": self.settings.max_payload,
+            "jetstream": True,
+            "client_id": client.number,
+            "client_ip": client.wire.address,
+            "cluster": backend.cluster_name,
+        }
+        if self._authenticate is not None:
+            fields["auth_required"] = True
+        addresses = [address for address in (self._advertised(), *self.routes.addresses()) if address]
+        if addresses and not self._closing:
+            fields["connect_urls"] = addresses
+        if self._closing:
+            fields["ldm"] = True
+        return b"INFO %b \r\n" % json.dumps(fields, separators=(",", ":")).encode()
+
+    def authenticate(self, connect: Mapping[str, object]) -> bool:
+        return self._authenticate is None or self._authenticate(connect)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        self.table.add(subscription)
+        self.routes.subscribed(subscription.subject, subscription.queue)
+        self._wake()
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self.table.remove(subscription)
+        self.routes.unsubscribed(subscription.subject, subscription.queue)
+        self._wake()
+
+    def store(self, client: Client, first: int, last: int) -> int:
+        return self.publishing.store(client, first, last)
+
+    def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
+        delivered = self.router.publish(subject, reply, header_size, body, client)
+        if subject.startswith(API_PREFIX):
+            self._start_api(client, subject, reply, body[header_size:])
+        elif reply and not delivered:
+            no_responders(client, self.table, reply, subject)
+
+    def written(self, client: Client) -> None:
+        self._dirty.append(client)
+        self._wake()
+
+    def slow(self, client: Client) -> None:
+        self._slow += 1
+        log.warning(
+            "client %d (%s) is too slow, closing it", client.number, client.name or client.wire.address
+        )
+
+    def closed(self, client: Client) -> None:
+        del self._clients[client.number]
+        del self._by_wire[client.wire]
+        for field in self._counted:
+            self._counted[field] += getattr(client, field)
+
+    # --- the JetStream API ---------------------------------------------------------------------------------
+
+    def _start_api(self, client: Client, subject: bytes, reply: bytes, payload: bytes) -> None:
+        self._api_requests += 1
+        if self._nursery is None or self._api_running >= API_MAX:
+            self.router.publish(reply, b"", 0, API_BUSY)
+            return
+        self._api_running += 1
+        self._nursery.start_soon(self._answer_api, client, subject, reply, payload)
+
+    async def _answer_api(self, client: Client, subject: bytes, reply: bytes, payload: bytes) -> None:
+        try:
+            answer = await self._backend.api(subject.decode(errors="replace"), payload)
+        finally:
+            self._api_running -= 1
+            self._wake()
+        if not reply:
+            return
+        if answer is None:
+            no_responders(client, self.table, reply, subject)
+        else:
+            self.router.publish(reply, b"", 0, answer)
+
+    # --- other nodes ---------------------------------------------------------------------------------------
+
+    def on_peer_up(self, peer: int) -> None:
+        """A link to that node stands: exchange interest."""
+        self.routes.peer_up(peer)
+
+    def on_peer_down(self, peer: int) -> None:
+        known = self.routes.addresses()
+        self.routes.peer_down(peer)
+        if self.routes.addresses() != known:
+            self._inform()
+
+    def on_interest(self, peer: int, data: Iterable[object]) -> None:
+        """An interest frame, as its sender gave it to `Backend.send_interest`."""
+        if self.routes.on_interest(peer, data):
+            self._inform()
+
+    def on_route(self, peer: int, data: bytes | bytearray | memoryview) -> None:
+        """A frame of routed messages, as its sender gave it to `Backend.send_route`."""
+        for message in self.routes.receive(data):
+            self.router.deliver(message)
+
+    def _advertised(self) -> str:
+        """Where clients reach this node; empty if only they could know."""
+        host, port = self.address
+        if not port or _is_wildcard(host):
+            return ""
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _inform(self) -> None:
+        """Send a new INFO to the clients that understand one in mid-stream."""
+        for client in list(self._clients.values()):
+            if client.greeted and client.protocol >= 1:
+                client.write(self.info(client))
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

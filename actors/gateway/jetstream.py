@@ -1,0 +1,558 @@
+"""The JetStream API: `$JS.API.` subjects to handlers, with the JSON that NATS clients know.
+
+A request is answered by the node that leads its target: the meta group for what should be, a stream's group
+for what is. `api_target` names the target, so that any node can find that leader; `JetStreamApi` runs there.
+
+Where the reference server takes a malformed request for an empty one (a PURGE with broken JSON purges
+everything, a NAMES with it lists all) this one refuses it: invalid JSON is 10025 everywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, cast
+
+from ...codec import Chunk
+from ..outcomes import Applied, NotApplied, Outcome, Reason
+from ..stream import commands
+from ..stream.config import (
+    StreamConfig,
+    check_create,
+    check_overlap,
+    check_update,
+    decode_json,
+    from_request,
+    same_config,
+)
+from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
+from ..stream.results import unpack
+from ..stream.subjects import is_subject, subject_matches, subjects_overlap
+
+if TYPE_CHECKING:
+    from ..stream.machine import StoredMessage, StreamMachine
+    from .backend import ApiHost, ClusterInfo, StreamAssignment
+
+__all__ = ["JetStreamApi", "Target", "api_target"]
+
+PREFIX: Final = "$JS.API."
+TYPE_PREFIX: Final = "io.nats.jetstream.api.v1."
+NAMES_LIMIT: Final = 1024
+LIST_LIMIT: Final = 256
+SUBJECTS_LIMIT: Final = 100_000
+"""Subjects in one answer of STREAM.INFO with a filter."""
+
+DELETED_LIMIT: Final = 100_000
+"""Deleted sequences in one answer; `num_deleted` tells when there are more."""
+
+NO_TIME: Final = "0001-01-01T00:00:00Z"
+"""What JetStream writes where there is no time."""
+
+NO_CONSUMERS: Final = ApiError(501, 10036, "consumers are not supported yet")
+NO_BATCHES: Final = ApiError(501, 10036, "batched get is not supported yet")
+"""10036 is the reference's code for what it can't do in a cluster."""
+UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
+BUSY: Final = ApiError(503, 10023, "insufficient resources")
+UNKNOWN: Final = ApiError(503, 20001, "outcome unknown: the change may or may not have been made")
+NOT_EMPTY: Final = ApiError(400, 10038, "expected an empty request payload")
+NOT_LEADER: Final = ApiError(500, 10009, "JetStream cluster can not handle request")
+
+
+class Target(enum.Enum):
+    """Who can answer, when it is not one stream's leader."""
+
+    ANY = "any node"
+    META = "the meta group's leader"
+
+
+@dataclass(frozen=True, slots=True)
+class _Api:
+    """One kind of request."""
+
+    type: str
+    """The response's type without prefix and `_response`."""
+    at_stream: bool
+    """Answered by the stream's leader, else by the meta group's."""
+    paged: bool = False
+    """Its errors carry total, offset and limit as well."""
+
+
+_APIS: Final[dict[str, _Api]] = {
+    "INFO": _Api("account_info", at_stream=False),
+    "STREAM.NAMES": _Api("stream_names", at_stream=False, paged=True),
+    "STREAM.LIST": _Api("stream_list", at_stream=False, paged=True),
+    "STREAM.CREATE": _Api("stream_create", at_stream=False),
+    "STREAM.UPDATE": _Api("stream_update", at_stream=False),
+    "STREAM.DELETE": _Api("stream_delete", at_stream=False),
+    "STREAM.INFO": _Api("stream_info", at_stream=True, paged=True),
+    "STREAM.PURGE": _Api("stream_purge", at_stream=True),
+    "STREAM.MSG.GET": _Api("stream_msg_get", at_stream=True),
+    "STREAM.MSG.DELETE": _Api("stream_msg_delete", at_stream=True),
+    "STREAM.LEADER.STEPDOWN": _Api("stream_leader_stepdown", at_stream=True),
+}
+_NAMELESS: Final = frozenset({"INFO", "STREAM.NAMES", "STREAM.LIST"})
+_CONSUMER_APIS: Final = {
+    "CREATE": "consumer_create",
+    "DURABLE": "consumer_create",
+    "INFO": "consumer_info",
+    "DELETE": "consumer_delete",
+    "NAMES": "consumer_names",
+    "LIST": "consumer_list",
+    "PAUSE": "consumer_pause",
+    "RESET": "consumer_reset",
+    "UNPIN": "consumer_unpin",
+    "LEADER": "consumer_leader_stepdown",
+}
+
+
+def api_target(subject: str) -> Target | str | None:
+    """Who answers a request: a `Target`, a stream's name (its leader), or None (nobody: no responders)."""
+    kind, name = _split(subject)
+    if kind in _CONSUMER_APIS.values():
+        return Target.ANY
+    if kind not in _APIS:
+        return None
+    if kind == "INFO":
+        return Target.ANY
+    return name if _APIS[kind].at_stream else Target.META
+
+
+def _split(subject: str) -> tuple[str, str]:
+    """(key of `_APIS` or a consumer's response type, stream name); ("", "") for what is no API."""
+    if not subject.startswith(PREFIX):
+        return "", ""
+    rest = subject[len(PREFIX) :]
+    if rest in _NAMELESS:
+        return rest, ""
+    kind, _, name = rest.rpartition(".")
+    if kind in _APIS and kind not in _NAMELESS and name:
+        return kind, name
+    tokens = rest.split(".")
+    if tokens[0] == "CONSUMER" and len(tokens) > 2:
+        return _CONSUMER_APIS.get(tokens[1], ""), tokens[2]
+    return "", ""
+
+
+class JetStreamApi:
+    """Answers requests on the node that leads their target.
+
+    Args:
+        host: the node.
+        wall: nanoseconds since 1970, for the `ts` of answers only.
+    """
+
+    def __init__(self, host: ApiHost, wall: Callable[[], int] = time.time_ns) -> None:
+        self._host = host
+        self._wall = wall
+        self.total = 0
+        self.errors = 0
+        self._handlers: dict[str, Callable[[str, bytes], Awaitable[dict[str, object]]]] = {
+            "INFO": self._account_info,
+            "STREAM.NAMES": self._names,
+            "STREAM.LIST": self._list,
+            "STREAM.CREATE": self._create,
+            "STREAM.UPDATE": self._update,
+            "STREAM.DELETE": self._delete,
+            "STREAM.INFO": self._info,
+            "STREAM.PURGE": self._purge,
+            "STREAM.MSG.GET": self._get_message,
+            "STREAM.MSG.DELETE": self._delete_message,
+            "STREAM.LEADER.STEPDOWN": self._step_down,
+        }
+
+    async def handle(self, subject: str, payload: bytes) -> bytes | None:
+        """The answer's JSON; None: there is no such API."""
+        kind, name = _split(subject)
+        if kind in _CONSUMER_APIS.values():
+            self._count(NO_CONSUMERS)
+            return _encode(kind, {"error": NO_CONSUMERS.to_json()})
+        api = _APIS.get(kind)
+        if api is None:
+            return None
+        try:
+            body = await self._handlers[kind](name, payload)
+        except ApiError as error:
+            self._count(error)
+            body = {"error": error.to_json()}
+            if api.paged:
+                body |= {"total": 0, "offset": 0, "limit": 0}
+            if kind == "STREAM.PURGE":
+                body["purged"] = 0
+        else:
+            self._count(None)
+        return _encode(api.type, body)
+
+    def _count(self, error: ApiError | None) -> None:
+        self.total += 1
+        self.errors += error is not None
+
+    # --- the account ----------------------------------------------------------------------------------
+
+    async def _account_info(self, name: str, payload: bytes) -> dict[str, object]:
+        unlimited = (
+            "max_memory",
+            "max_storage",
+            "max_streams",
+            "max_consumers",
+            "max_ack_pending",
+            "memory_max_stream_bytes",
+            "storage_max_stream_bytes",
+        )
+        return {
+            "memory": 0,
+            "storage": 0,
+            "reserved_memory": 0,
+            "reserved_storage": 0,
+            "streams": len(self._host.streams()),
+            "consumers": 0,
+            "limits": {**dict.fromkeys(unlimited, -1), "max_bytes_required": False},
+            "api": {"level": 0, "total": self.total, "errors": self.errors},
+        }
+
+    # --- desired state: the meta group's leader ---------------------------------------------------------
+
+    async def _names(self, name: str, payload: bytes) -> dict[str, object]:
+        page, found = self._page(payload, NAMES_LIMIT)
+        return {**page, "streams": [each.name for each in found] or None}
+
+    async def _list(self, name: str, payload: bytes) -> dict[str, object]:
+        page, found = self._page(payload, LIST_LIMIT)
+        infos: list[dict[str, object]] = []
+        missing: list[str] = []
+        for each in found:
+            info = await self._host.stream_info(each.name)
+            if info is None or "error" in info:
+                missing.append(each.name)
+            else:
+                infos.append(_without(info, "type", "total", "offset", "limit"))
+        body: dict[str, object] = {**page, "streams": infos}
+        return body | {"missing": missing} if missing else body
+
+    def _page(self, payload: bytes, limit: int) -> tuple[dict[str, object], list[StreamAssignment]]:
+        """The asked page of the streams (that take messages of `subject`), by name."""
+        request = _request(payload)
+        subject, offset = _text(request, "subject"), _number(request, "offset")
+        streams = sorted(self._host.streams().values(), key=lambda stream: stream.name)
+        if subject:
+            streams = [each for each in streams if _takes(each, subject)]
+        offset = min(offset, len(streams))
+        page: dict[str, object] = {"total": len(streams), "offset": offset, "limit": limit}
+        return page, streams[offset : offset + limit]
+
+    async def _create(self, name: str, payload: bytes) -> dict[str, object]:
+        config = self._config(name, payload)
+        check_create(config)
+        standing = self._host.streams().get(name)
+        if standing is not None:
+            if not same_config(StreamConfig.from_json(standing.config), config):
+                raise api_error(10058)
+        else:
+            self._check_overlap(config)
+            command = {"op": "create_stream", "name": name, "config": config.to_json()}
+            await self._change(command | {"replicas": config.num_replicas})
+        return await self._standing(name) | {"did_create": True}
+
+    async def _update(self, name: str, payload: bytes) -> dict[str, object]:
+        config = self._config(name, payload)
+        standing = self._assignment(name)
+        config = check_update(StreamConfig.from_json(standing.config), config)
+        self._check_overlap(config)
+        command = {"op": "update_stream", "name": name, "config": config.to_json()}
+        await self._change(command | {"replicas": config.num_replicas})
+        return await self._standing(name)
+
+    async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
+        if payload.strip():
+            raise NOT_EMPTY
+        self._assignment(name)
+        await self._change({"op": "delete_stream", "name": name})
+        return {"success": True}
+
+    def _config(self, name: str, payload: bytes) -> StreamConfig:
+        request = decode_json(payload) if payload.strip() else {}
+        return from_request(name, request, nodes=len(self._host.node_names()))
+
+    def _check_overlap(self, config: StreamConfig) -> None:
+        others = [(each.name, _subjects(each)) for each in self._host.streams().values()]
+        check_overlap(config, others)
+
+    async def _change(self, command: Mapping[str, object]) -> None:
+        """Change desired state. The checks made here are made again at apply, where they count."""
+        result = _applied(await self._host.propose_meta(command))
+        if isinstance(result, Mapping) and "error" in result:
+            error = cast("Mapping[str, object]", result["error"])
+            raise ApiError(cast(int, error["code"]), cast(int, error["err_code"]), str(error["description"]))
+
+    async def _standing(self, name: str) -> dict[str, object]:
+        """A created or updated stream as its leader sees it; the reference leaves out who leads it."""
+        info = await self._host.stream_info(name)
+        if info is None or "error" in info:
+            raise UNAVAILABLE
+        return _without(info, "type", "total", "offset", "limit", "cluster")
+
+    # --- what is: the stream's leader ---------------------------------------------------------------------
+
+    async def _info(self, name: str, payload: bytes) -> dict[str, object]:
+        request = _request(payload)
+        assignment = self._assignment(name)
+        machine = self._machine(assignment)
+        wanted, offset = _text(request, "subjects_filter"), _number(request, "offset")
+        await self._barrier(assignment)
+        state = machine.info()
+        page = {"total": 0, "offset": 0, "limit": 0}
+        shown: dict[str, object] = {
+            "messages": state.messages,
+            "bytes": state.bytes,
+            "first_seq": state.first_seq,
+            "first_ts": rfc3339(state.first_time),
+            "last_seq": state.last_seq,
+            "last_ts": rfc3339(state.last_time),
+        }
+        if state.num_subjects:
+            shown["num_subjects"] = state.num_subjects
+        if wanted:
+            subjects = sorted(machine.subjects(wanted).items())
+            offset = min(offset, len(subjects))
+            page = {"total": len(subjects), "offset": offset, "limit": SUBJECTS_LIMIT}
+            shown["subjects"] = dict(subjects[offset : offset + SUBJECTS_LIMIT])
+        if state.num_deleted:
+            shown["num_deleted"] = state.num_deleted
+            if request.get("deleted_details") is True:
+                shown["deleted"] = machine.deleted(DELETED_LIMIT)
+        shown["consumer_count"] = state.consumers
+        config = machine.config.to_json() if machine.config is not None else dict(assignment.config)
+        return {
+            **page,
+            "config": config,
+            "created": rfc3339(assignment.created),
+            "state": shown,
+            "cluster": _cluster(self._host.cluster_of(assignment.group)),
+            "ts": rfc3339(self._wall()),
+        }
+
+    async def _purge(self, name: str, payload: bytes) -> dict[str, object]:
+        request = _request(payload)
+        subject, seq, keep = _text(request, "filter"), _number(request, "seq"), _number(request, "keep")
+        if seq and keep:
+            raise api_error(10003)
+        if subject and not is_subject(subject):
+            raise api_error(10003)
+        assignment = self._assignment(name)
+        purged = await self._command(assignment, commands.purge(subject, seq, keep))
+        return {"success": True, "purged": purged}
+
+    async def _get_message(self, name: str, payload: bytes) -> dict[str, object]:
+        wanted = _wanted(_request(payload))
+        assignment = self._assignment(name)
+        machine = self._machine(assignment)
+        await self._barrier(assignment)
+        try:
+            message = await wanted.read(machine)
+        except DamagedRecord as damage:
+            raise ApiError(500, 10051, str(damage)) from damage
+        if message is None:
+            raise api_error(10037)
+        shown: dict[str, object] = {
+            "subject": message.subject.decode(errors="replace"),
+            "seq": message.sequence,
+        }
+        if message.headers:
+            shown["hdrs"] = base64.b64encode(message.headers).decode()
+        if message.payload:
+            shown["data"] = base64.b64encode(message.payload).decode()
+        return {"message": shown | {"time": rfc3339(message.time)}}
+
+    async def _delete_message(self, name: str, payload: bytes) -> dict[str, object]:
+        if not payload.strip():
+            raise api_error(10003)
+        seq = _number(_request(payload), "seq")
+        await self._command(self._assignment(name), commands.delete(seq))
+        return {"success": True}
+
+    async def _step_down(self, name: str, payload: bytes) -> dict[str, object]:
+        request = _request(payload)
+        placement = request.get("placement")
+        if placement is not None and not isinstance(placement, dict):
+            raise json_error("placement is no object")
+        preferred = _text(placement, "preferred") if placement else ""
+        assignment = self._assignment(name)
+        if len(self._host.node_names()) < 2:
+            raise ApiError(503, 10010, "JetStream clustering support required")
+        # A stream of one replica has nowhere to go; the reference says it went.
+        if len(assignment.replicas) > 1 and not await self._host.transfer(
+            assignment.group, preferred or None
+        ):
+            raise ApiError(400, 10005, "no suitable peers for placement")
+        return {"success": True}
+
+    # --- shared by them -----------------------------------------------------------------------------------
+
+    def _assignment(self, name: str) -> StreamAssignment:
+        assignment = self._host.streams().get(name)
+        if assignment is None:
+            raise api_error(10059)
+        return assignment
+
+    def _machine(self, assignment: StreamAssignment) -> StreamMachine:
+        machine = self._host.machine(assignment.group)
+        if machine is None:
+            raise NOT_LEADER
+        return machine
+
+    async def _barrier(self, assignment: StreamAssignment) -> None:
+        if not await self._host.read_barrier(assignment.group):
+            raise UNAVAILABLE
+
+    async def _command(self, assignment: StreamAssignment, command: bytes) -> int:
+        """Change a stream through its own log; the number that its result carries."""
+        chunk: Chunk = commands.command_chunk(command)
+        results = _applied(await self._host.propose(assignment.group, chunk))
+        if not isinstance(results, bytes):
+            raise UNKNOWN
+        result = unpack(results, 0)
+        if result.error is not None:
+            raise result.error
+        return result.value
+
+
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since 1970 as JetStream writes a time: UTC, without trailing zeros; 0 is no time."""
+    if not ns:
+        return NO_TIME
+    seconds, fraction = divmod(ns, 1_000_000_000)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{stamp}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def _applied(outcome: Outcome) -> object:
+    """The result of a proposal, or what a client is told instead."""
+    match outcome:
+        case Applied():
+            return outcome.result
+        case NotApplied(reason=Reason.BUSY):
+            raise BUSY
+        case NotApplied():
+            raise UNAVAILABLE
+        case _:
+            raise UNKNOWN
+
+
+def _cluster(info: ClusterInfo) -> dict[str, object]:
+    cluster: dict[str, object] = {"name": info.name}
+    if info.leader is not None:
+        cluster["leader"] = info.leader
+    if info.replicas:
+        cluster["replicas"] = [
+            {
+                "name": replica.name,
+                "current": replica.current,
+                **({"offline": True} if replica.offline else {}),
+                "active": replica.active,
+                **({"lag": replica.lag} if replica.lag else {}),
+                "peer": replica.peer,
+            }
+            for replica in info.replicas
+        ]
+    return cluster
+
+
+def _encode(kind: str, body: Mapping[str, object]) -> bytes:
+    response = {"type": f"{TYPE_PREFIX}{kind}_response", **body}
+    return json.dumps(response, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _request(payload: bytes) -> dict[str, object]:
+    """The object of a request; an empty payload is an empty one. Raises ApiError 10025."""
+    value = decode_json(payload) if payload.strip() else {}
+    if not isinstance(value, dict):
+        raise json_error("the request is no object")
+    return cast("dict[str, object]", value)
+
+
+def _text(request: Mapping[str, object], field: str) -> str:
+    value = request.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise json_error(f"{field} is no string")
+    return value
+
+
+def _number(request: Mapping[str, object], field: str) -> int:
+    value = request.get(field)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise json_error(f"{field} is no number from 0 to 2^64-1")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which message MSG.GET asks for."""
+
+    seq: int = 0
+    last: str = ""
+    following: str = ""
+    since: int | None = None
+
+    async def read(self, machine: StreamMachine) -> StoredMessage | None:
+        if self.last:
+            return await machine.last_by_subject(self.last)
+        seq = self.seq if self.since is None else machine.sequence_since(self.since)
+        if self.following or self.since is not None:
+            return await machine.next_by_subject(seq, self.following or ">")
+        return await machine.get(seq)
+
+
+def _wanted(request: Mapping[str, object]) -> _Wanted:
+    """Raises ApiError 10003 where the request names no message, or two."""
+    if any(request.get(field) for field in ("batch", "multi_last", "up_to_seq", "up_to_time")):
+        raise NO_BATCHES
+    since = _text(request, "start_time")
+    wanted = _Wanted(
+        seq=_number(request, "seq"),
+        last=_text(request, "last_by_subj"),
+        following=_text(request, "next_by_subj"),
+        since=_parse_time(since) if since else None,
+    )
+    named = bool(wanted.seq) + bool(wanted.last) + (wanted.since is not None)
+    if named > 1 or (wanted.last and wanted.following) or not (named or wanted.following):
+        raise api_error(10003)
+    return wanted
+
+
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _parse_time(text: str) -> int:
+    """Nanoseconds since 1970 of an RFC 3339 time. Raises ApiError 10025."""
+    match = _TIME.fullmatch(text)
+    try:
+        seconds = datetime.fromisoformat(match[1] + match[3]).timestamp() if match else None
+    except ValueError:
+        seconds = None
+    if match is None or seconds is None:
+        raise json_error(f"{text!r} is no time")
+    return int(seconds) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+
+
+def _subjects(assignment: StreamAssignment) -> list[str]:
+    return cast("list[str]", assignment.config.get("subjects") or [])
+
+
+def _takes(assignment: StreamAssignment, subject: str) -> bool:
+    """Whether a stream takes messages that a listener to `subject` (with wildcards) would want."""
+    return any(
+        subject_matches(mine, subject) or subjects_overlap(mine, subject) for mine in _subjects(assignment)
+    )
+
+
+def _without(body: Mapping[str, object], *fields: str) -> dict[str, object]:
+    return {field: value for field, value in body.items() if field not in fields}

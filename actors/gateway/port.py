@@ -1,0 +1,550 @@
+"""Where clients' bytes come in and go out: a `Port` of `Wire`s, over sockets or in memory.
+
+One wake-up serves every client that has something to say. `SocketPort` keeps all sockets in one epoll object
+that is itself awaited, so that Trio's cost per wait is paid once per pass and not once per client (DESIGN
+section 12).
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import selectors
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+__all__ = ["MemoryPeer", "MemoryPort", "Port", "Ready", "SocketPort", "Wire"]
+
+RECEIVE_PASS: Final = 256
+"""Sockets served in one pass; the others are ready in the next. Bounds how long one pass keeps the loop."""
+
+BACKLOG: Final = 1024
+"""Connections the kernel may hold until the next pass; reconnecting clients come in crowds."""
+
+_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Wire(Protocol):
+    """One client's bytes. No call waits or raises for what the client or the network did."""
+
+    @property
+    def address(self) -> str:
+        """Host the client connects from, for INFO and log lines."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes written that the client has not taken yet."""
+
+    def receive(self, into: memoryview) -> int | None:
+        """Copy what has arrived, at most `len(into)` bytes; 0: the client is gone; None: nothing now."""
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Send, keeping what the client does not take now. Copies what it keeps. Nothing after `close`."""
+
+    def pause(self) -> None:
+        """Report this wire as readable no more, until `resume`."""
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        """Close once pending bytes are out."""
+
+    def abort(self) -> None:
+        """Close now, dropping pending bytes."""
+
+
+@dataclass(slots=True)
+class Ready:
+    """What one pass of a port found."""
+
+    accepted: list[Wire] = field(default_factory=list)
+    readable: list[Wire] = field(default_factory=list)
+    """Wires with bytes, or whose client is gone: `receive` tells."""
+
+
+class Port(Protocol):
+    """All clients of one gateway."""
+
+    async def open(self) -> tuple[str, int]:
+        """Start to listen; the bound host and port. Raises OSError."""
+
+    async def wait(self) -> Ready:
+        """Wait until there is something to do, then report it. Always a checkpoint."""
+
+    def unsent(self) -> int:
+        """Bytes written to any wire, closing ones included, that clients have not taken yet."""
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more; standing connections stay."""
+
+    def close(self) -> None:
+        """Close everything."""
+
+
+# --- sockets ---------------------------------------------------------------------------------------------
+
+
+class _Poller(Protocol):
+    """Readiness of many sockets behind one descriptor that can itself be awaited."""
+
+    def fileno(self) -> int: ...
+
+    def watch(self, fd: int, *, read: bool, write: bool) -> None: ...
+
+    def change(self, fd: int, *, read: bool, write: bool) -> None: ...
+
+    def forget(self, fd: int) -> None: ...
+
+    def poll(self, limit: int) -> list[tuple[int, bool, bool]]:
+        """(descriptor, readable or broken, writable or broken), without waiting."""
+
+    def close(self) -> None: ...
+
+
+if sys.platform == "linux":
+
+    class _EpollPoller:
+        _READ = select.EPOLLIN | select.EPOLLRDHUP
+        _BROKEN = select.EPOLLERR | select.EPOLLHUP
+
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+
+        def fileno(self) -> int:
+            return self._epoll.fileno()
+
+        def watch(self, fd: int, *, read: bool, write: bool) -> None:
+            self._epoll.register(fd, self._mask(read, write))
+
+        def change(self, fd: int, *, read: bool, write: bool) -> None:
+            self._epoll.modify(fd, self._mask(read, write))
+
+        def forget(self, fd: int) -> None:
+            self._epoll.unregister(fd)
+
+        def poll(self, limit: int) -> list[tuple[int, bool, bool]]:
+            readable, writable = self._READ | self._BROKEN, select.EPOLLOUT | self._BROKEN
+            return [
+                (fd, bool(seen & readable), bool(seen & writable)) for fd, seen in self._epoll.poll(0, limit)
+            ]
+
+        def close(self) -> None:
+            self._epoll.close()
+
+        def _mask(self, read: bool, write: bool) -> int:
+            return (self._READ if read else 0) | (select.EPOLLOUT if write else 0)
+
+    _new_poller: Callable[[], _Poller] = _EpollPoller
+
+else:
+
+    class _KqueuePoller:
+        """The same over the standard library's kqueue selector, whose descriptor can be awaited too."""
+
+        def __init__(self) -> None:
+            self._selector = selectors.KqueueSelector()
+
+        def fileno(self) -> int:
+            return self._selector.fileno()
+
+        def watch(self, fd: int, *, read: bool, write: bool) -> None:
+            self.change(fd, read=read, write=write)
+
+        def change(self, fd: int, *, read: bool, write: bool) -> None:
+            events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
+            self.forget(fd)
+            if events:
+                self._selector.register(fd, events)
+
+        def forget(self, fd: int) -> None:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+
+        def poll(self, limit: int) -> list[tuple[int, bool, bool]]:
+            return [
+                (key.fd, bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
+                for key, events in self._selector.select(0)[:limit]
+            ]
+
+        def close(self) -> None:
+            self._selector.close()
+
+    _new_poller = _KqueuePoller
+
+
+class _SocketWire:
+    """A client's socket, never blocking."""
+
+    def __init__(self, port: SocketPort, sock: socket.socket, address: str) -> None:
+        self._port = port
+        self._socket = sock
+        self._address = address
+        self._unsent = bytearray()
+        self._reading = True
+        self._closing = False
+        self._broken = False
+        self.fd = sock.fileno()
+        self.open = True
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    @property
+    def pending(self) -> int:
+        return len(self._unsent)
+
+    def receive(self, into: memoryview) -> int | None:
+        if not self.open:
+            return 0
+        try:
+            return self._socket.recv_into(into)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return 0
+
+    def write(self, data: bytes | bytearray) -> None:
+        if not self.open or self._closing or self._broken:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        sent = self._send(data)
+        if sent < len(data):
+            self._unsent += memoryview(data)[sent:]
+            self._watch()
+
+    def pause(self) -> None:
+        if self.open and self._reading:
+            self._reading = False
+            self._watch()
+
+    def resume(self) -> None:
+        if self.open and not self._reading and not self._closing:
+            self._reading = True
+            self._watch()
+
+    def close(self) -> None:
+        if not self.open or self._closing:
+            return
+        self._closing = True
+        if self._unsent:
+            self._reading = False
+            self._watch()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        if self.open:
+            self.open = False
+            self._unsent.clear()
+            self._port.forget(self)
+            self._socket.close()
+
+    def flush(self) -> None:
+        """Send pending bytes now that the socket takes some."""
+        sent = self._send(self._unsent)
+        if self.open and sent:
+            del self._unsent[:sent]
+            if not self._unsent:
+                self._drained()
+
+    def _drained(self) -> None:
+        if self._closing:
+            self.abort()
+        else:
+            self._watch()
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._break()
+            return len(data)
+
+    def _break(self) -> None:
+        """The client is gone. That is reported as readable, so that the owner learns it in one place."""
+        self._broken = True
+        self._unsent.clear()
+        if self._closing:
+            self.abort()
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it was down already
+        self._reading = True
+        self._watch()
+
+    def _watch(self) -> None:
+        self._port.poller.change(self.fd, read=self._reading, write=bool(self._unsent))
+
+
+class SocketPort:
+    """TCP clients behind one epoll object (kqueue on macOS and the BSDs).
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._listener: socket.socket | None = None
+        self._listening = False
+        self._wires: dict[int, _SocketWire] = {}
+        self.poller = _new_poller()
+
+    async def open(self) -> tuple[str, int]:
+        listeners = await trio.open_tcp_listeners(self._port, host=self._host, backlog=BACKLOG)
+        # Trio resolves the name; the descriptor is all that is wanted of its sockets.
+        first, *others = listeners
+        for each in others:
+            await each.aclose()
+        self._listener = socket.socket(fileno=first.socket.detach())
+        self._listener.setblocking(False)
+        self._listening = True
+        self.poller.watch(self._listener.fileno(), read=True, write=False)
+        host, port = self._listener.getsockname()[:2]
+        return host, port
+
+    async def wait(self) -> Ready:
+        await trio.lowlevel.wait_readable(self.poller.fileno())
+        ready = Ready()
+        for fd, readable, writable in self.poller.poll(RECEIVE_PASS):
+            wire = self._wires.get(fd)
+            if wire is None:
+                if self._listener is not None and fd == self._listener.fileno():
+                    self._accept(ready)
+                continue
+            if writable and wire.pending:
+                wire.flush()
+            if readable and wire.open:
+                ready.readable.append(wire)
+        return ready
+
+    def unsent(self) -> int:
+        return sum(wire.pending for wire in self._wires.values())
+
+    def stop_listening(self) -> None:
+        if self._listener is not None:
+            self._unlisten()
+            self._listener.close()
+            self._listener = None
+
+    def close(self) -> None:
+        self.stop_listening()
+        for wire in list(self._wires.values()):
+            wire.abort()
+        self.poller.close()
+
+    def forget(self, wire: _SocketWire) -> None:
+        """A wire closes: its descriptor number may be another client's in a moment."""
+        self.poller.forget(wire.fd)
+        del self._wires[wire.fd]
+        if not self._listening and self._listener is not None:
+            self._listening = True
+            self.poller.watch(self._listener.fileno(), read=True, write=False)
+
+    def _unlisten(self) -> None:
+        if self._listening and self._listener is not None:
+            self._listening = False
+            self.poller.forget(self._listener.fileno())
+
+    def _accept(self, ready: Ready) -> None:
+        assert self._listener is not None
+        for _ in range(RECEIVE_PASS):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_FILES:
+                    # Level-triggered readiness would spin; listen again when a client has left.
+                    if self._wires:
+                        self._unlisten()
+                    return
+                continue  # this one client went away before it was accepted
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wire = _SocketWire(self, sock, str(address[0]))
+            self._wires[wire.fd] = wire
+            self.poller.watch(wire.fd, read=True, write=False)
+            ready.accepted.append(wire)
+
+
+# --- memory ----------------------------------------------------------------------------------------------
+
+
+class _MemoryWire:
+    """The gateway's end of a connection that is two byte strings."""
+
+    def __init__(self, port: MemoryPort, peer: MemoryPeer) -> None:
+        self._port = port
+        self._peer = peer
+        self.arrived = bytearray()
+        self.ended = False
+        self.reading = True
+        self.open = True
+        self._closing = False
+        self._unsent = bytearray()
+
+    @property
+    def address(self) -> str:
+        return "memory"
+
+    @property
+    def pending(self) -> int:
+        return len(self._unsent)
+
+    def receive(self, into: memoryview) -> int | None:
+        count = min(len(into), len(self.arrived))
+        if not count:
+            return 0 if self.ended or not self.open else None
+        into[:count] = self.arrived[:count]
+        del self.arrived[:count]
+        return count
+
+    def write(self, data: bytes | bytearray) -> None:
+        if self.open and not self._closing:
+            self._unsent += data
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._peer.stalled:
+            self._peer.received += self._unsent
+            self._unsent.clear()
+            if self._closing:
+                self.abort()
+            self._peer.changed()
+
+    def pause(self) -> None:
+        self.reading = False
+
+    def resume(self) -> None:
+        self.reading = True
+        self._port.changed()
+
+    def close(self) -> None:
+        if self.open and not self._closing:
+            self._closing = True
+            self.reading = False
+            self.flush()
+
+    def abort(self) -> None:
+        if self.open:
+            self.open = False
+            self._unsent.clear()
+            self._port.wires.remove(self)
+            self._peer.closed = True
+            self._peer.changed()
+
+
+class MemoryPeer:
+    """The client's end of a connection in memory."""
+
+    def __init__(self, port: MemoryPort) -> None:
+        self._wire = _MemoryWire(port, self)
+        self._port = port
+        self._news = trio.Event()
+        self.received = bytearray()
+        """Everything the gateway has sent so far; the owner may cut it."""
+        self.closed = False
+        """The gateway closed the connection."""
+        self.stalled = False
+        """While True the client takes nothing: what is written to it stays pending."""
+
+    @property
+    def wire(self) -> Wire:
+        return self._wire
+
+    def send(self, data: bytes) -> None:
+        self._wire.arrived += data
+        self._port.changed()
+
+    def close(self) -> None:
+        self._wire.ended = True
+        self._port.changed()
+
+    def unstall(self) -> None:
+        self.stalled = False
+        self._wire.flush()
+
+    def changed(self) -> None:
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    async def until(self, condition: Callable[[MemoryPeer], bool]) -> None:
+        """Wait until `condition(self)` holds; asked again when bytes arrive or the connection closes."""
+        while not condition(self):
+            await self._news.wait()
+
+    async def receive_until(self, end: bytes) -> bytes:
+        """Wait for `end`, and take everything received up to and with it. Raises EOFError."""
+        await self.until(lambda peer: end in peer.received or peer.closed)
+        cut = self.received.find(end)
+        if cut < 0:
+            raise EOFError(bytes(self.received))
+        cut += len(end)
+        taken = bytes(self.received[:cut])
+        del self.received[:cut]
+        return taken
+
+
+class MemoryPort:
+    """Clients inside the same program: for tests, embedding and the simulator."""
+
+    def __init__(self) -> None:
+        self._news = trio.Event()
+        self._accepted: list[Wire] = []
+        self.wires: list[_MemoryWire] = []
+        self.listening = False
+
+    def connect(self) -> MemoryPeer:
+        """Connect a client. Raises ConnectionRefusedError when the port does not listen."""
+        if not self.listening:
+            raise ConnectionRefusedError("the memory port does not listen")
+        peer = MemoryPeer(self)
+        self.wires.append(peer._wire)
+        self._accepted.append(peer.wire)
+        self.changed()
+        return peer
+
+    async def open(self) -> tuple[str, int]:
+        await trio.lowlevel.checkpoint()
+        self.listening = True
+        return "memory", 0
+
+    async def wait(self) -> Ready:
+        await trio.lowlevel.checkpoint()
+        while not self._accepted and not any(_has_news(wire) for wire in self.wires):
+            self._news = trio.Event()
+            await self._news.wait()
+        accepted, self._accepted = self._accepted, []
+        return Ready(accepted, [wire for wire in self.wires if _has_news(wire)])
+
+    def unsent(self) -> int:
+        return sum(wire.pending for wire in self.wires)
+
+    def stop_listening(self) -> None:
+        self.listening = False
+
+    def close(self) -> None:
+        self.stop_listening()
+        for wire in list(self.wires):
+            wire.abort()
+
+    def changed(self) -> None:
+        self._news.set()
+
+
+def _has_news(wire: _MemoryWire) -> bool:
+    return wire.reading and (bool(wire.arrived) or wire.ended)

@@ -1,0 +1,204 @@
+"""The gateway over real sockets: many clients behind one epoll object, and nats-py as a foreign client."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import nats
+import nats.errors
+import nats.js.errors
+import pytest
+import trio
+from nats.aio.msg import Msg
+
+from tests.gateway.fakes import CONNECT, FakeNode
+from trimaran.actors.gateway.client import Settings
+from trimaran.actors.gateway.gateway import Gateway
+from trimaran.actors.gateway.port import SocketPort
+from trimaran.actors.outcomes import NotApplied, Reason
+
+
+@asynccontextmanager
+async def listening(node: FakeNode, settings: Settings | None = None) -> AsyncIterator[Gateway]:
+    """A gateway on a free port of the loopback."""
+    gateway = Gateway(node, SocketPort("127.0.0.1", 0), random.Random(1), settings)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(gateway.run)
+        yield gateway
+        nursery.cancel_scope.cancel()
+
+
+async def in_asyncio(story: Callable[[str], Awaitable[None]], gateway: Gateway) -> None:
+    """Run a nats-py story in a thread with an event loop of its own."""
+    url = "nats://{}:{}".format(*gateway.address)
+
+    async def bounded() -> None:
+        await asyncio.wait_for(story(url), 20)
+
+    await trio.to_thread.run_sync(lambda: asyncio.run(bounded()))
+
+
+async def connect(gateway: Gateway) -> trio.SocketStream:
+    stream = await trio.open_tcp_stream(*gateway.address)
+    await stream.send_all(CONNECT + b"PING\r\n")
+    assert (await receive(stream, b"PONG\r\n")).startswith(b"INFO {")
+    return stream
+
+
+async def receive(stream: trio.SocketStream, end: bytes) -> bytes:
+    got = b""
+    while not got.endswith(end):
+        piece = await stream.receive_some()
+        if not piece:
+            raise EOFError(got)
+        got += piece
+    return got
+
+
+async def test_nats_py_publishes_subscribes_and_asks() -> None:
+    async def story(url: str) -> None:
+        one, two = await nats.connect(url), await nats.connect(url)
+        assert one.connected_server_version.major == 2
+        got: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def handle(message: Msg) -> None:
+            await got.put(message.subject.encode() + b" " + message.data)
+
+        await one.subscribe("orders.*", cb=handle)
+        await one.flush()
+        await two.publish("orders.new", b"1", headers={"A": "b"})
+        await two.publish("orders.a.b", b"2")
+        await two.publish("orders.old", b"3")
+        assert [await got.get(), await got.get()] == [b"orders.new 1", b"orders.old 3"]
+
+        async def answer(message: Msg) -> None:
+            await message.respond(message.data.upper())
+
+        await one.subscribe("shout", queue="workers", cb=answer)
+        await one.flush()
+        assert (await two.request("shout", b"hello", timeout=5)).data == b"HELLO"
+        with pytest.raises(nats.errors.NoRespondersError):
+            await two.request("nobody", b"", timeout=5)
+        await one.drain()
+        await two.close()
+
+    async with listening(FakeNode()) as gateway:
+        await in_asyncio(story, gateway)
+
+
+async def test_nats_py_publishes_to_a_stream() -> None:
+    node = FakeNode()
+    node.add_stream("S", "s.>")
+
+    async def story(url: str) -> None:
+        client = await nats.connect(url)
+        stream = client.jetstream()
+        first = await stream.publish("s.1", b"x")
+        assert (first.stream, first.seq, first.duplicate) == ("S", 1, None)
+        many = await asyncio.gather(*(stream.publish(f"s.{n}", b"x" * n) for n in range(200)))
+        assert sorted(ack.seq for ack in many) == list(range(2, 202))
+        node.outcomes.append(NotApplied(Reason.NOT_LEADER))
+        with pytest.raises(nats.js.errors.NoStreamResponseError):
+            await stream.publish("s.1", b"x")
+        node.outcomes.append(NotApplied(Reason.BUSY))
+        with pytest.raises(nats.js.errors.ServiceUnavailableError):
+            await stream.publish("s.1", b"x")
+        await client.close()
+
+    async with listening(node) as gateway:
+        await in_asyncio(story, gateway)
+
+
+async def test_many_clients_each_get_their_own_answers() -> None:
+    node = FakeNode()
+    node.add_stream("S", "s.>")
+    async with listening(node) as gateway:
+        streams = [await connect(gateway) for _ in range(300)]
+        assert gateway.statistics().connections == 300
+        for number, stream in enumerate(streams):
+            await stream.send_all(b"SUB i%d.* 1\r\nPUB s.1 i%d.x 1\r\nx\r\n" % (number, number))
+        sequences = set()
+        for number, stream in enumerate(streams):
+            got = await receive(stream, b"}\r\n")
+            assert got.startswith(b"MSG i%d.x 1 " % number)
+            sequences.add(got)
+        assert len(sequences) == 300
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_a_large_message_passes_through_small_socket_buffers() -> None:
+    async with listening(FakeNode()) as gateway:
+        stream = await connect(gateway)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        body = random.Random(3).randbytes(1 << 20)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                stream.send_all, b"SUB a 1\r\n" + b"PUB a %d\r\n%b\r\n" % (len(body), body) * 3
+            )
+            got = await receive_exactly(stream, 3 * len(b"MSG a 1 1048576\r\n" + body + b"\r\n"))
+        assert got == b"MSG a 1 %d\r\n%b\r\n" % (len(body), body) * 3
+        await stream.aclose()
+
+
+async def receive_exactly(stream: trio.SocketStream, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size:
+        got += await stream.receive_some()
+    return bytes(got)
+
+
+async def test_a_client_that_reads_nothing_is_dropped_and_the_others_served() -> None:
+    async with listening(FakeNode(), Settings(max_pending=1 << 20)) as gateway:
+        deaf, peer = await connect(gateway), await connect(gateway)
+        await deaf.send_all(b"SUB a 1\r\nPING\r\n")
+        await receive(deaf, b"PONG\r\n")
+        message = b"PUB a 65536\r\n" + bytes(65536) + b"\r\n"
+        while not gateway.statistics().slow_consumers:
+            await peer.send_all(message + b"PING\r\n")
+            await receive(peer, b"PONG\r\n")
+        statistics = gateway.statistics()
+        assert (statistics.connections, statistics.subscriptions) == (1, 0)
+        await peer.aclose()
+        await deaf.aclose()
+
+
+async def test_a_client_that_vanishes_is_noticed() -> None:
+    async with listening(FakeNode()) as gateway:
+        stream, other = await connect(gateway), await connect(gateway)
+        # Linger 0 makes close() send a reset instead of an orderly end.
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        await stream.aclose()
+        while gateway.statistics().connections != 1:
+            await other.send_all(b"PING\r\n")
+            await receive(other, b"PONG\r\n")
+        await other.aclose()
+
+
+async def test_a_fatal_error_reaches_the_client_before_the_end() -> None:
+    async with listening(FakeNode()) as gateway:
+        stream = await connect(gateway)
+        await stream.send_all(b"NONSENSE\r\n")
+        assert await receive(stream, b"\r\n") == b"-ERR 'Unknown Protocol Operation'\r\n"
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+
+
+async def test_shutting_down_refuses_new_clients_and_closes_the_others() -> None:
+    async with listening(FakeNode()) as gateway:
+        stream = await connect(gateway)
+        await gateway.shut_down(1)
+        assert b'"ldm":true' in await receive(stream, b"\r\n")
+        assert await stream.receive_some() == b""
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream(*gateway.address)
+        await stream.aclose()
+
+
+async def test_a_port_in_use_is_an_error_of_whoever_asked_for_it() -> None:
+    async with listening(FakeNode()) as gateway:
+        second = Gateway(FakeNode(), SocketPort(*gateway.address), random.Random(1))
+        with pytest.raises(OSError, match="in use"):
+            await second.run()
