@@ -90,7 +90,7 @@ def decode_manifest(encoded: bytes) -> Manifest:
     if crc32c(body) != manifest_crc(encoded):
         raise ManifestDamaged("the manifest's checksum does not match")
     try:
-        fields = msgpack.unpackb(body, max_buffer_size=len(body))
+        fields = msgpack.unpackb(body)
         version = fields["v"]
         if isinstance(version, int) and version > MANIFEST_VERSION:
             raise NewerFormat(f"manifest version {version}, this program knows {MANIFEST_VERSION}")
