@@ -1,0 +1,127 @@
+"""Byte streams between nodes: TCP, or connections inside one Trio program."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+
+Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
+MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+
+
+class Network(Protocol):
+    """Byte streams between nodes."""
+
+    async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
+        """Connect to `HOST:PORT`. Raises OSError."""
+        ...
+
+    async def listen(self, address: str) -> "Listener":
+        """Bind `HOST:PORT` (port 0: any). Raises OSError."""
+        ...
+
+
+class Listener(Protocol):
+    """A bound address."""
+
+    address: str
+
+    async def serve(self, handler: Serve) -> None:
+        """Run `handler` for every connection, until cancelled. The handler owns its stream."""
+        ...
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[v6]:PORT` in its two parts; a negative port means any."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), max(0, int(port))
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class TcpListener:
+    def __init__(self, listeners: list[trio.SocketListener]) -> None:
+        self._listeners = listeners
+        host, port = listeners[0].socket.getsockname()[:2]
+        self.address = join_address(host, port)
+
+    async def serve(self, handler: Serve) -> None:
+        await trio.serve_listeners(handler, self._listeners)
+
+
+class TcpNetwork:
+    """TCP with Nagle off (Trio's default): a frame is sent when it is ready, batching happens above."""
+
+    async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
+        host, port = split_address(address)
+        return await trio.open_tcp_stream(host, port)
+
+    async def listen(self, address: str) -> Listener:
+        host, port = split_address(address)
+        return TcpListener(await trio.open_tcp_listeners(port, host=host or None))
+
+
+class MemoryNetwork:
+    """Connections inside one Trio program, for in-process clusters and simulations.
+
+    `cut(address)` closes every connection to an address and refuses new ones until `heal(address)`.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, tuple[Serve, trio.Nursery]] = {}
+        self._streams: dict[str, list[MemoryStream]] = {}
+        self._cut: set[str] = set()
+        self._next_port = 1
+
+    async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        found = self._handlers.get(address)
+        if found is None or address in self._cut:
+            raise ConnectionRefusedError(f"nobody listens on {address}")
+        near, far = memory_stream_pair()
+        handler, nursery = found
+        self._streams.setdefault(address, []).extend((near, far))
+        nursery.start_soon(handler, far)
+        return near
+
+    async def listen(self, address: str) -> Listener:
+        await trio.lowlevel.checkpoint()
+        host, port = split_address(address)
+        if port == 0:
+            port, self._next_port = self._next_port, self._next_port + 1
+        address = join_address(host, port)
+        if address in self._handlers:
+            raise OSError(f"{address} is in use")
+        return _MemoryListener(self, address)
+
+    def cut(self, address: str) -> None:
+        self._cut.add(address)
+        for stream in self._streams.pop(address, []):
+            stream.send_stream.close()
+            stream.receive_stream.close()
+
+    def heal(self, address: str) -> None:
+        self._cut.discard(address)
+
+    def register(self, address: str, handler: Serve, nursery: trio.Nursery) -> None:
+        self._handlers[address] = (handler, nursery)
+
+    def unregister(self, address: str) -> None:
+        self._handlers.pop(address, None)
+
+
+class _MemoryListener:
+    def __init__(self, network: MemoryNetwork, address: str) -> None:
+        self._network = network
+        self.address = address
+
+    async def serve(self, handler: Serve) -> None:
+        async with trio.open_nursery() as nursery:
+            self._network.register(self.address, handler, nursery)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._network.unregister(self.address)

@@ -1,0 +1,186 @@
+"""The other nodes, as this node reaches them: their links, who answers at each, and where their frames go.
+
+Everyone on the node sends through here, by node id. Heartbeats of all groups to one peer leave in one frame.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import trio
+
+from ..codec.frame import Frame, FrameError
+from .link import Link, LinkStatistics, PeerServer
+from .messages import PeerMessage
+from .network import Listener, Network
+from .wire import COALESCED, KINDS, PROTOCOL_VERSION, FrameKind, Hello, message_fields
+
+logger = logging.getLogger(__name__)
+
+OnFrame = Callable[[int, list[object], memoryview], None]
+"""(sender's node id, envelope, attachment). Never raises but FrameError, never waits."""
+
+MAX_ATTACHMENT: Final = 64 * 1024 * 1024
+
+
+class Peers:
+    """Owns one `Link` per remote node name, and the table from node id to link.
+
+    `handle` says who takes frames of a kind; `on_up` and `on_down` are called with node ids, in the order in
+    which they were added.
+    """
+
+    def __init__(
+        self, me: Hello, network: Network, rng: random.Random, known: Mapping[str, str], link_bytes: int
+    ) -> None:
+        self.me = me
+        self.on_up: list[Callable[[int], None]] = []
+        self.on_down: list[Callable[[int], None]] = []
+        self.unknown_frames = 0
+        self.refuses: Callable[[Hello], str | None] = lambda remote: None
+        """One more reason to refuse a greeting (the node knows who was removed), or None."""
+        self._network = network
+        self._random = rng
+        self._known = dict(known)
+        self._link_bytes = link_bytes
+        self._links: dict[str, Link] = {}
+        self._by_id: dict[int, Link] = {}
+        self._handlers: dict[int, OnFrame] = {}
+        self._messages: Callable[[int, Frame], None] | None = None
+        self._beats: dict[int, dict[FrameKind, list[tuple[object, ...]]]] = {}
+        self._hooks: dict[int, Callable[[], None]] = {}
+        self._server = PeerServer(self, MAX_ATTACHMENT)
+        self._nursery: trio.Nursery | None = None
+
+    # --- sending -----------------------------------------------------------------------------------
+
+    def send(
+        self, peer: int, kind: FrameKind, envelope: tuple[object, ...], *attachments: bytes | memoryview
+    ) -> bool:
+        """Queue a frame for a node. False (and counted by the link) if it can't be: down, full, or
+        unknown."""
+        link = self._by_id.get(peer)
+        return link is not None and link.send(kind, envelope, *attachments)
+
+    def send_message(self, peer: int, message: PeerMessage) -> None:
+        """Send a Raft message. Like any network this may lose it: the roles' rules cope."""
+        kind = KINDS[type(message)]
+        link = self._by_id.get(peer)
+        if link is None:
+            return
+        if kind in COALESCED:
+            self._beats.setdefault(peer, {}).setdefault(kind, []).append(message_fields(message))
+            link.wake_for(self._hooks[peer])
+        else:
+            link.send(kind, message_fields(message), *getattr(message, "batches", ()))
+
+    def _pack_beats(self, peer: int) -> None:
+        link = self._by_id.get(peer)
+        for kind, beats in self._beats.pop(peer, {}).items():
+            if link is not None:
+                link.send(kind, tuple(beats))
+
+    # --- who is there --------------------------------------------------------------------------------
+
+    def up(self) -> Iterable[int]:
+        """Ids of the nodes that a link stands to."""
+        return self._by_id.keys()
+
+    def is_up(self, peer: int) -> bool:
+        return peer in self._by_id
+
+    def linked(self) -> Mapping[str, int]:
+        """Name -> id of the nodes that a link stands to."""
+        return {link.remote.name: node for node, link in self._by_id.items() if link.remote is not None}
+
+    def statistics(self) -> Mapping[str, LinkStatistics]:
+        return {name: link.statistics() for name, link in self._links.items()}
+
+    @property
+    def bad_frames(self) -> int:
+        return self._server.bad_frames
+
+    # --- wiring ----------------------------------------------------------------------------------------
+
+    def handle(self, kind: FrameKind, handler: OnFrame) -> None:
+        self._handlers[kind] = handler
+
+    def handle_messages(self, handler: Callable[[int, Frame], None]) -> None:
+        """Who takes the Raft messages."""
+        self._messages = handler
+
+    def learn(self, name: str, address: str) -> None:
+        """A member node is called so and listens there: keep a link to it."""
+        if name == self.me.name or (self._known.get(name) == address and name in self._links):
+            return
+        self._known[name] = address
+        old = self._links.pop(name, None)
+        if old is not None:
+            old.close()
+        self._dial(name)
+
+    def _dial(self, name: str) -> None:
+        if self._nursery is not None:
+            link = Link(name, self._known[name], self._network, self, self._random, self._link_bytes)
+            self._links[name] = link
+            self._nursery.start_soon(link.run)
+
+    async def run(self, listener: Listener | None, *, task_status: trio.TaskStatus[None]) -> None:
+        """Dial every known node and serve those who dial us, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if listener is not None:
+                nursery.start_soon(listener.serve, self._server.handle)
+            for name in list(self._known):
+                self._dial(name)
+            task_status.started()
+
+    # --- LinkEvents ------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return self.me
+
+    def accept(self, remote: Hello) -> str | None:
+        """Why this node will not talk to that one, or None."""
+        me = self.me
+        if remote.version != PROTOCOL_VERSION:
+            return f"it speaks protocol {remote.version}"
+        if remote.name == me.name or remote.node == me.node:
+            return f"it bears this node's own name or id ({remote.name})"
+        if remote.cluster_name != me.cluster_name:
+            return f"it belongs to cluster {remote.cluster_name!r}"
+        if remote.cluster and me.cluster and remote.cluster != me.cluster:
+            return f"it belongs to another cluster ({remote.cluster:016x})"
+        if remote.name not in self._known:
+            return f"no node {remote.name!r} is known here"
+        return self.refuses(remote)
+
+    def on_link_up(self, link: Link, remote: Hello) -> None:
+        self._by_id[remote.node] = link
+        self._hooks[remote.node] = lambda: self._pack_beats(remote.node)
+        logger.info("link to %s (%016x) is up", remote.name, remote.node)
+        for told in self.on_up:
+            told(remote.node)
+
+    def on_link_down(self, link: Link, remote: Hello) -> None:
+        if self._by_id.get(remote.node) is link:
+            del self._by_id[remote.node]
+            self._beats.pop(remote.node, None)
+            logger.info("link to %s (%016x) is down", remote.name, remote.node)
+            for told in self.on_down:
+                told(remote.node)
+
+    def on_frame(self, remote: Hello, frame: Frame) -> None:
+        if frame.kind <= FrameKind.SNAPSHOT_REPLY and self._messages is not None:
+            self._messages(remote.node, frame)
+            return
+        handler = self._handlers.get(frame.kind)
+        if handler is None:
+            self.unknown_frames += 1
+            return
+        try:
+            handler(remote.node, frame.envelope, frame.attachment)
+        except (TypeError, ValueError) as error:
+            # An envelope of the right frame but the wrong shape: the peer is to blame, not this node.
+            raise FrameError(f"frame of kind {frame.kind} from {remote.name}: {error}") from error

@@ -1,0 +1,130 @@
+"""Questions between nodes, with one answer each: a small pending table over links that may die at any moment.
+
+Whoever asks waits for one of three ends: an answer, the peer's refusal, or the loss of the link. A question
+is never sent twice.
+"""
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
+
+import msgpack
+import trio
+
+from .wire import FrameKind
+
+Handler = Callable[[int, object], Awaitable[object]]
+"""(asking node's id, argument) -> msgpack-able answer. Raises Refusal to say no."""
+
+
+FINE: Final = "fine"
+REFUSED: Final = "refused"
+ELSEWHERE: Final = "elsewhere"
+
+
+class Refusal(Exception):
+    """The answering node said no; its text says why."""
+
+
+class NotHere(Refusal):
+    """The node that was asked is not, or no longer, the one to answer; nothing was done."""
+
+
+class PeerLost(Exception):
+    """The link went down before an answer came: whether the peer acted on the question is unknown."""
+
+
+def describe(error: Exception) -> str:
+    """An error for a log line, also one without a text."""
+    return str(error) or type(error).__name__
+
+
+class Frames(Protocol):
+    """The part of the node that carries frames (`Peers`)."""
+
+    def is_up(self, peer: int) -> bool: ...
+    def send(self, peer: int, kind: FrameKind, envelope: tuple[object, ...], *attachments: bytes) -> bool: ...
+
+
+class Requests:
+    """Asks other nodes and answers them. Handlers run in the nursery given to `run`, bounded by `limit`."""
+
+    def __init__(self, peers: Frames, limit: int = 1024) -> None:
+        self._peers = peers
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, tuple[int, trio.Event, list[object]]] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._limit = limit
+        self._running = 0
+        self._nursery: trio.Nursery | None = None
+
+    def handle(self, method: str, handler: Handler) -> None:
+        self._handlers[method] = handler
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def ask(self, peer: int, method: str, argument: object, seconds: float) -> object:
+        """Ask one node. Raises Refusal, PeerLost, or trio.TooSlowError after `seconds`."""
+        number = next(self._numbers)
+        done, slot = trio.Event(), cast(list[object], [])
+        self._pending[number] = (peer, done, slot)
+        try:
+            packed = cast(bytes, msgpack.packb(argument))
+            if not self._peers.send(peer, FrameKind.ASK, (number, method), packed):
+                raise PeerLost
+            with trio.fail_after(seconds):
+                await done.wait()
+        finally:
+            self._pending.pop(number, None)
+        if not slot:
+            raise PeerLost
+        verdict, answer = cast(tuple[str, object], slot[0])
+        if verdict == FINE:
+            return answer
+        raise (NotHere if verdict == ELSEWHERE else Refusal)(str(answer))
+
+    def on_peer_down(self, peer: int) -> None:
+        """Every question to that peer ends as lost."""
+        for asked, done, _ in self._pending.values():
+            if asked == peer:
+                done.set()
+
+    def on_ask(self, peer: int, envelope: list[object], attachment: memoryview) -> None:
+        number, method = cast(tuple[int, str], tuple(envelope))
+        if self._nursery is None or self._running >= self._limit:
+            self._reply(peer, number, REFUSED, "busy")
+            return
+        self._running += 1
+        self._nursery.start_soon(self._answer, peer, number, method, bytes(attachment))
+
+    def on_answer(self, envelope: list[object], attachment: memoryview) -> None:
+        number, verdict = cast(tuple[int, str], tuple(envelope))
+        waiting = self._pending.get(number)
+        if waiting is not None:  # else whoever asked has gone
+            waiting[2].append((verdict, msgpack.unpackb(attachment, strict_map_key=False)))
+            waiting[1].set()
+
+    async def _answer(self, peer: int, number: int, method: str, packed: bytes) -> None:
+        try:
+            handler = self._handlers.get(method)
+            if handler is None:
+                raise Refusal(f"this node does not answer {method!r}")
+            answer = await handler(peer, msgpack.unpackb(packed, strict_map_key=False))
+        except NotHere as refusal:
+            self._reply(peer, number, ELSEWHERE, str(refusal))
+        except Refusal as refusal:
+            self._reply(peer, number, REFUSED, str(refusal))
+        except trio.TooSlowError:
+            self._reply(peer, number, REFUSED, "too slow")
+        else:
+            self._reply(peer, number, FINE, answer)
+        finally:
+            self._running -= 1
+
+    def _reply(self, peer: int, number: int, verdict: str, answer: object) -> None:
+        # A lost link is the asker's to notice; the answer is then nobody's.
+        self._peers.send(peer, FrameKind.ANSWER, (number, verdict), cast(bytes, msgpack.packb(answer)))

@@ -1,0 +1,140 @@
+"""What peer frames mean: a number for each kind, and the Raft messages as msgpack arrays in field order.
+
+`codec/frame.py` cuts and checks frames; here every field gets its type and range back before anyone acts on
+it. Sealed batches ride behind the envelope exactly as they lie in the log.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Final, cast
+
+from ..codec import CodecError, split_batches
+from ..codec.frame import Frame, FrameError, encode_frame
+from .messages import (
+    Append,
+    AppendReply,
+    Beat,
+    BeatReply,
+    PeerMessage,
+    RequestVote,
+    SnapshotReply,
+    TimeoutNow,
+    VoteReply,
+)
+
+PROTOCOL_VERSION: Final = 1
+MAX_U64: Final = (1 << 64) - 1
+
+
+class FrameKind(enum.IntEnum):
+    HELLO = 1
+    REQUEST_VOTE = 2
+    VOTE_REPLY = 3
+    APPEND = 4
+    APPEND_REPLY = 5
+    BEATS = 6
+    BEAT_REPLIES = 7
+    TIMEOUT_NOW = 8
+    SNAPSHOT_REPLY = 9
+    SNAPSHOT_PART = 10
+    SNAPSHOT_PROGRESS = 11
+    PROPOSE = 12
+    PROPOSE_REPLY = 13
+    ASK = 14
+    ANSWER = 15
+    LEADERS = 16
+    INTEREST = 17
+    ROUTE = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How nodes greet each other (both ways, before anything else)."""
+
+    version: int
+    cluster: int
+    """Cluster id; 0: this node belongs to none yet."""
+    cluster_name: str
+    node: int
+    incarnation: int
+    """Drawn at each start of the process, so that a peer sees a restart."""
+    name: str
+    address: str
+    """Where this node listens for its peers."""
+
+
+def encode_hello(hello: Hello) -> bytes:
+    return encode_frame(FrameKind.HELLO, tuple(getattr(hello, field.name) for field in fields(hello)))
+
+
+def decode_hello(frame: Frame) -> Hello:
+    """Raises FrameError when the frame is no greeting of a version this node speaks."""
+    if frame.kind != FrameKind.HELLO or not frame.envelope:
+        raise FrameError("peer did not greet")
+    if frame.envelope[0] != PROTOCOL_VERSION:
+        raise FrameError(f"peer speaks protocol {frame.envelope[0]}, this node {PROTOCOL_VERSION}")
+    types = (int, int, str, int, int, str, str)
+    return Hello(*cast(tuple[int, int, str, int, int, str, str], _checked(frame.envelope, types)))
+
+
+MESSAGES: Final[dict[FrameKind, type[PeerMessage]]] = {
+    FrameKind.REQUEST_VOTE: RequestVote,
+    FrameKind.VOTE_REPLY: VoteReply,
+    FrameKind.APPEND: Append,
+    FrameKind.APPEND_REPLY: AppendReply,
+    FrameKind.BEATS: Beat,
+    FrameKind.BEAT_REPLIES: BeatReply,
+    FrameKind.TIMEOUT_NOW: TimeoutNow,
+    FrameKind.SNAPSHOT_REPLY: SnapshotReply,
+}
+KINDS: Final = {message: kind for kind, message in MESSAGES.items()}
+COALESCED: Final = frozenset((FrameKind.BEATS, FrameKind.BEAT_REPLIES))
+"""Frames that carry a list of messages, one for each group of a pair of nodes."""
+
+_NAMES: Final = {
+    message: tuple(field.name for field in fields(message) if field.name not in ("sender", "batches"))
+    for message in KINDS
+}
+_TYPES: Final = {
+    message: tuple(
+        bool if field.type in (bool, "bool") else int
+        for field in fields(message)
+        if field.name not in ("sender", "batches")
+    )
+    for message in KINDS
+}
+
+
+def message_fields(message: PeerMessage) -> tuple[object, ...]:
+    """A Raft message as an envelope. The sender is known from the connection and is not repeated."""
+    return tuple(getattr(message, name) for name in _NAMES[type(message)])
+
+
+def decode_messages(sender: int, frame: Frame) -> Iterable[PeerMessage]:
+    """The Raft messages of one frame, in order. Raises FrameError on wrong types, ranges or batches."""
+    message = MESSAGES[FrameKind(frame.kind)]
+    if frame.kind in COALESCED:
+        return [_message(message, sender, cast(list[object], item)) for item in frame.envelope]
+    if message is not Append:
+        return [_message(message, sender, frame.envelope)]
+    values = _checked(frame.envelope, _TYPES[message])
+    try:
+        batches = tuple(bytes(batch) for batch in split_batches(frame.attachment))
+    except CodecError as error:
+        raise FrameError(f"append carries no batches: {error}") from error
+    return [Append(sender=sender, batches=batches, **dict(zip(_NAMES[message], values, strict=True)))]  # type: ignore[arg-type]
+
+
+def _message(message: type[PeerMessage], sender: int, values: list[object]) -> PeerMessage:
+    checked = _checked(values, _TYPES[message])
+    return message(sender=sender, **dict(zip(_NAMES[message], checked, strict=True)))  # type: ignore[arg-type]
+
+
+def _checked(values: object, types: tuple[type, ...]) -> tuple[object, ...]:
+    if not isinstance(values, list) or len(values) != len(types):
+        raise FrameError("peer frame has a wrong number of fields")
+    for value, expected in zip(values, types, strict=True):
+        if type(value) is not expected or (expected is int and not 0 <= cast(int, value) <= MAX_U64):
+            raise FrameError("peer frame has a field of a wrong type")
+    return tuple(values)

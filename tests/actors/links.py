@@ -1,0 +1,57 @@
+"""Small nodes for tests: links and what rides on them, over a network in memory."""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+
+from trimaran.actors.network import MemoryNetwork
+from trimaran.actors.peers import Peers
+from trimaran.actors.requests import Requests
+from trimaran.actors.wire import PROTOCOL_VERSION, FrameKind, Hello
+
+LINK_BYTES = 1 << 20
+
+
+class LinkedNode:
+    """A node that has nothing but links and requests."""
+
+    def __init__(self, number: int, name: str, known: Mapping[str, str], network: MemoryNetwork) -> None:
+        self.number = number
+        hello = Hello(PROTOCOL_VERSION, 0, "test", number, number, name, f"{name}:1")
+        others = {other: address for other, address in known.items() if other != name}
+        self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES)
+        self.requests = Requests(self.peers)
+        self.peers.handle(FrameKind.ASK, self.requests.on_ask)
+        self.peers.handle(FrameKind.ANSWER, lambda _, envelope, data: self.requests.on_answer(envelope, data))
+        self.peers.on_down.append(self.requests.on_peer_down)
+        self.changed = trio.Event()
+        self.peers.on_up.append(lambda _: self._pulse())
+        self.peers.on_down.append(lambda _: self._pulse())
+
+    def _pulse(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def wait_linked(self, *others: int) -> None:
+        """Return once links stand to exactly these nodes."""
+        while set(self.peers.up()) != set(others):
+            await self.changed.wait()
+
+
+@asynccontextmanager
+async def linked(network: MemoryNetwork, *names: str) -> AsyncIterator[list[LinkedNode]]:
+    """Nodes 1, 2, ... of these names, every link up."""
+    known = {name: f"{name}:1" for name in names}
+    nodes = [LinkedNode(number, name, known, network) for number, name in enumerate(names, start=1)]
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            await nursery.start(node.requests.run)
+            listener = await network.listen(node.peers.me.address)
+            await nursery.start(node.peers.run, listener)
+        numbers = {node.number for node in nodes}
+        for node in nodes:
+            await node.wait_linked(*(numbers - {node.number}))
+        yield nodes
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,145 @@
+"""Links between nodes: frames in order, refusals counted, a dead or hostile peer harms nobody."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.actors.links import LINK_BYTES, LinkedNode, linked
+from trimaran.actors.messages import Beat
+from trimaran.actors.network import MemoryNetwork
+from trimaran.actors.requests import NotHere, PeerLost, Refusal
+from trimaran.actors.wire import FrameKind, Hello, decode_messages, encode_hello
+from trimaran.codec.frame import Frame, encode_frame
+
+
+def collect(node: LinkedNode, kind: FrameKind) -> list[tuple[int, list[object], bytes]]:
+    got: list[tuple[int, list[object], bytes]] = []
+    node.peers.handle(kind, lambda sender, envelope, data: got.append((sender, envelope, bytes(data))))
+    return got
+
+
+async def test_frames_arrive_in_order_with_their_sender(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        got = collect(b, FrameKind.ROUTE)
+        for number in range(100):
+            assert a.peers.send(b.number, FrameKind.ROUTE, (number,), b"x" * number)
+        await trio.sleep(1)
+        assert got == [(a.number, [number], b"x" * number) for number in range(100)]
+
+
+async def test_heartbeats_of_many_groups_leave_in_one_frame(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        frames: list[Frame] = []
+        b.peers.handle_messages(lambda sender, frame: frames.append(frame))
+        beats = [Beat(group=g, incarnation=9, sender=1, term=2, commit=g) for g in range(1, 301)]
+        for beat in beats:
+            a.peers.send_message(b.number, beat)
+        await trio.sleep(0.01)
+        assert len(frames) == 1
+        assert list(decode_messages(1, frames[0])) == beats
+
+
+async def test_a_full_link_refuses_and_counts(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        big = b"x" * (LINK_BYTES // 2)
+        taken = [a.peers.send(b.number, FrameKind.ROUTE, (), big) for _ in range(4)]
+        assert taken == [True, False, False, False] or taken == [True, True, False, False]
+        assert a.peers.statistics()["b"].dropped == taken.count(False)
+
+
+async def test_nobody_waits_for_a_node_that_is_gone(autojump_clock: MockClock) -> None:
+    network = MemoryNetwork()
+    async with linked(network, "a", "b") as [a, b]:
+
+        async def never(asker: int, argument: object) -> object:
+            await trio.sleep_forever()
+            return None
+
+        b.requests.handle("wait", never)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(PeerLost):
+                    await a.requests.ask(b.number, "wait", None, 1000)
+
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            network.cut("b:1")
+            await a.wait_linked()
+        assert trio.current_time() < 100
+
+
+async def test_a_link_comes_back_by_itself(autojump_clock: MockClock) -> None:
+    network = MemoryNetwork()
+    async with linked(network, "a", "b") as [a, b]:
+        network.cut("b:1")
+        await a.wait_linked()
+        network.heal("b:1")
+        with trio.fail_after(5):
+            await a.wait_linked(b.number)
+
+
+async def test_questions_end_as_answer_refusal_or_elsewhere(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+
+        async def double(asker: int, argument: object) -> object:
+            assert isinstance(argument, int)
+            if argument == 0:
+                raise Refusal("not zero")
+            if argument < 0:
+                raise NotHere("ask another")
+            return [asker, argument * 2]
+
+        b.requests.handle("double", double)
+        assert await a.requests.ask(b.number, "double", 21, 1) == [a.number, 42]
+        with pytest.raises(Refusal, match="not zero"):
+            await a.requests.ask(b.number, "double", 0, 1)
+        with pytest.raises(NotHere):
+            await a.requests.ask(b.number, "double", -1, 1)
+        with pytest.raises(Refusal, match="does not answer"):
+            await a.requests.ask(b.number, "nonsense", 0, 1)
+
+
+async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    network = MemoryNetwork()
+    async with linked(network, "a", "b") as [a, b]:
+        b.peers.handle_messages(lambda sender, frame: [*decode_messages(sender, frame)].clear())
+        good = encode_hello(replace(a.peers.me, incarnation=7))
+        rng = random.Random(1)
+        attacks = [rng.randbytes(500), good + rng.randbytes(500), good + encode_frame(4, (1, 2))]
+        for attack in attacks:
+            stream = await network.dial("b:1")
+            await stream.send_all(attack)
+            await stream.send_eof()
+            while await stream.receive_some(1000):
+                pass
+        assert b.peers.bad_frames == len(attacks)
+        got = collect(b, FrameKind.ROUTE)
+        a.peers.send(b.number, FrameKind.ROUTE, (1,))
+        await trio.sleep(1)
+        assert got == [(a.number, [1], b"")]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"cluster_name": "other"}, "cluster 'other'"),
+        ({"name": "stranger"}, "no node 'stranger'"),
+        ({"name": "b"}, "own name or id"),
+        ({"cluster": 5}, "another cluster"),
+        ({"version": 2}, "protocol 2"),
+    ],
+)
+async def test_a_greeting_that_does_not_fit_is_refused(change: dict[str, object], reason: str) -> None:
+    network = MemoryNetwork()
+    b = LinkedNode(2, "b", {"a": "a:1", "b": "b:1"}, network)
+    b.peers.me = replace(b.peers.me, cluster=4)
+    remote = Hello(1, 4, "test", 1, 1, "a", "a:1")
+    assert b.peers.accept(remote) is None
+    refused = b.peers.accept(replace(remote, **change))  # type: ignore[arg-type]
+    assert refused is not None and reason in refused
