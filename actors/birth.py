@@ -1,0 +1,214 @@
+"""How a node comes to belong to a cluster (DESIGN 8, "birth and identity").
+
+A cluster is born once. Every listed peer must be up and answer that it is empty; then the node with the
+lowest id draws the cluster's id and has every founder make the meta group durable (*prepare*). Only when all
+of them have synced it does anyone confirm, and only a confirmed node starts its meta group: no vote can be
+cast before every founder knows who the founders are. A node that finds a peer born with the id it prepared
+confirms by itself.
+
+An empty node that meets a born cluster joins it as a learner under its own new id and takes over the name of
+the node it replaces: a wiped disk is a new member, it forgot its votes.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+import msgpack
+import trio
+
+from ..storage.actor import Storage
+from ..storage.records import GroupCreate
+from .meta import META_GROUP, META_KIND, NodeRecord
+from .requests import PeerLost, Refusal, Requests, describe
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.1
+ASK_SECONDS: Final = 5.0
+
+PREPARE: Final = "birth.prepare"
+CONFIRM: Final = "birth.confirm"
+STATUS: Final = "birth.status"
+JOIN: Final = "birth.join"
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """What every founder makes durable: the cluster's id and its first members."""
+
+    cluster: int
+    founders: tuple[NodeRecord, ...]
+
+    def pack(self) -> bytes:
+        founders = [[record.node, record.name, record.address] for record in self.founders]
+        return cast(bytes, msgpack.packb({"v": 1, "cluster": self.cluster, "founders": founders}))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> "Founding":
+        fields = msgpack.unpackb(packed)
+        return cls(fields["cluster"], tuple(NodeRecord(*record) for record in fields["founders"]))
+
+
+class Surroundings(Protocol):
+    """What birth needs to know of the node around it."""
+
+    def linked(self) -> Mapping[str, int]:
+        """Name -> id of the peers that a link stands to."""
+        ...
+
+
+JoinCluster = Callable[[NodeRecord], Awaitable[None]]
+"""Ask the meta group for membership. Raises Refusal."""
+
+
+class Birth:
+    """One node's way into its cluster. `run` returns the founding once the node belongs to one."""
+
+    def __init__(
+        self,
+        me: NodeRecord,
+        peers: frozenset[str],
+        storage: Storage,
+        requests: Requests,
+        around: Surroundings,
+        draw_id: Callable[[], int],
+        join: JoinCluster,
+    ) -> None:
+        self._me = me
+        self._peers = peers
+        self._storage = storage
+        self._requests = requests
+        self._around = around
+        self._draw_id = draw_id
+        self._join = join
+        self._confirmed = trio.Event()
+        self.cluster = storage.recovered.node.cluster_id
+        self.founding = self._recovered()
+        if self.cluster:
+            self._confirmed.set()
+        requests.handle(STATUS, self._on_status)
+        requests.handle(PREPARE, self._on_prepare)
+        requests.handle(CONFIRM, self._on_confirm)
+        requests.handle(JOIN, self._on_join)
+
+    def _recovered(self) -> Founding | None:
+        """What an earlier run of this node prepared, confirmed or not."""
+        group = self._storage.recovered.groups.get(META_GROUP)
+        return Founding.unpack(group.members) if group is not None else None
+
+    async def run(self) -> Founding:
+        """Wait until this node belongs to a cluster. Level-triggered: it asks again until it knows."""
+        if not self._confirmed.is_set():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._seek, nursery.cancel_scope)
+                await self._confirmed.wait()
+                nursery.cancel_scope.cancel()
+        if self.founding is None:
+            raise RuntimeError("the node has a cluster but no meta group in its log")
+        return self.founding
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    async def _seek(self, scope: trio.CancelScope) -> None:
+        while True:
+            try:
+                await self._step()
+            except (PeerLost, Refusal, trio.TooSlowError) as error:
+                logger.debug("not born yet: %s", describe(error))
+            await trio.sleep(POLL_SECONDS)
+
+    async def _step(self) -> None:
+        linked = dict(self._around.linked())
+        answers: dict[str, Mapping[str, object]] = {}
+        for name, node in linked.items():
+            answer = await self._requests.ask(node, STATUS, None, ASK_SECONDS)
+            answers[name] = cast(Mapping[str, object], answer)
+        for name, answer in answers.items():
+            if answer["cluster"]:
+                await self._enter(linked[name], cast(int, answer["cluster"]), cast(bytes, answer["founding"]))
+                return
+        if frozenset(answers) >= self._peers:
+            nodes = {**{name: linked[name] for name in self._peers}, self._me.name: self._me.node}
+            if min(nodes.values()) == self._me.node:
+                await self._found(nodes, answers)
+
+    async def _enter(self, peer: int, cluster: int, packed: bytes) -> None:
+        """A peer belongs to a cluster: ours, if we prepared it with the others, else one to join."""
+        if self.founding is not None and self.founding.cluster == cluster:
+            await self._confirm()
+            return
+        logger.info("joining cluster %016x as a new member", cluster)
+        record = self._me
+        await self._requests.ask(peer, JOIN, [record.node, record.name, record.address], ASK_SECONDS)
+        await self._prepare(Founding.unpack(packed))
+        await self._confirm()
+
+    async def _found(self, nodes: Mapping[str, int], answers: Mapping[str, Mapping[str, object]]) -> None:
+        """This node has the lowest id of all, and all are empty: have everyone prepare, then confirm."""
+        addresses = {name: str(answer["address"]) for name, answer in answers.items()}
+        addresses[self._me.name] = self._me.address
+        founders = tuple(NodeRecord(node, name, addresses[name]) for name, node in sorted(nodes.items()))
+        if self.founding is None or self.founding.founders != founders:
+            await self._prepare(Founding(self._draw_id(), founders))
+        founding = cast(Founding, self.founding)
+        others = [record.node for record in founders if record.node != self._me.node]
+        for node in others:
+            await self._requests.ask(node, PREPARE, founding.pack(), ASK_SECONDS)
+        await self._confirm()
+        for node in others:  # whoever misses this finds it out by asking
+            await self._requests.ask(node, CONFIRM, founding.cluster, ASK_SECONDS)
+
+    # --- making it durable -------------------------------------------------------------------------
+
+    async def _prepare(self, founding: Founding) -> None:
+        """Make the meta group durable here, without starting it. Its incarnation is the cluster's id."""
+        synced = trio.Event()
+        record = GroupCreate(
+            group=META_GROUP,
+            incarnation=founding.cluster,
+            kind=META_KIND,
+            name=META_KIND,
+            members=founding.pack(),
+        )
+        self._storage.append([record], synced.set)
+        await synced.wait()
+        self.founding = founding
+
+    async def _confirm(self) -> None:
+        founding = cast(Founding, self.founding)
+        await self._storage.set_cluster(founding.cluster)
+        self.cluster = founding.cluster
+        if not self._confirmed.is_set():
+            logger.info("belongs to cluster %016x of %d founders", founding.cluster, len(founding.founders))
+            self._confirmed.set()
+
+    # --- answering -----------------------------------------------------------------------------------
+
+    async def _on_status(self, asker: int, argument: object) -> object:
+        founding = self.founding.pack() if self.founding is not None else b""
+        return {"cluster": self.cluster, "founding": founding, "address": self._me.address}
+
+    async def _on_prepare(self, asker: int, argument: object) -> object:
+        founding = Founding.unpack(cast(bytes, argument))
+        if self.cluster and self.cluster != founding.cluster:
+            raise Refusal(f"node {self._me.name} belongs to cluster {self.cluster:016x} already")
+        if self._me not in founding.founders or min(record.node for record in founding.founders) != asker:
+            raise Refusal("the founding does not fit this node")
+        if self.founding != founding:
+            await self._prepare(founding)
+        return True
+
+    async def _on_confirm(self, asker: int, argument: object) -> object:
+        if self.founding is None or self.founding.cluster != argument:
+            raise Refusal("that cluster was not prepared here")
+        await self._confirm()
+        return True
+
+    async def _on_join(self, asker: int, argument: object) -> object:
+        node, name, address = cast(tuple[int, str, str], tuple(cast(list[object], argument)))
+        if not self.cluster or node != asker:
+            raise Refusal("this node can't take anyone in")
+        await self._join(NodeRecord(node, name, address))
+        return True

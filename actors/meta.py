@@ -1,0 +1,299 @@
+"""The meta group's state machine: what the cluster should be (DESIGN 8, "two logs, one truth").
+
+It holds desired state only: the nodes, and the groups with their replica sets and configurations. A stream's
+own log says what its configuration *is*; this one says what it should become. A group's incarnation is the
+meta index that made it, so a stream re-created under an old name never reads its predecessor.
+
+Every decision here is made at apply, in log order, from the state alone: replicas can't differ.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
+
+import msgpack
+
+from ..codec import Chunk, Entries, EntryType, make_chunk
+from ..storage.manifest import FileEntry
+from .machine import Capture
+from .stream.config import StreamConfig, check_overlap, check_update, same_config
+from .stream.errors import ApiError, api_error
+
+META_GROUP: Final = 1
+META_KIND: Final = "meta"
+STREAM_KIND: Final = "stream"
+STATE_VERSION: Final = 1
+
+Command = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A member node. A name belongs to one id at a time; an id that lost its name never returns."""
+
+    node: int
+    name: str
+    address: str
+    """Where its peers dial it, HOST:PORT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A group as it should be."""
+
+    group: int
+    incarnation: int
+    kind: str
+    """`stream`, or the name of a user's state machine."""
+    name: str
+    replicas: tuple[int, ...]
+    """Node ids that should be its voters."""
+    initial: tuple[int, ...]
+    """Its first voters, which never change: the membership that its log starts from."""
+    version: int
+    """Of `config`; grows with each accepted one."""
+    config: Mapping[str, object]
+    created: int
+    """Nanoseconds since 1970, the time of the batch that made it."""
+
+
+@dataclass(slots=True)
+class MetaState:
+    """Everything the cluster agreed upon. Only `MetaMachine.apply` changes it."""
+
+    nodes: dict[int, NodeRecord] = field(default_factory=dict)
+    removed: set[int] = field(default_factory=set)
+    groups: dict[int, Assignment] = field(default_factory=dict)
+    next_group: int = META_GROUP + 1
+
+    def named(self, kind: str, name: str) -> Assignment | None:
+        """The group of this kind and name, if it exists."""
+        for assignment in self.groups.values():
+            if assignment.name == name and (assignment.kind == STREAM_KIND) == (kind == STREAM_KIND):
+                return assignment
+        return None
+
+    def streams(self) -> Iterable[Assignment]:
+        return (group for group in self.groups.values() if group.kind == STREAM_KIND)
+
+
+class MetaMachine:
+    """Applies the meta log. `changed` is called after every batch that changed something."""
+
+    kind = META_KIND
+
+    def __init__(self, nodes: Iterable[NodeRecord], changed: Callable[[], None]) -> None:
+        self.state = MetaState(nodes={record.node: record for record in nodes})
+        self._changed = changed
+        self._commands: dict[str, Callable[[Command, int, int], Command]] = {
+            "join": self._join,
+            "create_stream": self._create_stream,
+            "update_stream": self._update_stream,
+            "delete_stream": self._delete_stream,
+            "create_group": self._create_group,
+            "delete_group": self._delete_group,
+        }
+
+    # --- Machine -------------------------------------------------------------------------------
+
+    def apply(self, batch: Entries) -> list[object]:
+        """One result mapping for each command of a batch; an unknown command is a refusal, not an error."""
+        results: list[object] = []
+        for position in range(len(batch)):
+            command = _unpack(batch.entry(position))
+            handler = self._commands.get(str(command.get("op")))
+            try:
+                if handler is None:
+                    raise api_error(10003)
+                results.append(handler(command, batch.header.index, batch.header.time))
+            except ApiError as refusal:
+                results.append({"error": refusal.to_json()})
+        if results:
+            self._changed()
+        return results
+
+    def capture(self) -> Capture:
+        state = self.state
+        packed: bytes = msgpack.packb(
+            {
+                "v": STATE_VERSION,
+                "nodes": [[record.node, record.name, record.address] for record in state.nodes.values()],
+                "removed": sorted(state.removed),
+                "groups": [_pack_assignment(group) for group in state.groups.values()],
+                "next_group": state.next_group,
+            }
+        )
+        return Capture(state=packed, files=())
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
+        fields = msgpack.unpackb(state, strict_map_key=False)
+        if fields["v"] != STATE_VERSION:
+            raise ValueError(f"meta state has version {fields['v']}, this node reads {STATE_VERSION}")
+        self.state = MetaState(
+            nodes={node: NodeRecord(node, name, address) for node, name, address in fields["nodes"]},
+            removed=set(fields["removed"]),
+            groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
+            next_group=fields["next_group"],
+        )
+        self._changed()
+
+    def empty(self) -> None:
+        return  # the founders are the start state, given at construction
+
+    def captured(self, capture: Capture) -> None:
+        return
+
+    async def settle(self) -> None:
+        return  # keeps no files, so there is nothing to wait for
+
+    def close(self) -> None:
+        return
+
+    # --- Commands, each (command, index, time) -> result -----------------------------------------
+
+    def _join(self, command: Command, index: int, time: int) -> Command:
+        """A node takes its name; the id that bore it before is removed for good (a wiped disk is a new
+        member)."""
+        state = self.state
+        node, name = cast(int, command["node"]), str(command["name"])
+        if node in state.removed:
+            raise ApiError(409, 10039, f"node id {node:016x} was removed and never returns")
+        for old in [
+            record.node for record in state.nodes.values() if record.name == name and record.node != node
+        ]:
+            del state.nodes[old]
+            state.removed.add(old)
+            for group in list(state.groups.values()):
+                replicas = tuple(node if replica == old else replica for replica in group.replicas)
+                state.groups[group.group] = replace(group, replicas=replicas)
+        state.nodes[node] = NodeRecord(node, name, str(command["address"]))
+        return {}
+
+    def _create_stream(self, command: Command, index: int, time: int) -> Command:
+        config = StreamConfig.from_json(cast(Command, command["config"]))
+        existing = self.state.named(STREAM_KIND, config.name)
+        if existing is not None:
+            if not same_config(StreamConfig.from_json(existing.config), config):
+                raise api_error(10058)
+            return {"created": False}
+        self._check_overlap(config)
+        self._add(STREAM_KIND, config.name, config.num_replicas, config.to_json(), index, time)
+        return {"created": True}
+
+    def _update_stream(self, command: Command, index: int, time: int) -> Command:
+        wanted = StreamConfig.from_json(cast(Command, command["config"]))
+        existing = self._existing_stream(wanted.name)
+        config = check_update(StreamConfig.from_json(existing.config), wanted)
+        self._check_overlap(config)
+        if existing.config != config.to_json():
+            self.state.groups[existing.group] = replace(
+                existing, config=config.to_json(), version=existing.version + 1
+            )
+        return {}
+
+    def _delete_stream(self, command: Command, index: int, time: int) -> Command:
+        del self.state.groups[self._existing_stream(str(command["name"])).group]
+        return {}
+
+    def _create_group(self, command: Command, index: int, time: int) -> Command:
+        """A group with a user's state machine; creating it again with the same machine finds it."""
+        name, kind = str(command["name"]), str(command["machine"])
+        existing = self.state.named(kind, name)
+        if existing is None:
+            existing = self._add(kind, name, cast(int, command["replicas"]), {}, index, time)
+        elif existing.kind != kind:
+            raise ApiError(400, 10058, f"group {name} exists with machine {existing.kind}")
+        return {"group": existing.group}
+
+    def _delete_group(self, command: Command, index: int, time: int) -> Command:
+        existing = self.state.named("", str(command["name"]))
+        if existing is None:
+            raise ApiError(404, 10059, "group not found")
+        del self.state.groups[existing.group]
+        return {}
+
+    # --- Shared by them --------------------------------------------------------------------------
+
+    def _existing_stream(self, name: str) -> Assignment:
+        existing = self.state.named(STREAM_KIND, name)
+        if existing is None:
+            raise api_error(10059)
+        return existing
+
+    def _check_overlap(self, config: StreamConfig) -> None:
+        others = [StreamConfig.from_json(stream.config) for stream in self.state.streams()]
+        check_overlap(config, [(other.name, other.subjects) for other in others])
+
+    def _add(
+        self, kind: str, name: str, count: int, config: Mapping[str, object], index: int, time: int
+    ) -> Assignment:
+        replicas = self._place(count)
+        group = self.state.next_group
+        self.state.next_group += 1
+        assignment = Assignment(
+            group=group,
+            incarnation=index,
+            kind=kind,
+            name=name,
+            replicas=replicas,
+            initial=replicas,
+            version=1,
+            config=config,
+            created=time,
+        )
+        self.state.groups[group] = assignment
+        return assignment
+
+    def _place(self, count: int) -> tuple[int, ...]:
+        """The least loaded nodes, the first of them with the fewest groups it comes first in (it leads
+        first)."""
+        nodes = self.state.nodes
+        if count > len(nodes):
+            raise api_error(10005)
+        hosted = dict.fromkeys(nodes, 0)
+        led = dict.fromkeys(nodes, 0)
+        for group in self.state.groups.values():
+            for node in group.replicas:
+                hosted[node] = hosted.get(node, 0) + 1
+            led[group.replicas[0]] = led.get(group.replicas[0], 0) + 1
+        chosen = sorted(nodes, key=lambda node: (hosted[node], node))[:count]
+        return tuple(sorted(chosen, key=lambda node: (led[node], node)))
+
+
+def command_chunk(command: Command) -> Chunk:
+    """One meta command as a proposal."""
+    return make_chunk([(EntryType.OPAQUE, cast(bytes, msgpack.packb(dict(command))))])
+
+
+def _unpack(entry: memoryview) -> Command:
+    fields = msgpack.unpackb(entry, strict_map_key=False)
+    return cast(Command, fields) if isinstance(fields, dict) else {}
+
+
+def _pack_assignment(group: Assignment) -> list[object]:
+    return [
+        group.group,
+        group.incarnation,
+        group.kind,
+        group.name,
+        list(group.replicas),
+        list(group.initial),
+        group.version,
+        dict(group.config),
+        group.created,
+    ]
+
+
+def _unpack_assignment(packed: Sequence[object]) -> Assignment:
+    group, incarnation, kind, name, replicas, initial, version, config, created = packed
+    return Assignment(
+        group=cast(int, group),
+        incarnation=cast(int, incarnation),
+        kind=str(kind),
+        name=str(name),
+        replicas=tuple(cast(list[int], replicas)),
+        initial=tuple(cast(list[int], initial)),
+        version=cast(int, version),
+        config=cast(Mapping[str, object], config),
+        created=cast(int, created),
+    )

@@ -1,0 +1,147 @@
+"""The meta state machine: what the cluster should be, decided from the log alone."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import msgpack
+import pytest
+
+from trimaran.actors.meta import MetaMachine, NodeRecord
+from trimaran.actors.stream.config import from_request
+from trimaran.codec import EntryType, Kind, make_chunk, seal_batch, walk_batch
+
+NODES = [NodeRecord(1, "a", "a:1"), NodeRecord(2, "b", "b:1"), NodeRecord(3, "c", "c:1")]
+
+
+class Replica:
+    """A meta machine fed with batches, one command each."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.index = 0
+        self.machine = MetaMachine(NODES, self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def apply(self, **command: object) -> Mapping[str, object]:
+        self.index += 1
+        chunk = make_chunk([(EntryType.OPAQUE, cast(bytes, msgpack.packb(command)))])
+        batch = seal_batch(
+            [chunk],
+            kind=Kind.NORMAL,
+            group=1,
+            incarnation=9,
+            index=self.index,
+            term=1,
+            previous_term=1,
+            time=77,
+        )
+        return cast(Mapping[str, object], self.machine.apply(walk_batch(batch))[0])
+
+
+def stream(name: str, *subjects: str, replicas: int = 3) -> dict[str, object]:
+    request = {"name": name, "subjects": list(subjects), "num_replicas": replicas}
+    config = from_request(name, request).to_json()
+    return {"op": "create_stream", "name": name, "config": config, "replicas": replicas}
+
+
+def test_a_stream_gets_a_group_an_incarnation_and_distinct_replicas() -> None:
+    meta = Replica()
+    meta.index = 41
+    assert meta.apply(**stream("S", "s.>")) == {"created": True}
+    [assignment] = meta.machine.state.streams()
+    assert assignment.incarnation == 42
+    assert sorted(assignment.replicas) == [1, 2, 3]
+    assert assignment.version == 1
+    assert assignment.created == 77
+
+
+def test_creating_the_same_stream_again_finds_it_and_another_configuration_is_refused() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "s.>"))
+    assert meta.apply(**stream("S", "s.>")) == {"created": False}
+    refused = meta.apply(**stream("S", "t.>"))
+    assert cast(Mapping[str, object], refused["error"])["err_code"] == 10058
+
+
+def test_a_deleted_and_created_stream_never_reads_its_predecessor() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "s.>"))
+    [first] = meta.machine.state.streams()
+    meta.apply(op="delete_stream", name="S")
+    meta.apply(**stream("S", "s.>"))
+    [second] = meta.machine.state.streams()
+    assert (second.group, second.incarnation) != (first.group, first.incarnation)
+
+
+def test_overlapping_subjects_are_refused_at_apply() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "orders.*"))
+    refused = meta.apply(**stream("T", "orders.new"))
+    assert cast(Mapping[str, object], refused["error"])["err_code"] == 10065
+
+
+def test_every_accepted_update_has_a_higher_version() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "s.>"))
+    for position, subject in enumerate(["s.1", "s.2", "s.3"], start=2):
+        config = stream("S", subject)["config"]
+        assert meta.apply(op="update_stream", name="S", config=config, replicas=3) == {}
+        [assignment] = meta.machine.state.streams()
+        assert assignment.version == position
+
+
+def test_a_wiped_node_takes_over_its_name_and_its_places_under_its_new_id() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "s.>"))
+    assert meta.apply(op="join", node=30, name="c", address="c:2") == {}
+    [assignment] = meta.machine.state.streams()
+    assert sorted(assignment.replicas) == [1, 2, 30]
+    assert sorted(assignment.initial) == [1, 2, 3], "the log starts from the first voters"
+    assert 3 in meta.machine.state.removed
+
+
+def test_a_removed_id_never_returns() -> None:
+    meta = Replica()
+    meta.apply(op="join", node=30, name="c", address="c:2")
+    refused = meta.apply(op="join", node=3, name="c", address="c:1")
+    assert "removed" in str(cast(Mapping[str, object], refused["error"])["description"])
+    assert 30 in meta.machine.state.nodes
+
+
+def test_more_replicas_than_nodes_are_refused() -> None:
+    refused = Replica().apply(**stream("S", "s.>", replicas=5))
+    assert cast(Mapping[str, object], refused["error"])["err_code"] == 10005
+
+
+def test_an_unknown_command_is_a_refusal_not_a_crash() -> None:
+    assert "error" in Replica().apply(op="explode")
+
+
+def test_r1_streams_and_first_leaders_spread_over_the_nodes() -> None:
+    meta = Replica()
+    for number in range(6):
+        meta.apply(**stream(f"one{number}", f"one.{number}", replicas=1))
+        meta.apply(**stream(f"three{number}", f"three.{number}", replicas=3))
+    groups = list(meta.machine.state.streams())
+    first = [group.replicas[0] for group in groups]
+    assert all(3 <= first.count(node) <= 5 for node in (1, 2, 3))
+
+
+async def test_a_restored_machine_equals_the_captured_one_and_goes_on_alike() -> None:
+    one, other = Replica(), Replica()
+    one.apply(**stream("S", "s.>"))
+    one.apply(op="join", node=30, name="c", address="c:2")
+    one.apply(op="create_group", name="hits", machine="counter", replicas=2)
+    await other.machine.restore(one.machine.capture().state, ())
+    other.index = one.index
+    assert other.machine.state == one.machine.state
+    assert one.apply(**stream("T", "t.>")) == other.apply(**stream("T", "t.>"))
+    assert other.machine.capture() == one.machine.capture()
+
+
+async def test_a_newer_state_is_refused() -> None:
+    newer = cast(bytes, msgpack.packb({"v": 99}))
+    with pytest.raises(ValueError, match="version 99"):
+        await Replica().machine.restore(newer, ())
