@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import follower, roles
 from .effects import Effect, Send
-from .messages import Append, Beat, Message, Now, RequestVote, Synced, Tick, VoteReply
+from .messages import Append, Beat, Campaign, Message, Now, RequestVote, Synced, Tick, VoteReply
 from .outcomes import Reason
 from .state import GroupState, Role
 
@@ -22,6 +22,8 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
             return on_leader(state, message, now)
         case Tick():
             return on_tick(state, now)
+        case Campaign() if state.role is Role.PRE_CANDIDATE:
+            return follower.on_campaign(state, now)  # whom it asked before may not have had the group yet
         case RequestVote():
             return follower.on_request_vote(state, message, now)
     return follower.refuse(state, message, Reason.NOT_LEADER)

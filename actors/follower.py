@@ -18,6 +18,7 @@ from .messages import (
     AppendReply,
     Beat,
     BeatReply,
+    Campaign,
     Message,
     Now,
     PeerDown,
@@ -51,6 +52,8 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
             return on_timeout_now(state, now)
         case Tick():
             return on_tick(state, now)
+        case Campaign():
+            return on_campaign(state, now)
         case PeerDown(node):
             return on_peer_down(state, node, now)
     return refuse(state, message, Reason.NOT_LEADER)
@@ -255,6 +258,13 @@ def on_tick(state: GroupState, now: Now) -> list[Effect]:
         return []
     if state.faulty:
         state.deadline = state.election_deadline(now)
+        return []
+    return roles.become_pre_candidate(state, now)
+
+
+def on_campaign(state: GroupState, now: Now) -> list[Effect]:
+    """Nobody leads and somebody should: the pre-vote keeps this harmless if it is wrong."""
+    if state.leader or state.faulty:
         return []
     return roles.become_pre_candidate(state, now)
 

@@ -413,6 +413,8 @@ def committed(state: GroupState, now: Now) -> list[Effect]:
     while kept.sealed and kept.sealed[0].index <= state.commit:
         kept.sealed_bytes -= kept.sealed.popleft().size
     effects = start_read_round(state)
+    if state.options.eager_commit and not effects:
+        effects = beats(state)
     if state.memberships.last_change <= state.commit:
         effects += dismiss_removed(state)
         if not state.may_lead:  # thesis 4.2.2: it led until its own removal was committed

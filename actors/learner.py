@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from . import follower
 from .effects import Effect
-from .messages import Message, Now, PeerDown, Tick, TimeoutNow
+from .messages import Campaign, Message, Now, PeerDown, Tick, TimeoutNow
 from .state import GroupState
 
 
 def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
-    if isinstance(message, Tick | TimeoutNow | PeerDown):
+    if isinstance(message, Tick | Campaign | TimeoutNow | PeerDown):
         return []
     return follower.step(state, message, now)

@@ -118,6 +118,12 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Campaign:
+    """Stand for election now, if this replica may: a new group need not wait for a timeout to get a
+    leader."""
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """Replicate `chunk`, whole, in one batch (S15). `expected_term` != 0 fences it to one leadership (S16).
     `token` is opaque to the core and comes back in exactly one `Resolve`, unless `Sealed` handed it over and
@@ -253,6 +259,7 @@ class Compacted:
 
 Local = (
     Tick
+    | Campaign
     | Propose
     | ProposeTick
     | ProposeSnapshot

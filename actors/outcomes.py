@@ -14,6 +14,7 @@ from dataclasses import dataclass
 class Reason(enum.Enum):
     """Why a proposal was not applied, or why its fate is unknown."""
 
+    NO_LEADER = "no leader of the group was in reach in time"
     NOT_LEADER = "this replica does not lead the group"
     STALE_TERM = "the caller saw an earlier leadership (rule S16)"
     BUSY = "too many bytes are queued or uncommitted"
@@ -28,6 +29,8 @@ class Reason(enum.Enum):
     TRUNCATED = "another entry was committed in its place"
     LEADERSHIP_LOST = "leadership ended before the entry was committed"
     STORAGE_FAILED = "the log could not be written"
+    MALFORMED = "the proposal came damaged"
+    NO_ANSWER = "the leader did not answer in time"
     LINK_LOST = "the link to the leader closed while the proposal was on its way"
     CLOSED = "the group was closed on this node"
 

@@ -62,6 +62,7 @@ class RaftOptions:
     log_cache_bytes: int = 32 << 20
     append_bytes: int = 4 << 20  # about this much in one append that catches a follower up
     probe_bytes: int = 64 << 10  # a probe may be refused, so it carries little
+    eager_commit: bool = False  # tell followers of a commit at once, not with the next append or heartbeat
     pipeline_slots: int = 2  # own appends under way to the disk; measured: more help nothing
 
 

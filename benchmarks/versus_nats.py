@@ -5,9 +5,9 @@
 
 Both sync every message to disk on a majority before they acknowledge it (nats-server: `sync_interval:
 always`). Each run starts both clusters afresh, one after the other, with empty directories below --directory:
-put that on the disk you want to know about, not on a memory file system. Prints a Markdown table: medians over
-the runs, with the lowest and highest rate. CPU is that of the three nodes together, per acknowledged message.
-To give them fewer cores: `taskset -c 0,1 python benchmarks/versus_nats.py`.
+put that on the disk you want to know about, not on a memory file system. Prints a Markdown table: medians
+over the runs, with the lowest and highest rate. CPU is that of the three nodes together, per acknowledged
+message. To give them fewer cores: `taskset -c 0,1 python benchmarks/versus_nats.py`.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ async def compare(
 def table(results: dict[tuple[str, str], list[Run]]) -> str:
     """Markdown."""
     lines = [
-        "| load | system | messages/s | lowest - highest | p50 ms | p99 ms | max ms | CPU µs/msg | generator |",
+        "| load | system | messages/s | range | p50 ms | p99 ms | max ms | CPU µs/msg | generator |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (load, system), runs in results.items():

@@ -1,3 +1,52 @@
-"""Trimaran: a replicated, durable message stream. Three hulls, one boat: three replicas, one log."""
+"""Trimaran: a replicated, durable message stream. Three hulls, one boat: three replicas, one log.
+
+As a program: `trimaran node`, `trimaran demo`. Inside a Trio program: `open_node`, `open_cluster`, and from a
+node `open_group` (your own state machine) and `open_stream`.
+"""
 
 __version__ = "0.1.0"
+
+from .actors.embedded import (
+    ApiRefused,
+    GroupHandle,
+    Published,
+    StreamHandle,
+    open_cluster,
+    open_group,
+    open_node,
+    open_stream,
+)
+from .actors.group import NotDone
+from .actors.node import Node, NodeFailed
+from .actors.options import BadOption, Options
+from .actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .actors.user_machine import StateMachine, refused
+from .actors.world import World
+
+__all__ = [
+    # nodes
+    "Node",
+    "Options",
+    "World",
+    "open_node",
+    "open_cluster",
+    # groups and streams
+    "GroupHandle",
+    "Published",
+    "StateMachine",
+    "StreamHandle",
+    "open_group",
+    "open_stream",
+    "refused",
+    # how a proposal ends
+    "Applied",
+    "NotApplied",
+    "NotDone",
+    "Outcome",
+    "Reason",
+    "Unknown",
+    # errors
+    "ApiRefused",
+    "BadOption",
+    "NodeFailed",
+]

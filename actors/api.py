@@ -1,0 +1,278 @@
+"""JetStream's administration across the cluster: whoever is asked has it answered by the node that can.
+
+`ApiRouter` finds that node (the leader of the meta group or of the stream) and asks it over the link;
+`ApiDesk` is what the answering node offers to `JetStreamApi`, which knows the JSON.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol, cast
+
+import trio
+
+from ..codec import Chunk
+from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
+from .gateway.jetstream import JetStreamApi, Target, api_target
+from .group import Group, NotDone
+from .groups import Groups
+from .meta import META_GROUP, MetaState, command_chunk
+from .outcomes import Applied, Outcome
+from .proposals import Proposals
+from .requests import NotHere, PeerLost, Refusal, Requests, describe
+from .stream.machine import StreamMachine
+from .world import Clock
+
+logger = logging.getLogger(__name__)
+
+API: Final = "api"
+STREAM_INFO: Final = "api.stream_info"
+ANSWER_SECONDS: Final = 8.0
+LEADER_SECONDS: Final = 4.0
+CONFIGURED_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 0.02
+HOPS: Final = 3  # asked node -> meta leader -> stream leader
+
+
+class MetaView(Protocol):
+    """The applied meta state of this node."""
+
+    @property
+    def state(self) -> MetaState: ...
+
+
+class ApiRouter:
+    """Answers `$JS.API.` requests from any node."""
+
+    def __init__(self, groups: Groups, requests: Requests, meta: MetaView, desk: "ApiDesk") -> None:
+        self._groups = groups
+        self._requests = requests
+        self._meta = meta
+        self._api = JetStreamApi(desk)
+        desk.router = self
+        requests.handle(API, self._on_api)
+        requests.handle(STREAM_INFO, self._on_stream_info)
+
+    async def ask(self, subject: str, payload: bytes) -> bytes | None:
+        """The JSON answer, or None if there is no such API or nobody could answer in time.
+
+        A change of desired state is visible on this node before its answer is given.
+        """
+        try:
+            with trio.fail_after(ANSWER_SECONDS):
+                answer, index = await self._route(subject, payload, HOPS)
+                meta = self._groups.get(META_GROUP)
+                if meta is not None and index:
+                    await meta.wait_applied(index)
+                return answer
+        except (trio.TooSlowError, PeerLost, Refusal) as error:
+            logger.info("no answer to %s: %s", subject, describe(error))
+            return None
+
+    async def stream_info(self, name: str, version: int) -> dict[str, object] | None:
+        """STREAM.INFO by the stream's leader, once it has applied configuration `version`."""
+        stream = self._meta.state.named("stream", name)
+        if stream is None:
+            return None
+
+        async def here() -> bytes | None:
+            return await self._configured_info(name, stream.group, version)
+
+        try:
+            with trio.fail_after(CONFIGURED_SECONDS):
+                answer = await self._at_leader(stream.group, here, STREAM_INFO, [name, stream.group, version])
+        except (trio.TooSlowError, PeerLost, Refusal):
+            return None
+        return cast(dict[str, object], json.loads(cast(bytes, answer))) if answer is not None else None
+
+    async def _route(self, subject: str, payload: bytes, hops: int) -> tuple[bytes | None, int]:
+        """(answer, the meta index that this node should have applied before it shows the answer)."""
+        if hops == 0:
+            raise Refusal("the request went round in a circle")
+        target = api_target(subject)
+        if target is None:
+            return None, 0
+        group = META_GROUP
+        if not isinstance(target, Target):
+            stream = self._meta.state.named("stream", target)
+            group = stream.group if stream is not None else META_GROUP
+
+        async def here() -> list[object]:
+            answer = await self._api.handle(subject, payload)
+            meta = self._groups.get(META_GROUP)
+            return [answer, meta.applier.applied if meta is not None else 0]
+
+        if target is Target.ANY:
+            answer, index = await here()
+        else:
+            found = await self._at_leader(group, here, API, [subject, payload, hops - 1])
+            answer, index = cast(list[object], found)
+        return cast(bytes | None, answer), cast(int, index)
+
+    async def _at_leader(
+        self, group: int, here: Callable[[], Awaitable[object]], method: str, argument: object
+    ) -> object:
+        """Have the leader of a group do something; if it leads no longer, the next one, in time."""
+        with trio.move_on_after(LEADER_SECONDS):
+            while True:
+                leader = self._groups.leadership(group)
+                if leader is None:
+                    await self._groups.wait_leader_change()
+                    continue
+                if leader.node == self._groups.me:
+                    return await here()
+                try:
+                    return await self._requests.ask(leader.node, method, argument, ANSWER_SECONDS)
+                except NotHere as refusal:
+                    logger.debug("%s refused by %016x: %s", method, leader.node, refusal)
+                    await trio.sleep(RETRY_SECONDS)
+        raise Refusal("the group has no leader that answers")
+
+    async def _on_api(self, asker: int, argument: object) -> object:
+        subject, payload, hops = cast(tuple[str, bytes, int], tuple(cast(list[object], argument)))
+        target = api_target(subject)
+        stream = self._meta.state.named("stream", target) if isinstance(target, str) else None
+        group = self._groups.get(stream.group if stream is not None else META_GROUP)
+        if stream is None and (group is None or not group.leads):
+            raise NotHere("this node does not lead the meta group")
+        answer, index = await self._route(subject, payload, hops)
+        return [answer, index]
+
+    async def _on_stream_info(self, asker: int, argument: object) -> object:
+        name, number, version = cast(tuple[str, int, int], tuple(cast(list[object], argument)))
+        group = self._groups.get(number)
+        if group is None or not group.leads:
+            raise NotHere("this node does not lead the stream")
+        return await self._configured_info(name, number, version)
+
+    async def _configured_info(self, name: str, number: int, version: int) -> bytes | None:
+        group = self._groups.get(number)
+        if group is None:
+            raise NotHere("the stream is not hosted here")
+        machine = cast(StreamMachine, group.machine)
+        while machine.version < version:
+            await group.wait_applied(group.applier.applied + 1)
+        return await self._api.handle(f"$JS.API.STREAM.INFO.{name}", b"")
+
+
+class ApiDesk:
+    """`ApiHost`: this node, as the JSON side of the API sees it."""
+
+    router: ApiRouter
+
+    def __init__(
+        self,
+        groups: Groups,
+        meta: MetaView,
+        proposals: Proposals,
+        clock: Clock,
+        cluster_name: str,
+    ) -> None:
+        self._groups = groups
+        self._meta = meta
+        self._proposals = proposals
+        self._clock = clock
+        self._cluster_name = cluster_name
+
+    def streams(self) -> Mapping[str, StreamAssignment]:
+        return {
+            stream.name: StreamAssignment(
+                name=stream.name,
+                group=stream.group,
+                incarnation=stream.incarnation,
+                config=stream.config,
+                version=stream.version,
+                created=stream.created,
+                replicas=stream.replicas,
+            )
+            for stream in self._meta.state.streams()
+        }
+
+    def node_names(self) -> Mapping[int, str]:
+        return {node: record.name for node, record in self._meta.state.nodes.items()}
+
+    async def propose_meta(self, command: Mapping[str, object]) -> Outcome:
+        """The first result of the command's chunk stands for it."""
+        outcome = await self.propose(META_GROUP, command_chunk(command))
+        if isinstance(outcome, Applied):
+            return Applied(outcome.index, cast(list[object], outcome.result)[0])
+        return outcome
+
+    async def propose(self, group: int, chunk: Chunk) -> Outcome:
+        """Propose from this node to whoever leads, and wait; cancelling abandons the waiting only."""
+        ended = trio.Event()
+        outcomes: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            ended.set()
+
+        self._proposals.propose(group, chunk, done)
+        await ended.wait()
+        return outcomes[0]
+
+    async def stream_info(self, name: str) -> dict[str, object] | None:
+        stream = self._meta.state.named("stream", name)
+        return await self.router.stream_info(name, stream.version) if stream is not None else None
+
+    def machine(self, group: int) -> StreamMachine | None:
+        hosted = self._groups.get(group)
+        return hosted.machine if hosted is not None and isinstance(hosted.machine, StreamMachine) else None
+
+    async def read_barrier(self, group: int) -> bool:
+        hosted = self._groups.get(group)
+        if hosted is None:
+            return False
+        try:
+            await hosted.read_barrier()
+        except NotDone:
+            return False
+        return True
+
+    def cluster_of(self, group: int) -> ClusterInfo:
+        hosted = self._groups.get(group)
+        leader = self._groups.leadership(group)
+        names = self.node_names()
+        return ClusterInfo(
+            name=self._cluster_name,
+            leader=names.get(leader.node) if leader is not None else None,
+            replicas=self._replicas(hosted, names) if hosted is not None else (),
+        )
+
+    def _replicas(self, group: Group, names: Mapping[int, str]) -> tuple[ReplicaInfo, ...]:
+        state, leading = group.state, group.state.leading
+        now = self._clock.monotonic()
+        replicas: list[ReplicaInfo] = []
+        for node in sorted(state.membership.members - {state.leader or state.node}):
+            progress = leading.progress.get(node) if leading is not None else None
+            silence = now - progress.last_contact if progress is not None else 0.0
+            lag = max(0, state.commit - progress.match) if progress is not None else 0
+            replicas.append(
+                ReplicaInfo(
+                    name=names.get(node, f"{node:016x}"),
+                    current=progress is not None and progress.active and lag == 0,
+                    active=int(silence * 1e9),
+                    lag=lag,
+                    offline=progress is not None and silence > state.options.election_max,
+                    peer=f"{node:016x}",
+                )
+            )
+        return tuple(replicas)
+
+    async def transfer(self, group: int, preferred: str | None) -> bool:
+        hosted = self._groups.get(group)
+        if hosted is None or not hosted.leads:
+            return False
+        target: int | None = None
+        if preferred is not None:
+            target = next((node for node, name in self.node_names().items() if name == preferred), None)
+            if target is None:
+                return False
+            if target == self._groups.me:
+                return True
+        try:
+            await hosted.transfer(target)
+        except NotDone as refused:
+            logger.info("group %s: leadership stays: %s", hosted.name, refused)
+            return False
+        return True

@@ -1,0 +1,95 @@
+"""The applier: hands committed batches to the state machine, in index order, and never runs ahead of commit.
+
+Its input is a watermark (`advance`), its output are results per index and its own watermark, `applied`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from ..codec import Kind, crc32c, walk_batch
+from .machine import Machine, Results
+
+logger = logging.getLogger(__name__)
+
+FETCH_BYTES = 8 * 1024 * 1024
+
+ReadBatches = Callable[[int, int, int], Awaitable[Sequence[bytes]]]
+"""(first index, last index, about how many bytes) -> at least one batch, in order."""
+OnApplied = Callable[[int, int, Results], None]
+"""(index, encoded size of the batch, results). Never raises, never waits."""
+
+
+class MachineFailed(Exception):
+    """The state machine raised: this replica of the group stops, and never skips the batch."""
+
+    def __init__(self, kind: str, index: int) -> None:
+        super().__init__(
+            f"state machine {kind!r} failed at index {index}; this replica of the group has stopped"
+        )
+        self.index = index
+
+
+class Applier:
+    """Owns the machine and its applied index. Invariant: machine state = batches 1..applied, each exactly
+    once."""
+
+    def __init__(self, machine: Machine, read: ReadBatches, on_applied: OnApplied) -> None:
+        self.machine = machine
+        self.applied = 0
+        self.applied_term = 0
+        self.applied_time = 0
+        self.rolling_hash = 0
+        """CRC32C chained over the header checksums of all applied batches: equal on equal replicas."""
+        self._read = read
+        self._on_applied = on_applied
+        self._commit = 0
+        self._wake = trio.Event()
+        self.exclusive = trio.Lock()
+        """Held while batches are applied; whoever replaces the machine's state holds it meanwhile."""
+
+    def start_from(self, index: int, term: int, time: int, rolling_hash: int) -> None:
+        """The machine was emptied or restored: its state is that of `index`."""
+        self.applied, self.applied_term, self.applied_time = index, term, time
+        self.rolling_hash = rolling_hash
+        self._commit = max(self._commit, index)
+
+    def advance(self, commit: int) -> None:
+        """Everything up to `commit` is committed. A watermark: it overwrites, it never waits."""
+        if commit > self._commit:
+            self._commit = commit
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Apply until cancelled. Raises MachineFailed if the machine raises."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            while self.applied < self._commit:
+                async with self.exclusive:
+                    if self.applied < self._commit:  # a snapshot may have come in meanwhile
+                        await self._apply_some()
+
+    async def _apply_some(self) -> None:
+        for batch in await self._read(self.applied + 1, self._commit, FETCH_BYTES):
+            self._apply(batch)
+        await self.machine.settle()
+
+    def _apply(self, batch: bytes) -> None:
+        entries = walk_batch(batch)
+        header = entries.header
+        if header.index != self.applied + 1:
+            raise RuntimeError(f"batch {header.index} handed to the applier after {self.applied}")
+        results: Results = []
+        # The membership of a group is its Raft log's affair; every other batch moves at least the clock.
+        if header.kind != Kind.MEMBERSHIP:
+            try:
+                results = self.machine.apply(entries)
+            except Exception as error:
+                # A user's machine may raise anything; whatever it is, its state can no longer be trusted.
+                logger.exception("group %d, index %d", header.group, header.index)
+                raise MachineFailed(self.machine.kind, header.index) from error
+        self.applied, self.applied_term, self.applied_time = header.index, header.term, header.time
+        self.rolling_hash = crc32c(header.header_crc.to_bytes(4, "little"), self.rolling_hash)
+        self._on_applied(header.index, header.length, results)

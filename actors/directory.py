@@ -1,0 +1,96 @@
+"""Which stream stores a subject: the meta state's streams, compiled, with a bounded cache of answers.
+
+`NodeBackend` is this node as its gateway sees it: the directory, proposals, administration and frames to
+others.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..codec import Chunk
+from .api import ApiRouter
+from .gateway.backend import StreamRef
+from .meta import MetaState
+from .options import Options
+from .outcomes import Outcome
+from .peers import Peers
+from .proposals import Proposals
+from .stream.subjects import SubjectFilter
+from .wire import FrameKind
+
+CACHED_SUBJECTS: Final = 65_536
+_NOT_ASKED: Final = StreamRef("", 0, ())
+
+
+class StreamDirectory:
+    """Subject -> stream. `update` when the meta state changed; `version` grows with each update."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._streams: list[tuple[SubjectFilter, StreamRef]] = []
+        self._answers: dict[bytes, StreamRef | None] = {}
+
+    def update(self, state: MetaState) -> None:
+        self._answers.clear()
+        self._streams = []
+        for stream in state.streams():
+            subjects = stream.config.get("subjects")
+            patterns = [str(each) for each in subjects] if isinstance(subjects, list) else []
+            ref = StreamRef(
+                stream.name,
+                stream.group,
+                tuple(pattern.encode() for pattern in patterns),
+                no_ack=stream.config.get("no_ack") is True,
+            )
+            self._streams.append((SubjectFilter(patterns), ref))
+        self.version += 1
+
+    def find(self, subject: bytes) -> StreamRef | None:
+        """The stream that stores messages of this literal subject, or None."""
+        found = self._answers.get(subject, _NOT_ASKED)
+        if found is _NOT_ASKED:
+            found = next((ref for subjects, ref in self._streams if subject in subjects), None)
+            if len(self._answers) >= CACHED_SUBJECTS:
+                self._answers.clear()
+            self._answers[subject] = found
+        return found
+
+
+class NodeBackend:
+    """`Backend`: what the gateway may ask of its node."""
+
+    def __init__(
+        self,
+        node: int,
+        version: str,
+        options: Options,
+        directory: StreamDirectory,
+        proposals: Proposals,
+        router: ApiRouter,
+        peers: Peers,
+    ) -> None:
+        self.node_id = node
+        self.node_name = options.name
+        self.cluster_name = options.cluster_name
+        self.version = version
+        self.stream_of = directory.find
+        self.api = router.ask
+        self._directory = directory
+        self._proposals = proposals
+        self._peers = peers
+
+    def streams_version(self) -> int:
+        return self._directory.version
+
+    def propose(self, group: int, chunk: Chunk, done: Callable[[Outcome], None]) -> None:
+        self._proposals.propose(group, chunk, done)
+
+    def peers(self) -> Iterable[int]:
+        return self._peers.up()
+
+    def send_interest(self, peer: int | None, data: tuple[object, ...]) -> None:
+        for each in [peer] if peer is not None else list(self._peers.up()):
+            self._peers.send(each, FrameKind.INTEREST, data)
+
+    def send_route(self, peer: int, data: bytes) -> bool:
+        return self._peers.send(peer, FrameKind.ROUTE, (), data)

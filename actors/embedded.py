@@ -1,0 +1,220 @@
+"""Trimaran inside a Trio program: nodes as context managers, groups and streams as handles.
+
+    async with open_node(Options(data=Path("data")), machines={"counter": Counter}) as node:
+        counter = await open_group(node, "hits", machine="counter")
+        total = await counter.propose(b"1")
+
+Every call that changes something ends in one of three ways: it returns (applied), or it raises `NotDone`
+whose `outcome` is `NotApplied` (safe to try again) or `Unknown` (it may have happened). Cancelling a call
+abandons the waiting, never what was proposed.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, cast
+
+import trio
+
+from ..codec import Chunk, EntryType, make_chunk
+from ..codec.protocol import encode_publish
+from ..storage.disk import FileDisk
+from ..storage.runner import ThreadRunner
+from .group import NotDone
+from .meta import STREAM_KIND, Command
+from .network import MemoryNetwork
+from .node import MakeStateMachine, Node
+from .options import Options
+from .outcomes import Applied
+from .stream.config import from_request
+from .stream.errors import ApiError
+from .stream.machine import StoredMessage, StreamMachine
+from .stream.results import Status, unpack
+from .user_machine import UserMachine
+from .world import World
+
+SETTLE_SECONDS: Final = 10.0
+
+
+class ApiRefused(Exception):
+    """The cluster understood and said no: `code` and `description` as JetStream words them."""
+
+    def __init__(self, error: Mapping[str, object]) -> None:
+        super().__init__(f"{error.get('description')} (code {error.get('err_code')})")
+        self.code = cast(int, error.get("err_code"))
+        self.description = str(error.get("description"))
+
+
+@asynccontextmanager
+async def open_node(
+    options: Options, machines: Mapping[str, MakeStateMachine] | None = None, world: World | None = None
+) -> AsyncIterator[Node]:
+    """Run a node for the length of the block; inside, it belongs to its cluster. Stops it in order at the
+    end.
+
+    Raises whatever `Node.run` raises. For a cluster, the other nodes must come up for the block to begin.
+    """
+    async with trio.open_nursery() as nursery:
+        node = Node(options, world, machines)
+        await nursery.start(node.run)
+        await node.ready.wait()
+        yield node
+        await node.stop()
+
+
+@asynccontextmanager
+async def open_cluster(
+    directory: Path,
+    machines: Mapping[str, MakeStateMachine] | None = None,
+    names: Sequence[str] = ("a", "b", "c"),
+    options: Options | None = None,
+) -> AsyncIterator[list[Node]]:
+    """Several nodes in this program: real disks below `directory`, peer links in memory."""
+    network = MemoryNetwork()
+    addresses = {name: f"127.0.0.1:{port}" for port, name in enumerate(names, start=1)}
+    async with trio.open_nursery() as nursery:
+        nodes: list[Node] = []
+        for name in names:
+            world = World(FileDisk(directory / name), ThreadRunner(), network=network)
+            chosen = replace(
+                options or Options(),
+                name=name,
+                data=directory / name,
+                listen="127.0.0.1:0",
+                peer_listen=addresses[name],
+                peers=tuple((other, address) for other, address in addresses.items() if other != name),
+            )
+            node = Node(chosen, world, machines)
+            nodes.append(node)
+            await nursery.start(node.run)
+        for node in nodes:
+            await node.ready.wait()
+        yield nodes
+        for node in nodes:
+            await node.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHandle:
+    """A replicated group with a user's state machine, from any node of the cluster."""
+
+    node: Node
+    group: int
+
+    async def propose(self, entry: bytes) -> object:
+        """Replicate one entry and return its result. Raises NotDone."""
+        return (await self.propose_many([entry]))[0]
+
+    async def propose_many(self, entries: Sequence[bytes]) -> list[object]:
+        """Replicate entries in one batch, all or none (rule S15); one result each. Raises NotDone."""
+        chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
+        return cast(list[object], await _propose(self.node, self.group, chunk))
+
+    @property
+    def machine(self) -> object:
+        """This node's own copy of the state machine, as far as it has applied (a stale read). LookupError:
+        not here."""
+        hosted = self.node.groups.get(self.group)
+        if hosted is None or not isinstance(hosted.machine, UserMachine):
+            raise LookupError("this node hosts no replica of the group")
+        return hosted.machine.machine
+
+    async def read_barrier(self) -> None:
+        """Return once `machine` shows everything committed before the call. On the leader's node; else
+        NotDone."""
+        hosted = self.node.groups.get(self.group)
+        if hosted is None:
+            raise LookupError("this node hosts no replica of the group")
+        await hosted.read_barrier()
+
+    @property
+    def leads(self) -> bool:
+        hosted = self.node.groups.get(self.group)
+        return hosted is not None and hosted.leads
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An acknowledged message."""
+
+    sequence: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHandle:
+    """A stream, without a network between."""
+
+    node: Node
+    name: str
+    group: int
+
+    async def publish(self, subject: str, payload: bytes, *, msg_id: str | None = None) -> Published:
+        """Store one message. With `msg_id`, a repetition within the duplicate window is not stored twice.
+
+        Raises NotDone; ApiRefused if the stream's configuration forbids the message.
+        """
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {msg_id}\r\n\r\n".encode() if msg_id is not None else b""
+        chunk = make_chunk([encode_publish(subject.encode(), headers, payload)])
+        result = unpack(cast(bytes, await _propose(self.node, self.group, chunk)), 0)
+        if result.error is not None:
+            raise ApiRefused(result.error.to_json())
+        return Published(result.value, result.status is Status.DUPLICATE)
+
+    async def get(self, sequence: int) -> StoredMessage | None:
+        """The message with this sequence, read from this node's replica; None if there is none (yet)."""
+        hosted = self.node.groups.get(self.group)
+        if hosted is None:
+            raise LookupError("this node hosts no replica of the stream")
+        return await cast(StreamMachine, hosted.machine).get(sequence)
+
+
+async def open_group(node: Node, name: str, *, machine: str, replicas: int = 1) -> GroupHandle:
+    """Find or create a group with a user's state machine. Raises NotDone, or ApiRefused."""
+    result = await _change(
+        node, {"op": "create_group", "name": name, "machine": machine, "replicas": replicas}
+    )
+    number = cast(int, result["group"])
+    await _settled(node, number)
+    return GroupHandle(node, number)
+
+
+async def open_stream(node: Node, name: str, subjects: Sequence[str], *, replicas: int = 1) -> StreamHandle:
+    """Find or create a stream. Raises NotDone, or ApiRefused (its configuration differs, subjects overlap,
+    ...)."""
+    request = {"name": name, "subjects": list(subjects), "num_replicas": replicas}
+    try:
+        config = from_request(name, request, nodes=len(node.state.nodes)).to_json()
+    except ApiError as error:
+        raise ApiRefused(error.to_json()) from None
+    await _change(node, {"op": "create_stream", "name": name, "config": config, "replicas": replicas})
+    with trio.fail_after(SETTLE_SECONDS):
+        while (stream := node.state.named(STREAM_KIND, name)) is None:
+            await node.meta_change()
+        await node.desk.stream_info(name)
+    return StreamHandle(node, name, stream.group)
+
+
+async def _change(node: Node, command: Command) -> Mapping[str, object]:
+    outcome = await node.desk.propose_meta(command)
+    if not isinstance(outcome, Applied):
+        raise NotDone(outcome)
+    result = cast(Mapping[str, object], outcome.result)
+    if "error" in result:
+        raise ApiRefused(cast(Mapping[str, object], result["error"]))
+    return result
+
+
+async def _settled(node: Node, group: int) -> None:
+    """Wait until a group has a leader that this node knows."""
+    with trio.fail_after(SETTLE_SECONDS):
+        while node.groups.leadership(group) is None:
+            await node.groups.wait_leader_change()
+
+
+async def _propose(node: Node, group: int, chunk: Chunk) -> object:
+    outcome = await node.desk.propose(group, chunk)
+    if not isinstance(outcome, Applied):
+        raise NotDone(outcome)
+    return outcome.result

@@ -1,0 +1,385 @@
+"""One group on one node: the actor that runs its current role, and carries out what the role's rules ask for.
+
+The rules live in `follower.py`, `candidate.py`, `leader.py` and `learner.py` as plain functions; here is the
+mailbox, the clock and the hands. Only this task touches the group's Raft state.
+
+    proposals, peers' messages ->  mailbox -> roles.step -> effects -> storage | links | applier
+    synced, applied (watermarks) -^
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, cast
+
+import trio
+
+from ..codec import Chunk
+from ..storage.actor import Storage
+from ..storage.errors import StorageError
+from ..storage.files import GroupFiles
+from ..storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
+from . import effects as asks
+from . import messages, roles
+from .applier import Applier, MachineFailed
+from .effects import Effect
+from .machine import Machine, Results
+from .mailbox import Mailbox
+from .membership import Change
+from .messages import Message, Now, PeerMessage
+from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .snapshots import Snapshots
+from .state import GroupState, Role
+from .world import Clock
+
+logger = logging.getLogger(__name__)
+
+MAILBOX_BOUND: Final = 8192  # messages; the bytes behind proposals are bounded by the leader's rules
+FETCH_RETRY_SECONDS: Final = 0.05
+
+Done = Callable[[Outcome], None]
+
+
+class GroupEvents(Protocol):
+    """What a group tells its node. None of these may raise or wait."""
+
+    def send(self, peer: int, message: PeerMessage) -> None: ...
+    def on_role(self, group: "Group") -> None: ...
+    def on_members(self, group: "Group") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatistics:
+    """One group as /raftz shows it."""
+
+    group: int
+    name: str
+    kind: str
+    role: str
+    term: int
+    leader: int
+    commit: int
+    applied: int
+    last_index: int
+    first_index: int
+    voters: tuple[int, ...]
+    learners: tuple[int, ...]
+    batches: int
+    entries: int
+    refused: int
+    """Messages that found the mailbox full."""
+    dropped: int
+    """Messages of peers that were damaged or made no sense."""
+    failed: str
+
+
+class NotDone(Exception):
+    """A call on a group did not end as applied. `outcome` is `NotApplied` (safe to retry) or `Unknown`."""
+
+    def __init__(self, outcome: NotApplied | Unknown) -> None:
+        verdict = "not applied" if isinstance(outcome, NotApplied) else "outcome unknown"
+        super().__init__(f"{verdict}: {outcome.reason.value}")
+        self.outcome = outcome
+
+
+class Group:
+    """The group actor. `run` until cancelled; everything else is called from the same event loop and never
+    waits, except the calls marked async, which wait for an outcome and may be cancelled at any time (the
+    entry stays)."""
+
+    def __init__(
+        self,
+        name: str,
+        state: GroupState,
+        machine: Machine,
+        files: GroupFiles,
+        storage: Storage,
+        clock: Clock,
+        events: GroupEvents,
+        snapshots: Snapshots,
+    ) -> None:
+        self.name = name
+        self.number = state.group
+        self.incarnation = state.incarnation
+        self.state = state
+        self.machine = machine
+        self.files = files
+        self.failed = ""
+        """Why this replica has stopped, or empty."""
+        self.applier = Applier(machine, self._read_committed, self._on_applied)
+        self.snapshots = snapshots
+        self._storage = storage
+        self._clock = clock
+        self._events = events
+        self._mailbox: Mailbox[Message] = Mailbox(MAILBOX_BOUND)
+        self._tokens = itertools.count(1)
+        self._waiting: dict[int, Done] = {}
+        self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
+        self._reads: list[tuple[int, int]] = []
+        self._batches = self._entries = self._dropped = 0
+        self._nursery: trio.Nursery | None = None
+        self._progressed = trio.Event()
+        snapshots.attach(self)
+
+    # --- what others ask ---------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        return self.state.role is Role.LEADER
+
+    def propose(self, chunk: Chunk, done: Done, expected_term: int = 0) -> None:
+        """Replicate a chunk (rules S1, S15, S16). `done` is called exactly once; it must not raise."""
+        self._ask(lambda token: messages.Propose(chunk, token, expected_term), done)
+
+    def deliver(self, message: PeerMessage) -> None:
+        """A peer's message. One that finds the mailbox full is lost, and counted, like one on the network."""
+        if message.incarnation == self.incarnation:
+            self._mailbox.put(message)
+
+    def tell(self, subject: str, message: Message) -> None:
+        """A fact of this node (a link went up or down). It is a watermark: the newest one per subject
+        counts."""
+        self._mailbox.mark(subject, message)
+
+    async def call(self, make: Callable[[int], Message]) -> Applied:
+        """Ask the role something and wait for the end. Raises NotDone."""
+        ended = trio.Event()
+        outcome: list[Outcome] = []
+
+        def done(end: Outcome) -> None:
+            outcome.append(end)
+            ended.set()
+
+        token = self._ask(make, done)
+        try:
+            await ended.wait()
+        finally:
+            self._waiting.pop(token, None)
+        end = outcome[0]
+        if not isinstance(end, Applied):
+            raise NotDone(end)
+        return end
+
+    async def propose_and_wait(self, chunk: Chunk, expected_term: int = 0) -> Applied:
+        """`propose`, awaited. Raises NotDone; a caller that is cancelled abandons the waiting, not the
+        entries."""
+        return await self.call(lambda token: messages.Propose(chunk, token, expected_term))
+
+    async def read_barrier(self) -> None:
+        """Return once this replica shows everything that was committed when the call began (thesis 6.4)."""
+        await self.call(messages.ReadIndex)
+
+    async def change_membership(self, change: Change) -> None:
+        await self.call(lambda token: messages.ProposeMembership(change, token))
+
+    async def transfer(self, target: int | None) -> None:
+        """Hand the leadership over. Raises NotDone."""
+        await self.call(lambda token: messages.Transfer(target, token))
+
+    async def tick(self) -> None:
+        """Move the log's clock on an idle group, so that what is due falls due."""
+        await self.call(messages.ProposeTick)
+
+    async def wait_synced(self, index: int) -> None:
+        """Return once this node's own log is synced up to `index`."""
+        while self.state.log.synced < index:
+            await self._progressed.wait()
+
+    async def wait_applied(self, index: int) -> None:
+        """Return once this node's machine shows everything up to `index`."""
+        while self.applier.applied < index:
+            await self._progressed.wait()
+
+    def statistics(self) -> GroupStatistics:
+        state = self.state
+        return GroupStatistics(
+            group=self.number,
+            name=self.name,
+            kind=self.machine.kind,
+            role=state.role.name.lower(),
+            term=state.term,
+            leader=state.leader,
+            commit=state.commit,
+            applied=self.applier.applied,
+            last_index=state.log.last_index,
+            first_index=state.log.first_index,
+            voters=tuple(sorted(state.membership.voters)),
+            learners=tuple(sorted(state.membership.learners)),
+            batches=self._batches,
+            entries=self._entries,
+            refused=self._mailbox.refused,
+            dropped=self._dropped,
+            failed=self.failed,
+        )
+
+    def _progress(self) -> None:
+        self._progressed.set()
+        self._progressed = trio.Event()
+
+    def _ask(self, make: Callable[[int], Message], done: Done) -> int:
+        token = next(self._tokens)
+        if self.failed:
+            done(NotApplied(Reason.CLOSED))
+        else:
+            self._waiting[token] = done
+            if not self._mailbox.put(make(token)):
+                self._resolve(token, NotApplied(Reason.BUSY, self.state.leader))
+        return token
+
+    # --- the actor -----------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the role, the applier and the snapshots until cancelled; then everyone who waits gets an
+        end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.applier.run)
+                nursery.start_soon(self.snapshots.run)
+                task_status.started()
+                await self._run_role()
+        except* MachineFailed as errors:
+            self.failed = str(errors.exceptions[0])
+            logger.error("%s", self.failed)
+        except* StorageError as errors:
+            self.failed = f"group {self.name} has stopped: {errors.exceptions[0]}"
+            logger.error("%s", self.failed)
+        finally:
+            self._nursery = None
+            self._close()
+
+    async def _run_role(self) -> None:
+        while True:
+            with trio.move_on_at(self.state.deadline):
+                for message in await self._mailbox.take():
+                    self._step(message)
+            if self._clock.monotonic() >= self.state.deadline:
+                self._step(messages.Tick())
+
+    def _step(self, message: Message) -> None:
+        now = Now(self._clock.monotonic(), self._clock.wall())
+        for effect in roles.step(self.state, message, now):
+            self._carry_out(effect)
+        if isinstance(message, messages.Synced):
+            self._progress()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case asks.Send():
+                self._events.send(effect.peer, effect.message)
+            case asks.Persist():
+                self._persist(effect)
+            case asks.Commit():
+                self.applier.advance(effect.index)
+            case asks.Sealed():
+                self._sealed[effect.index] = effect.tokens
+            case asks.Resolve():
+                self._resolve(effect.token, effect.outcome)
+            case asks.ReadReady():
+                self._reads.append((effect.index, effect.token))
+                self._answer_reads()
+            case asks.RoleChanged():
+                self._events.on_role(self)
+            case asks.Fetch():
+                self._start(self._fetch, effect)
+            case asks.SendSnapshot():
+                self._start(self.snapshots.send, effect.peer)
+            case asks.MembershipChanged():
+                self._events.on_members(self)
+            case asks.ChangeRefused():
+                self._log_refused(effect)
+            case asks.Dropped():
+                self._dropped += 1
+                logger.warning("group %s: a message of %016x: %s", self.name, effect.peer, effect.reason)
+
+    def _start(self, work: Callable[..., object], *args: object) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(cast(Callable[..., trio.abc.Instrument], work), *args)  # type: ignore[arg-type]
+
+    # --- effects ---------------------------------------------------------------------------------------
+
+    def _persist(self, persist: asks.Persist) -> None:
+        """One append, in the order of the fields; its replies leave after the sync, then the role learns of
+        it."""
+        group, incarnation = self.number, self.incarnation
+        records: list[Record] = []
+        if persist.truncate_from is not None:
+            records.append(TruncateSuffix(group, incarnation, persist.truncate_from))
+        if persist.compact is not None:
+            compact = persist.compact
+            records.append(
+                CompactPrefix(group, incarnation, compact.index, compact.term, self.snapshots.manifest_crc)
+            )
+        records.extend(BatchRecord(batch) for batch in persist.batches)
+        if persist.hard_state is not None:
+            hard = persist.hard_state
+            records.append(HardState(group, incarnation, hard.term, hard.vote, hard.commit))
+        self._storage.append(records, partial(self._on_synced, persist))
+
+    def _on_synced(self, persist: asks.Persist) -> None:
+        for send in persist.release:
+            self._events.send(send.peer, send.message)
+        self._mailbox.mark("synced", messages.Synced(persist.number))
+
+    async def _read_committed(self, first: int, last: int, max_bytes: int) -> Sequence[bytes]:
+        cached = self.state.log.cached(first, max_bytes, last)
+        return cached if cached else await self._storage.read_batches(self.number, first, last, max_bytes)
+
+    async def _fetch(self, fetch: asks.Fetch) -> None:
+        batches: Sequence[bytes] = ()
+        failed = False
+        try:
+            batches = await self._storage.read_batches(self.number, fetch.first, fetch.last, fetch.max_bytes)
+        except StorageError as error:
+            failed = True
+            logger.warning(
+                "group %s: reading from index %d for a peer failed: %s", self.name, fetch.first, error
+            )
+        self.tell(f"fetched {fetch.peer}", messages.Fetched(fetch.peer, fetch.first, tuple(batches), failed))
+
+    def _on_applied(self, index: int, size: int, results: Results) -> None:
+        self._batches += 1
+        width = 8 if isinstance(results, bytes) else 1
+        self._entries += len(results) // width
+        for token, start, count in self._sealed.pop(index, ()):
+            self._resolve(token, Applied(index, results[start * width : (start + count) * width]))
+        self._answer_reads()
+        self._mailbox.mark("applied", messages.AppliedTo(index))
+        self.snapshots.on_applied(size)
+        self._progress()
+
+    def _answer_reads(self) -> None:
+        applied = self.applier.applied
+        if self._reads and min(index for index, _ in self._reads) <= applied:
+            ready = [(index, token) for index, token in self._reads if index <= applied]
+            self._reads = [(index, token) for index, token in self._reads if index > applied]
+            for index, token in ready:
+                self._resolve(token, Applied(index))
+
+    def _resolve(self, token: int, outcome: Outcome) -> None:
+        done = self._waiting.pop(token, None)
+        if done is not None:  # else whoever asked has stopped waiting; the entry stays what it is
+            done(outcome)
+
+    def _log_refused(self, refused: asks.ChangeRefused) -> None:
+        """Rule S10: all that one needs to find out why a membership change was refused."""
+        logger.warning(
+            "membership change refused: %s account=$G group=%s node=%016x index=%d reserved=%d pending=%d",
+            refused.reason,
+            self.name,
+            refused.node,
+            refused.index,
+            refused.reserved,
+            refused.pending,
+        )
+
+    def _close(self) -> None:
+        """Whoever waits gets an end: the rules say what is certain, the rest this node can't know any
+        more."""
+        self._step(messages.StorageFailed() if self._storage.failed is not None else messages.Close())
+        waiting, self._waiting = self._waiting, {}
+        for done in waiting.values():
+            done(Unknown(Reason.CLOSED))
+        self.machine.close()

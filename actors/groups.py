@@ -1,0 +1,337 @@
+"""Every group this node hosts, and who leads which group anywhere: the node's multi-Raft table.
+
+A group starts from what recovery found or from an assignment of the meta group, runs in a task of its own,
+and when it is closed everything under it is closed with it. A group whose machine or log fails stops alone.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+import trio
+
+from ..codec import Kind, walk_batch
+from ..codec.frame import Frame
+from ..storage.actor import Storage
+from ..storage.files import GroupFiles
+from ..storage.manifest import Manifest
+from ..storage.records import GroupCreate, GroupDelete
+from ..storage.recovery import RecoveredGroup
+from . import messages
+from .group import Group
+from .machine import Machine
+from .membership import Membership
+from .messages import Now, PeerMessage
+from .meta import META_GROUP
+from .peers import Peers
+from .proposals import Leadership
+from .snapshots import Snapshots
+from .state import GroupState, RaftOptions
+from .wire import FrameKind, decode_messages
+from .world import Clock
+
+logger = logging.getLogger(__name__)
+
+MakeMachine = Callable[[str, str, GroupFiles], Machine]
+"""(kind, group name, files) -> an empty machine."""
+
+CAMPAIGNS: Final = 10
+CAMPAIGN_SECONDS: Final = 0.03
+READ_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a group starts from when its log is empty."""
+
+    group: int
+    incarnation: int
+    kind: str
+    name: str
+    voters: tuple[int, ...]
+    members: bytes
+    """For the group's record in the log: what a restart needs to know the first voters again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosted:
+    group: Group
+    scope: trio.CancelScope
+
+
+class Groups:
+    """Owns the hosted groups. `on_leader(group)` is told of every change in who leads a group."""
+
+    def __init__(
+        self,
+        me: int,
+        storage: Storage,
+        peers: Peers,
+        clock: Clock,
+        rng: random.Random,
+        options: RaftOptions,
+        snapshot_log_bytes: int,
+        make_machine: MakeMachine,
+    ) -> None:
+        self.me = me
+        self.unknown_messages = 0
+        self.on_leader: Callable[[int], None] = lambda group: None
+        self.on_members: Callable[[Group], None] = lambda group: None
+        self._storage = storage
+        self._peers = peers
+        self._clock = clock
+        self._random = rng
+        self._options = options
+        self._snapshot_log_bytes = snapshot_log_bytes
+        self._make_machine = make_machine
+        self._hosted: dict[int, _Hosted] = {}
+        self._leaders: dict[int, Leadership] = {}
+        self._leader_changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        peers.handle_messages(self._on_messages)
+        peers.handle(FrameKind.LEADERS, self._on_leaders)
+        peers.handle(FrameKind.SNAPSHOT_PART, self._on_snapshot_part)
+        peers.handle(FrameKind.SNAPSHOT_PROGRESS, self._on_snapshot_progress)
+        peers.on_up.append(self._on_peer_up)
+        peers.on_down.append(self._on_peer_down)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the groups' tasks until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # --- who is here, who leads ----------------------------------------------------------------------
+
+    def get(self, group: int) -> Group | None:
+        hosted = self._hosted.get(group)
+        return hosted.group if hosted is not None else None
+
+    def local_group(self, group: int) -> Group | None:
+        return self.get(group)
+
+    def hosted(self) -> Iterable[Group]:
+        return (hosted.group for hosted in self._hosted.values())
+
+    def leadership(self, group: int) -> Leadership | None:
+        """Who leads a group, hosted here or not, as far as this node knows."""
+        return self._leaders.get(group)
+
+    async def wait_leader_change(self) -> None:
+        await self._leader_changed.wait()
+
+    # --- starting and closing --------------------------------------------------------------------------
+
+    async def create(self, birth: Birth, *, campaign: bool) -> Group:
+        """Make a group durable on this node and run it. With `campaign` it stands for election at once, a few
+        times."""
+        synced = trio.Event()
+        record = GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members)
+        self._storage.append([record], synced.set)
+        await synced.wait()
+        return await self.start_new(birth, campaign=campaign)
+
+    async def start_new(self, birth: Birth, *, campaign: bool) -> Group:
+        """Run a group whose record is durable and whose log is empty."""
+        state = GroupState.recovered(
+            group=birth.group,
+            incarnation=birth.incarnation,
+            node=self.me,
+            options=self._options_of(birth.group),
+            randomness=self._random,
+            now=self._now(),
+            settled=Membership.of(birth.voters),
+        )
+        group = await self._run(state, birth.kind, birth.name, None)
+        if campaign and self._nursery is not None:
+            self._nursery.start_soon(self._campaign, group)
+        return group
+
+    async def _campaign(self, group: Group) -> None:
+        """Have a new group led soon: its other replicas are being created at this moment."""
+        for _ in range(CAMPAIGNS):
+            if self.leadership(group.number) is not None:
+                return
+            group.tell("campaign", messages.Campaign())
+            await trio.sleep(CAMPAIGN_SECONDS)
+
+    async def resume(self, recovered: RecoveredGroup, voters: Iterable[int]) -> Group:
+        """Run a group that recovery found. `voters`: its first ones, for a log that was never compacted."""
+        manifest = recovered.manifest
+        applied = manifest.index if manifest is not None else 0
+        entries = [(entry.index, entry.term, entry.kind, entry.size) for entry in recovered.entries]
+        compacted = (recovered.compacted.index, recovered.compacted.term)
+        if manifest is not None and not _holds(compacted, entries, manifest):
+            compacted, entries = (manifest.index, manifest.term), []
+        changes = [
+            (index, await self._read_membership(recovered.group, index))
+            for index, _, kind, _ in entries
+            if kind == Kind.MEMBERSHIP and index > applied
+        ]
+        state = GroupState.recovered(
+            group=recovered.group,
+            incarnation=recovered.incarnation,
+            node=self.me,
+            options=self._options_of(recovered.group),
+            randomness=self._random,
+            now=self._now(),
+            settled=Membership.decode(manifest.members) if manifest is not None else Membership.of(voters),
+            changes=changes,
+            term=recovered.term,
+            vote=recovered.vote,
+            compacted=compacted,
+            entries=entries,
+            commit=max(recovered.commit, applied),
+            last_time=await self._last_time(recovered, entries),
+            faulty=bool(recovered.faulty) or recovered.closed or recovered.manifest_damaged,
+        )
+        return await self._run(state, recovered.kind, recovered.name, manifest)
+
+    async def close(self, group: int, *, delete: bool) -> None:
+        """Stop a group here; with `delete` its log is given up too (its files are quarantined by storage)."""
+        hosted = self._hosted.pop(group, None)
+        if hosted is None:
+            return
+        hosted.scope.cancel()
+        self._leaders.pop(group, None)
+        if delete:
+            self._storage.append([GroupDelete(group, hosted.group.incarnation)])
+
+    async def _run(self, state: GroupState, kind: str, name: str, manifest: Manifest | None) -> Group:
+        if self._nursery is None:
+            raise RuntimeError("Groups.run must be running")
+        files = self._storage.group_files(state.group, state.incarnation)
+        machine = self._make_machine(kind, name, files)
+        snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest)
+        group = Group(name, state, machine, files, self._storage, self._clock, self, snapshots)
+        if manifest is None:
+            machine.empty()
+        else:
+            await machine.restore(manifest.state, manifest.files)
+            group.applier.start_from(manifest.index, manifest.term, manifest.time, manifest.rolling_hash)
+        group.applier.advance(state.commit)
+        hosted = _Hosted(group, trio.CancelScope())
+        self._hosted[state.group] = hosted
+        await self._nursery.start(self._run_scoped, hosted)
+        return group
+
+    async def _run_scoped(self, hosted: _Hosted, *, task_status: trio.TaskStatus[None]) -> None:
+        with hosted.scope:
+            await hosted.group.run(task_status=task_status)
+
+    async def _read_membership(self, group: int, index: int) -> Membership:
+        [batch] = await self._storage.read_batches(group, index, index, READ_BYTES)
+        return Membership.decode(walk_batch(batch).entry(0))
+
+    async def _last_time(self, recovered: RecoveredGroup, entries: list[tuple[int, int, int, int]]) -> int:
+        """The log clock never falls, also across a restart: the newest batch has the highest time."""
+        time = recovered.manifest.time if recovered.manifest is not None else 0
+        if entries and not recovered.faulty:
+            last = recovered.last_index
+            [batch] = await self._storage.read_batches(recovered.group, last, last, READ_BYTES)
+            time = max(time, walk_batch(batch).header.time)
+        return time
+
+    def _options_of(self, group: int) -> RaftOptions:
+        """What meta decides, every node should act upon at once."""
+        return replace(self._options, eager_commit=True) if group == META_GROUP else self._options
+
+    def _now(self) -> Now:
+        return Now(self._clock.monotonic(), self._clock.wall())
+
+    # --- GroupEvents -----------------------------------------------------------------------------------
+
+    def send(self, peer: int, message: PeerMessage) -> None:
+        self._peers.send_message(peer, message)
+
+    def on_role(self, group: Group) -> None:
+        """Role, term or leader of a hosted group changed."""
+        state = group.state
+        logger.info(
+            "group %s: %s in term %d, leader %016x", group.name, state.role.value, state.term, state.leader
+        )
+        known = self._leaders.get(group.number)
+        if known is not None and state.term < known.term:
+            return
+        if state.leader:
+            self._set_leader(group.number, Leadership(state.term, state.leader))
+        elif known is not None:
+            del self._leaders[group.number]
+        if group.leads:
+            for peer in list(self._peers.up()):
+                self._peers.send(peer, FrameKind.LEADERS, ((group.number, state.term),))
+
+    def _set_leader(self, group: int, leader: Leadership) -> None:
+        if self._leaders.get(group) != leader:
+            self._leaders[group] = leader
+            self._leader_changed.set()
+            self._leader_changed = trio.Event()
+            self.on_leader(group)
+
+    # --- frames ------------------------------------------------------------------------------------------
+
+    def _on_messages(self, sender: int, frame: Frame) -> None:
+        for message in decode_messages(sender, frame):
+            hosted = self._hosted.get(message.group)
+            if hosted is None:
+                self.unknown_messages += 1  # not assigned here, or not yet
+            else:
+                hosted.group.deliver(message)
+
+    def _on_leaders(self, sender: int, envelope: list[object], attachment: memoryview) -> None:
+        """The sender says which groups it leads, and in which terms."""
+        for group, term in cast(list[tuple[int, int]], envelope):
+            known = self._leaders.get(group)
+            if known is None or term > known.term:
+                self._set_leader(group, Leadership(term, sender))
+
+    def _on_snapshot_part(self, sender: int, envelope: list[object], attachment: memoryview) -> None:
+        group = self._addressed(envelope)
+        if group is not None:
+            group.snapshots.on_part(sender, envelope, attachment)
+
+    def _on_snapshot_progress(self, sender: int, envelope: list[object], attachment: memoryview) -> None:
+        group = self._addressed(envelope)
+        if group is not None:
+            group.snapshots.on_progress(envelope)
+
+    def _addressed(self, envelope: list[object]) -> Group | None:
+        number, incarnation = cast(tuple[int, int], tuple(envelope[:2]))
+        group = self.get(number)
+        if group is None or group.incarnation != incarnation:
+            self.unknown_messages += 1
+            return None
+        return group
+
+    def _on_peer_up(self, peer: int) -> None:
+        led: list[tuple[int, int]] = []
+        for group in self.hosted():
+            group.tell(f"link {peer}", messages.PeerUp(peer))
+            if group.leads:
+                led.append((group.number, group.state.term))
+        if led:
+            self._peers.send(peer, FrameKind.LEADERS, tuple(led))
+
+    def _on_peer_down(self, peer: int) -> None:
+        """A leader that can't be reached is none: its groups' proposals wait for the next one."""
+        for group, leader in list(self._leaders.items()):
+            if leader.node == peer:
+                del self._leaders[group]
+        for hosted in self.hosted():
+            hosted.tell(f"link {peer}", messages.PeerDown(peer))
+
+    def led_by_me(self) -> Mapping[int, Group]:
+        return {group.number: group for group in self.hosted() if group.leads}
+
+
+def _holds(compacted: tuple[int, int], entries: list[tuple[int, int, int, int]], manifest: Manifest) -> bool:
+    """Whether the log has the manifest's last entry; if not, the manifest replaces the whole log (DESIGN
+    6)."""
+    index, term = manifest.index, manifest.term
+    if index <= compacted[0]:
+        return index == compacted[0] and term == compacted[1]
+    position = index - compacted[0] - 1
+    return position < len(entries) and entries[position][1] == term

@@ -1,0 +1,413 @@
+"""A node: one process's tree of actors, from the storage actor at the bottom to the gateway at the top.
+
+    storage <- groups (role, applier, snapshots each) <- proposals <- gateway <- clients
+                  |-> peers (links) <-> other nodes                     monitor reads them all
+
+`Node` only builds the tree, in order, and takes it down in the reverse order; what the parts do is in their
+files.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from ..codec import Chunk
+from ..storage.actor import Storage, StorageOptions
+from ..storage.errors import StorageFailed
+from ..storage.files import GroupFiles
+from ..storage.runner import InlineRunner
+from .api import ApiDesk, ApiRouter
+from .birth import Birth, Founding
+from .directory import NodeBackend, StreamDirectory
+from .gateway.gateway import Gateway, Settings
+from .gateway.port import Port, SocketPort
+from .group import Group, NotDone
+from .groups import Birth as GroupBirth
+from .groups import Groups
+from .machine import Machine
+from .membership import Membership
+from .meta import META_GROUP, META_KIND, STREAM_KIND, Assignment, MetaMachine, MetaState, NodeRecord
+from .monitor import Monitor
+from .network import Listener, join_address, split_address
+from .options import BATCH_OVERHEAD, Options
+from .outcomes import Applied
+from .peers import Peers
+from .proposals import Proposals
+from .reconciler import Reconciler
+from .requests import Refusal, Requests
+from .state import RaftOptions
+from .stream import commands
+from .stream.machine import StreamMachine
+from .user_machine import StateMachine, UserMachine
+from .vitals import Vitals
+from .wire import PROTOCOL_VERSION, FrameKind, Hello
+from .world import World
+
+logger = logging.getLogger(__name__)
+
+LINK_BYTES: Final = 64 * 1024 * 1024
+STOP_SECONDS: Final = 2.0
+DRAIN_SECONDS: Final = 0.5
+JOIN_SECONDS: Final = 5.0
+
+MakeStateMachine = Callable[[], StateMachine]
+
+
+class NodeFailed(Exception):
+    """The disk failed: nothing more can be promised. The process must end, and says so with its exit code."""
+
+    def __init__(self, cause: StorageFailed) -> None:
+        super().__init__(str(cause))
+        self.exit_code = cause.exit_code
+
+
+class Node:
+    """One member of a cluster, or a cluster of one.
+
+    Args:
+        options: the table of options.
+        world: time, randomness, network and disk; the machine's own by default.
+        machines: kinds of user state machines that this node can run, by name. Every node of a cluster needs
+        the
+            same ones.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        world: World | None = None,
+        machines: Mapping[str, MakeStateMachine] | None = None,
+        port: Port | None = None,
+    ) -> None:
+        self.options = options
+        self.client_address = options.listen
+        self.http_address = options.http or ""
+        self.ready = trio.Event()
+        """Set once this node belongs to a cluster and has started its groups."""
+        from .. import __version__  # here, since the package's face imports this module
+
+        self._version = __version__
+        self._world = world if world is not None else World.real(options.data)
+        self._machines = dict(machines or {})
+        self._port = port
+        self._failure: StorageFailed | None = None
+        self._failed = trio.Event()
+        self._meta_machine: MetaMachine | None = None
+        self._directory = StreamDirectory()
+        self._meta_changed = trio.Event()
+        self._stopping = False
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled or stopped; `started()` once clients can connect.
+
+        Raises:
+            OSError: an address can't be bound.
+            StorageError: the data directory can't be served; each kind has its exit code.
+            NodeFailed: the disk failed while running.
+        """
+        self.storage = await self._open_storage()
+        try:
+            await self._run_tree(task_status)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.storage.close()
+        if self._failure is not None:
+            raise NodeFailed(self._failure)
+
+    async def _run_tree(self, task_status: trio.TaskStatus[None]) -> None:
+        listener = await self._listen_to_peers()
+        self._build(listener)
+        async with trio.open_nursery() as nursery:
+            self._scope = nursery.cancel_scope
+            await nursery.start(self.storage.run)
+            nursery.start_soon(self._watch_failure)
+            await nursery.start(self.requests.run)
+            nursery.start_soon(self.proposals.run)
+            await nursery.start(self.groups.run)
+            await nursery.start(self.peers.run, listener)
+            await nursery.start(self.gateway.run)
+            self.client_address = join_address(*self.gateway.address)
+            if self.options.http is not None:
+                self.http_address = await nursery.start(Monitor(self.vitals, self.options.http).run)
+            nursery.start_soon(self._join_cluster)
+            task_status.started()
+
+    async def stop(self) -> None:
+        """Hand leaderships over, stop taking clients, and end `run` in order."""
+        self._stopping = True
+        with trio.move_on_after(STOP_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for group in list(self.groups.led_by_me().values()):
+                    if len(group.state.membership.voters) > 1:
+                        nursery.start_soon(self._hand_over, group)
+        with trio.move_on_after(STOP_SECONDS):
+            await self.gateway.shut_down(DRAIN_SECONDS)
+            await self.storage.drain()
+        self._scope.cancel()
+
+    async def _hand_over(self, group: Group) -> None:
+        try:
+            await group.transfer(None)
+        except NotDone as refused:
+            logger.info("group %s: leadership was not handed over: %s", group.name, refused)
+
+    async def _watch_failure(self) -> None:
+        """A failed log ends the process; whoever waits is told that the outcome is unknown (rule S9)."""
+        await self._failed.wait()
+        logger.critical("%s", self._failure)
+        self._scope.cancel()
+
+    def _on_storage_failure(self, failure: StorageFailed) -> None:
+        self._failure = failure
+        self._failed.set()
+
+    # --- building ----------------------------------------------------------------------------------------
+
+    async def _open_storage(self) -> Storage:
+        options, world = self.options, self._world
+        runner = InlineRunner() if options.wal_sync == "inline" else world.runner
+        return await Storage.open(
+            world.disk,
+            runner,
+            name=options.name,
+            draw=self._draw_id,
+            options=StorageOptions(segment_bytes=options.segment_bytes),
+            on_failure=self._on_storage_failure,
+        )
+
+    def _draw_id(self) -> int:
+        return self._world.random.getrandbits(64) or 1
+
+    async def _listen_to_peers(self) -> Listener | None:
+        if not self.options.clustered:
+            return None
+        return await self._world.network.listen(self.options.peer_listen)
+
+    def _build(self, listener: Listener | None) -> None:
+        options, world = self.options, self._world
+        node = self.storage.recovered.node
+        address = _advertised(options.peer_listen, listener)
+        self.me = NodeRecord(node.node_id, options.name, address)
+        hello = Hello(
+            version=PROTOCOL_VERSION,
+            cluster=node.cluster_id,
+            cluster_name=options.cluster_name,
+            node=node.node_id,
+            incarnation=self._draw_id(),
+            name=options.name,
+            address=address,
+        )
+        self.peers = Peers(hello, world.network, world.random, dict(options.peers), LINK_BYTES)
+        self.requests = Requests(self.peers)
+        self.groups = Groups(
+            node.node_id,
+            self.storage,
+            self.peers,
+            world.clock,
+            world.random,
+            raft_options(options),
+            options.snapshot_log_bytes,
+            self._make_machine,
+        )
+        self.proposals = Proposals(self.groups, self.peers)
+        self.birth = Birth(
+            self.me,
+            frozenset(name for name, _ in options.peers),
+            self.storage,
+            self.requests,
+            self.peers,
+            self._draw_id,
+            self._take_in,
+        )
+        desk = ApiDesk(self.groups, self, self.proposals, world.clock, options.cluster_name)
+        self.api_router = ApiRouter(self.groups, self.requests, self, desk)
+        self.desk = desk
+        self.reconciler = Reconciler(
+            world.clock, self.groups.led_by_me, lambda: self.state, self._configuration, _next_due
+        )
+        backend = NodeBackend(
+            node.node_id, self._version, options, self._directory, self.proposals, self.api_router, self.peers
+        )
+        port = self._port or SocketPort(*split_address(options.listen))
+        self.gateway = Gateway(backend, port, world.random, gateway_settings(options))
+        self.vitals = Vitals(
+            options,
+            self._version,
+            node.node_id,
+            self.storage,
+            self.groups,
+            self.peers,
+            self.proposals,
+            self.gateway,
+            world.clock,
+            lambda: self.state,
+        )
+        self._wire()
+
+    def _wire(self) -> None:
+        """Who is told what. In one place, so that the flow of events can be read."""
+        peers, groups = self.peers, self.groups
+        peers.refuses = lambda remote: "its id was removed" if remote.node in self.state.removed else None
+        peers.handle(FrameKind.ASK, self.requests.on_ask)
+        peers.handle(FrameKind.ANSWER, lambda _, envelope, data: self.requests.on_answer(envelope, data))
+        peers.handle(FrameKind.PROPOSE, self.proposals.on_propose)
+        peers.handle(
+            FrameKind.PROPOSE_REPLY, lambda _, envelope, data: self.proposals.on_reply(envelope, data)
+        )
+        peers.handle(
+            FrameKind.INTEREST, lambda peer, envelope, _: self.gateway.on_interest(peer, tuple(envelope))
+        )
+        peers.handle(FrameKind.ROUTE, lambda peer, _, data: self.gateway.on_route(peer, data))
+        peers.on_up += [self.proposals.on_peer_up, self.gateway.on_peer_up]
+        peers.on_down += [self.requests.on_peer_down, self.proposals.on_peer_down, self.gateway.on_peer_down]
+        groups.on_leader = self._on_leader
+
+    def _on_leader(self, group: int) -> None:
+        self.proposals.on_leader(group)
+        self.reconciler.wake()
+
+    # --- joining the cluster, starting groups ------------------------------------------------------------
+
+    async def _join_cluster(self) -> None:
+        """Find or found the cluster, then run the meta group and every group that belongs here."""
+        founding = await self.birth.run()
+        self.peers.me = replace(self.peers.me, cluster=founding.cluster)
+        for record in founding.founders:
+            self.peers.learn(record.name, record.address)
+        self._founding = founding
+        await self._start_meta(founding)
+        for recovered in list(self.storage.recovered.groups.values()):
+            if recovered.group != META_GROUP:
+                await self.groups.resume(recovered, Membership.decode(recovered.members).voters)
+        self.ready.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reconciler.run)
+            await self._follow_meta()
+
+    async def _start_meta(self, founding: Founding) -> None:
+        voters = tuple(record.node for record in founding.founders)
+        recovered = self.storage.recovered.groups.get(META_GROUP)
+        if recovered is not None and recovered.incarnation == founding.cluster:
+            await self.groups.resume(recovered, voters)
+        else:  # `Birth` has just made its record durable
+            birth = GroupBirth(META_GROUP, founding.cluster, META_KIND, META_KIND, voters, founding.pack())
+            await self.groups.start_new(birth, campaign=self.me.node == min(voters))
+
+    async def _follow_meta(self) -> None:
+        """Host what meta assigns to this node, and close what meta, having caught up, no longer has."""
+        while True:
+            changed = self._meta_changed
+            meta = self.groups.get(META_GROUP)
+            state = self.state
+            for record in list(state.nodes.values()):
+                self.peers.learn(record.name, record.address)
+            for assignment in list(state.groups.values()):
+                if self.me.node in assignment.replicas and self.groups.get(assignment.group) is None:
+                    await self._host(assignment)
+            for group in list(self.groups.hosted()):
+                known = meta is not None and meta.applier.applied >= group.incarnation
+                if group.number != META_GROUP and known and group.number not in state.groups:
+                    logger.info("group %s is deleted", group.name)
+                    await self.groups.close(group.number, delete=True)
+            self.reconciler.wake()
+            await changed.wait()
+
+    async def _host(self, assignment: Assignment) -> None:
+        if assignment.kind != STREAM_KIND and assignment.kind not in self._machines:
+            logger.error("group %s: this node has no state machine %r", assignment.name, assignment.kind)
+            return
+        birth = GroupBirth(
+            assignment.group,
+            assignment.incarnation,
+            assignment.kind,
+            assignment.name,
+            assignment.initial,
+            Membership.of(assignment.initial).encode(),
+        )
+        await self.groups.create(birth, campaign=assignment.initial[0] == self.me.node)
+
+    def _make_machine(self, kind: str, name: str, files: GroupFiles) -> Machine:
+        if kind == META_KIND:
+            self._meta_machine = MetaMachine(self._founding.founders, self._on_meta)
+            return self._meta_machine
+        if kind == STREAM_KIND:
+            return StreamMachine(files, name, block_bytes=self.options.block_bytes)
+        return UserMachine(kind, self._machines[kind]())
+
+    def _on_meta(self) -> None:
+        """Desired state changed: publishers see it at once, the rest follows in its own task."""
+        self._directory.update(self.state)
+        self._meta_changed.set()
+        self._meta_changed = trio.Event()
+
+    async def meta_change(self) -> None:
+        """Wait for the next change of desired state."""
+        await self._meta_changed.wait()
+
+    async def _take_in(self, record: NodeRecord) -> None:
+        """Another node asks to become a member (see `Birth`)."""
+        command = {"op": "join", "node": record.node, "name": record.name, "address": record.address}
+        with trio.fail_after(JOIN_SECONDS):
+            outcome = await self.desk.propose_meta(command)
+        if not isinstance(outcome, Applied):
+            raise Refusal(outcome.reason.value)
+        if isinstance(outcome.result, dict) and "error" in outcome.result:
+            raise Refusal(str(outcome.result["error"]))
+
+    def _configuration(self, group: Group, assignment: Assignment) -> Chunk | None:
+        """The configuration that a stream's own log still lacks."""
+        machine = group.machine
+        if not isinstance(machine, StreamMachine) or machine.version >= assignment.version:
+            return None
+        return commands.command_chunk(commands.configure(assignment.config, assignment.version))
+
+    # --- the state of the cluster --------------------------------------------------------------------------
+
+    @property
+    def state(self) -> MetaState:
+        """The meta state this node has applied; empty until it belongs to a cluster."""
+        return self._meta_machine.state if self._meta_machine is not None else MetaState()
+
+
+def _next_due(group: Group) -> int | None:
+    machine = group.machine
+    return machine.next_due() if isinstance(machine, StreamMachine) else None
+
+
+def _advertised(peer_listen: str, listener: Listener | None) -> str:
+    """Where peers dial this node: the name it was given, with the port it really got."""
+    if listener is None:
+        return peer_listen
+    host, _ = split_address(peer_listen)
+    return join_address(host, split_address(listener.address)[1])
+
+
+def raft_options(options: Options) -> RaftOptions:
+    """The options that the roles' rules know, in seconds and bytes."""
+    return RaftOptions(
+        heartbeat=options.heartbeat_ms / 1000,
+        election_min=options.election_min_ms / 1000,
+        election_max=options.election_max_ms / 1000,
+        fsync_deadline=options.fsync_deadline_ms / 1000,
+        max_batch_bytes=options.batch_bytes,
+        uncommitted_bytes=options.uncommitted_bytes,
+        log_cache_bytes=options.log_cache_bytes,
+    )
+
+
+def gateway_settings(options: Options) -> Settings:
+    """The options that the gateway knows, in seconds and bytes."""
+    return Settings(
+        max_payload=options.max_payload,
+        max_control_line=options.max_control_line,
+        max_pending=options.max_pending,
+        max_connections=options.max_connections,
+        auth_timeout=options.auth_timeout_ms / 1000,
+        ping_interval=options.ping_interval_ms / 1000,
+        chunk_bytes=options.batch_bytes - BATCH_OVERHEAD,
+    )

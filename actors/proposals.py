@@ -1,0 +1,227 @@
+"""Proposals from anywhere to whoever leads (DESIGN 7: applied, not applied, unknown; rule S16).
+
+A chunk goes to this node's own leader role, or over the link to the leader, or waits a bounded time while the
+group has none. Once sent it is never sent again: if the link is lost its end is *unknown*. A chunk is fenced
+by the term that was known when it was sent, so a later leadership refuses it as *not applied*.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+import msgpack
+import trio
+
+from ..codec import Chunk, CodecError, check_chunk
+from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .requests import Frames
+from .wire import FrameKind
+
+HOLD_SECONDS: Final = 3.0  # two elections of the default timeouts, and then some
+HOLD_BYTES: Final = 64 * 1024 * 1024
+ANSWER_SECONDS: Final = 10.0  # a leader that keeps its link but never answers: the end is unknown
+
+Done = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who leads a group, as far as this node knows."""
+
+    term: int
+    node: int
+
+
+class LocalGroup(Protocol):
+    """The part of a hosted group that takes proposals."""
+
+    def propose(self, chunk: Chunk, done: Done, expected_term: int) -> None: ...
+
+
+class Groups(Protocol):
+    """Where proposals can go."""
+
+    me: int
+
+    def leadership(self, group: int) -> Leadership | None: ...
+    def local_group(self, group: int) -> LocalGroup | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalStatistics:
+    """`lost`: ended as unknown because the link went down."""
+
+    held: int
+    held_bytes: int
+    forwarded: int
+    in_flight: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    deadline: float
+    chunk: Chunk
+    done: Done
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    deadline: float
+    leader: int
+    done: Done
+
+
+class Proposals:
+    """Routes chunks; owned by the node. `done` is called exactly once per chunk, on the event loop."""
+
+    def __init__(self, groups: Groups, peers: Frames) -> None:
+        self._groups = groups
+        self._peers = peers
+        self._numbers = itertools.count(1)
+        self._in_flight: dict[int, _InFlight] = {}  # in the order of their deadlines
+        self._held: dict[int, deque[_Held]] = {}
+        self._held_bytes = 0
+        self._forwarded = self._lost = 0
+        self._waiting = trio.Event()
+
+    def statistics(self) -> ProposalStatistics:
+        held = sum(len(queue) for queue in self._held.values())
+        return ProposalStatistics(held, self._held_bytes, self._forwarded, len(self._in_flight), self._lost)
+
+    def propose(self, group: int, chunk: Chunk, done: Done) -> None:
+        """Propose from this node. Chunks of one group keep their order, also while they wait for a leader."""
+        leader = self._reachable(group)
+        if leader is None or group in self._held:
+            self._hold(group, chunk, done)
+        else:
+            self._send(group, leader, chunk, done)
+
+    def on_leader(self, group: int) -> None:
+        """A leader became known: what waited for one goes to it, in order."""
+        leader = self._reachable(group)
+        if leader is None:
+            return
+        for held in self._held.pop(group, ()):
+            self._held_bytes -= held.chunk.encoded_size
+            self._send(group, leader, held.chunk, held.done)
+
+    def on_peer_up(self, peer: int) -> None:
+        """A leader came into reach."""
+        for group in list(self._held):
+            self.on_leader(group)
+
+    def on_peer_down(self, peer: int) -> None:
+        """What was sent to that peer and not answered may or may not have been applied."""
+        for number in [number for number, sent in self._in_flight.items() if sent.leader == peer]:
+            self._lose(number, Reason.LINK_LOST)
+
+    def on_propose(self, peer: int, envelope: list[object], attachment: memoryview) -> None:
+        """Another node's chunk, for a group that this node led when it was sent."""
+        number, group, term, count, entries_size = cast(tuple[int, int, int, int, int], tuple(envelope))
+        try:
+            chunk = check_chunk(count, entries_size, bytes(attachment))
+        except CodecError:
+            self._reply(peer, number, NotApplied(Reason.MALFORMED))
+            return
+        local = self._groups.local_group(group)
+        if local is None:
+            self._reply(peer, number, NotApplied(Reason.NOT_LEADER))
+            return
+        local.propose(chunk, lambda outcome: self._reply(peer, number, outcome), term)
+
+    def on_reply(self, envelope: list[object], attachment: memoryview) -> None:
+        """The leader's verdict on a forwarded chunk; one that nobody waits for any more is dropped."""
+        number, status, detail, packed = cast(tuple[int, str, object, bool], tuple(envelope))
+        waiting = self._in_flight.pop(number, None)
+        if waiting is None:
+            return
+        done = waiting.done
+        if status == "applied":
+            result = bytes(attachment) if packed else msgpack.unpackb(attachment, strict_map_key=False)
+            done(Applied(cast(int, detail), result))
+        elif status == "not applied":
+            done(NotApplied(Reason(cast(str, detail))))
+        else:
+            done(Unknown(Reason(cast(str, detail))))
+
+    async def run(self) -> None:
+        """End what waited too long: for a leader as not applied (safe to retry), for its answer as
+        unknown."""
+        while True:
+            await self._waiting.wait()
+            await trio.sleep_until(self._next_deadline())
+            now = trio.current_time()
+            self._expire_held(now)
+            for number in [number for number, sent in self._in_flight.items() if sent.deadline <= now]:
+                self._lose(number, Reason.NO_ANSWER)
+            if not self._held and not self._in_flight:
+                self._waiting = trio.Event()
+
+    def _next_deadline(self) -> float:
+        sent = next(iter(self._in_flight.values()), None)
+        deadlines = [queue[0].deadline for queue in self._held.values()]
+        return min(deadlines + ([sent.deadline] if sent else []), default=trio.current_time())
+
+    def _expire_held(self, now: float) -> None:
+        for group, queue in list(self._held.items()):
+            while queue and queue[0].deadline <= now:
+                held = queue.popleft()
+                self._held_bytes -= held.chunk.encoded_size
+                held.done(NotApplied(Reason.NO_LEADER))
+            if not queue:
+                self._held.pop(group, None)
+
+    def _lose(self, number: int, why: Reason) -> None:
+        self._lost += 1
+        self._in_flight.pop(number).done(Unknown(why))
+
+    def _reachable(self, group: int) -> Leadership | None:
+        leader = self._groups.leadership(group)
+        if leader is None or leader.node == self._groups.me or self._peers.is_up(leader.node):
+            return leader
+        return None
+
+    def _hold(self, group: int, chunk: Chunk, done: Done) -> None:
+        if self._held_bytes + chunk.encoded_size > HOLD_BYTES:
+            done(NotApplied(Reason.BUSY))
+            return
+        self._held_bytes += chunk.encoded_size
+        held = _Held(trio.current_time() + HOLD_SECONDS, chunk, done)
+        self._held.setdefault(group, deque()).append(held)
+        self._waiting.set()
+
+    def _send(self, group: int, leader: Leadership, chunk: Chunk, done: Done) -> None:
+        if leader.node == self._groups.me:
+            local = self._groups.local_group(group)
+            if local is None:
+                done(NotApplied(Reason.NOT_LEADER))
+            else:
+                local.propose(chunk, done, leader.term)
+            return
+        number = next(self._numbers)
+        envelope = (number, group, leader.term, chunk.count, chunk.entries_size)
+        self._in_flight[number] = _InFlight(trio.current_time() + ANSWER_SECONDS, leader.node, done)
+        self._waiting.set()
+        if self._peers.send(leader.node, FrameKind.PROPOSE, envelope, chunk.payload):
+            self._forwarded += 1
+        else:
+            del self._in_flight[number]
+            done(NotApplied(Reason.NO_LEADER))  # never left this node
+
+    def _reply(self, peer: int, number: int, outcome: Outcome) -> None:
+        """Send a verdict. If the link is gone, so is whoever waited: its own node ends it as unknown."""
+        attachment = b""
+        packed = True
+        match outcome:
+            case Applied(index, result):
+                status, detail = "applied", cast(object, index)
+                packed = isinstance(result, bytes)
+                attachment = result if isinstance(result, bytes) else cast(bytes, msgpack.packb(result))
+            case NotApplied(reason):
+                status, detail = "not applied", reason.value
+            case Unknown(reason):
+                status, detail = "unknown", reason.value
+        self._peers.send(peer, FrameKind.PROPOSE_REPLY, (number, status, detail, packed), attachment)

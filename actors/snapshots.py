@@ -1,0 +1,256 @@
+"""Snapshots of one group: taken from the own machine, sent to a follower, installed from a leader (DESIGN 6).
+
+A snapshot is a manifest: the machine's small state and the list of its files. Taking one never holds up the
+applier: the machine is captured between two batches, the rest happens beside it, in this order (rule S11):
+sync the named files, write the manifest, and only then let the log go.
+
+Sent, it is the manifest followed by its files in checksummed parts, a few in flight at a time. What the
+follower reports back is progress, never a vote for commit.
+"""
+
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+import trio
+
+from ..codec import crc32c
+from ..storage.errors import StorageError
+from ..storage.files import GroupFiles, Incoming
+from ..storage.manifest import Manifest, decode_manifest, encode_manifest, manifest_crc
+from . import messages
+from .membership import Membership
+from .requests import Frames, describe
+from .wire import FrameKind
+
+if TYPE_CHECKING:
+    from .group import Group
+
+logger = logging.getLogger(__name__)
+
+PART_BYTES: Final = 512 * 1024
+PARTS_IN_FLIGHT: Final = 4
+PROGRESS_SECONDS: Final = 10.0
+INBOX_BOUND: Final = 4 * PARTS_IN_FLIGHT
+MANIFEST_PART: Final = -1
+
+
+class SendRefused(Exception):
+    """The follower did not take the snapshot, or the link is gone; the leader's next probe starts over."""
+
+
+class Snapshots:
+    """Owns the group's manifest. `attach` ties it to its group; `run` takes snapshots when enough log has
+    grown."""
+
+    def __init__(self, files: GroupFiles, peers: Frames, log_bytes: int, manifest: Manifest | None) -> None:
+        self.manifest = manifest
+        """The newest durable one; what the machine starts from after a crash, and what a follower gets."""
+        self.manifest_crc = manifest_crc(encode_manifest(manifest)) if manifest is not None else 0
+        self.taken = self.sent = self.installed = 0
+        self._files = files
+        self._peers = peers
+        self._log_bytes = log_bytes
+        self._grown = 0
+        self._due = trio.Event()
+        self._transfers = itertools.count(1)
+        self._progress: dict[int, trio.MemorySendChannel[tuple[str, object]]] = {}
+        self._sending = 0
+        self._idle = trio.Event()
+        self._idle.set()
+        self._inbox, self._parts = trio.open_memory_channel[tuple[int, list[object], memoryview]](INBOX_BOUND)
+        self._group: Group
+
+    def attach(self, group: "Group") -> None:
+        self._group = group
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._install_forever)
+            while True:
+                await self._due.wait()
+                self._due = trio.Event()
+                await self.take()
+
+    # --- taking one ----------------------------------------------------------------------------------
+
+    def on_applied(self, size: int) -> None:
+        """A batch of this many bytes was applied."""
+        self._grown += size
+        if self._grown >= self._log_bytes:
+            self._grown = 0
+            self._due.set()
+
+    async def take(self) -> None:
+        """Make a manifest of the machine's present state durable, then let the log go up to the one before.
+
+        The log between the last two manifests stays, so that a follower that was away for a moment catches up
+        from the log.
+        """
+        await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
+        group, applier, previous = self._group, self._group.applier, self.manifest
+        if previous is not None and previous.index >= applier.applied:
+            return
+        capture = group.machine.capture()
+        manifest = Manifest(
+            group=group.number,
+            incarnation=group.incarnation,
+            index=applier.applied,
+            term=applier.applied_term,
+            members=group.state.memberships.at(applier.applied).encode(),
+            time=applier.applied_time,
+            kind=group.machine.kind,
+            rolling_hash=applier.rolling_hash,
+            files=capture.files,
+            state=capture.state,
+        )
+        await group.wait_synced(manifest.index)
+        await self._files.sync([file.name for file in manifest.files])
+        self.manifest_crc = await self._files.write_manifest(manifest)
+        self.manifest = manifest
+        self.taken += 1
+        group.machine.captured(capture)
+        if previous is not None:
+            group.tell("compacted", messages.Compacted(previous.index, previous.term))
+
+    # --- sending one -----------------------------------------------------------------------------------
+
+    async def send(self, peer: int) -> None:
+        """Send the newest manifest and its files to a follower; the role learns how it ended."""
+        manifest = self.manifest
+        ok = False
+        self._sending += 1
+        self._idle = trio.Event()
+        try:
+            if manifest is not None:
+                await self._send(peer, manifest)
+                ok = True
+                self.sent += 1
+        except (SendRefused, StorageError, trio.TooSlowError) as error:
+            logger.info("group %s: snapshot to %016x ended: %s", self._group.name, peer, describe(error))
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._idle.set()
+            index = manifest.index if manifest is not None else 0
+            self._group.tell(f"snapshot sent {peer}", messages.SnapshotSent(peer, ok, index))
+
+    async def _send(self, peer: int, manifest: Manifest) -> None:
+        transfer = next(self._transfers)
+        report, reports = trio.open_memory_channel[tuple[str, object]](PARTS_IN_FLIGHT + 1)
+        self._progress[transfer] = report
+        try:
+            self._send_part(peer, transfer, MANIFEST_PART, 0, encode_manifest(manifest))
+            resume = cast(list[int], await self._reported(reports))
+            in_flight = 0
+            for number, file in enumerate(manifest.files):
+                for offset in range(resume[number], file.length, PART_BYTES):
+                    size = min(PART_BYTES, file.length - offset)
+                    part = await self._files.read(file.name, offset, size)
+                    self._send_part(peer, transfer, number, offset, part)
+                    in_flight += 1
+                    if in_flight == PARTS_IN_FLIGHT:
+                        await self._reported(reports)
+                        in_flight -= 1
+            for _ in range(in_flight):
+                await self._reported(reports)
+            self._send_part(peer, transfer, len(manifest.files), 0, b"")
+            await self._reported(reports)
+        finally:
+            self._progress.pop(transfer, None)
+
+    def _send_part(self, peer: int, transfer: int, part: int, offset: int, data: bytes) -> None:
+        group = self._group
+        envelope = (group.number, group.incarnation, group.state.term, transfer, part, offset, crc32c(data))
+        if not self._peers.send(peer, FrameKind.SNAPSHOT_PART, envelope, data):
+            raise SendRefused("the link to the follower is down or full")
+
+    async def _reported(self, reports: "trio.MemoryReceiveChannel[tuple[str, object]]") -> object:
+        with trio.fail_after(PROGRESS_SECONDS):
+            verdict, detail = await reports.receive()
+        if verdict != "ok":
+            raise SendRefused(str(detail))
+        return detail
+
+    def on_progress(self, envelope: list[object]) -> None:
+        """The follower's answer to one part. A late one, for a transfer that ended, is dropped."""
+        _, _, transfer, verdict, detail = cast(tuple[int, int, int, str, object], tuple(envelope))
+        channel = self._progress.get(transfer)
+        if channel is not None:
+            try:
+                channel.send_nowait((verdict, detail))
+            except trio.WouldBlock:
+                pass  # more answers than parts: the peer is confused, and the transfer will time out
+
+    # --- installing one --------------------------------------------------------------------------------
+
+    def on_part(self, sender: int, envelope: list[object], attachment: memoryview) -> None:
+        """A part from the leader. One that finds the inbox full is dropped: the leader's transfer times
+        out."""
+        try:
+            self._inbox.send_nowait((sender, envelope, attachment))
+        except trio.WouldBlock:
+            logger.info("group %s: snapshot part dropped, the disk is behind", self._group.name)
+
+    async def _install_forever(self) -> None:
+        receiving: Receiving | None = None
+        async for sender, envelope, attachment in self._parts:
+            _, _, _, transfer, part, offset, crc = cast(tuple[int, ...], tuple(envelope))
+            detail: object = True
+            verdict = "ok"
+            try:
+                if crc32c(attachment) != crc:
+                    raise SendRefused("a part failed its checksum")
+                if part == MANIFEST_PART:
+                    receiving = self._begin(sender, transfer, bytes(attachment))
+                    detail = list(receiving.incoming.offsets())
+                elif receiving is None or (receiving.sender, receiving.transfer) != (sender, transfer):
+                    raise SendRefused("no such transfer")
+                elif part < len(receiving.manifest.files):
+                    await receiving.incoming.write_chunk(part, offset, attachment, crc)
+                else:
+                    await self._finish(receiving)
+                    receiving = None
+            except (SendRefused, StorageError) as error:
+                verdict, detail = "refused", str(error)
+                receiving = None
+            answer = (self._group.number, self._group.incarnation, transfer, verdict, detail)
+            self._peers.send(sender, FrameKind.SNAPSHOT_PROGRESS, answer)
+
+    def _begin(self, sender: int, transfer: int, packed: bytes) -> "Receiving":
+        group = self._group
+        manifest = decode_manifest(packed)
+        if (manifest.group, manifest.incarnation) != (group.number, group.incarnation):
+            raise SendRefused("the snapshot is of another group")
+        if manifest.kind != group.machine.kind:
+            raise SendRefused(f"the snapshot is of a {manifest.kind!r} machine")
+        if manifest.index <= group.applier.applied:
+            raise SendRefused("the snapshot is older than what is applied here")
+        return Receiving(sender, transfer, manifest, self._files.incoming(manifest))
+
+    async def _finish(self, receiving: "Receiving") -> None:
+        """Everything has arrived: make it durable, hand it to the machine, and reset the log behind it."""
+        group = self._group
+        async with group.applier.exclusive:
+            if receiving.manifest.index <= group.applier.applied:
+                raise SendRefused("the log caught up first")
+            local, self.manifest_crc = await receiving.incoming.finish()
+            self.manifest = local
+            await group.machine.restore(local.state, local.files)
+            group.applier.start_from(local.index, local.term, local.time, local.rolling_hash)
+        self.installed += 1
+        membership = Membership.decode(local.members)
+        group.tell(
+            "snapshot installed", messages.SnapshotInstalled(local.index, local.term, membership, local.time)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receiving:
+    """One transfer under way on the follower."""
+
+    sender: int
+    transfer: int
+    manifest: Manifest
+    incoming: Incoming

@@ -1,0 +1,186 @@
+"""Whole nodes in one Trio program: every actor, the real codec and log, disks and network in memory, a
+virtual clock.
+
+A node can be stopped (in order), crashed (its tasks end at once, its disk loses nothing or what was not
+synced) and started again on the disk it had, or on an empty one.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import trio
+
+from trimaran import GroupHandle, Node, Options, World, open_group
+from trimaran.actors.gateway.port import MemoryPort
+from trimaran.actors.network import MemoryNetwork
+from trimaran.storage.memory_disk import MemoryDisk
+from trimaran.storage.runner import InlineRunner
+
+KIB = 1024
+SETTLE_SECONDS = 30.0
+OPTIONS = Options(
+    segment_bytes=256 * KIB,
+    batch_bytes=128 * KIB,
+    max_payload=16 * KIB,
+    block_bytes=64 * KIB,
+    log_cache_bytes=64 * KIB,
+    snapshot_log_bytes=64 * KIB,
+)
+
+
+async def until(condition: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> None:
+    """Look every 10 ms of virtual time; TooSlowError if it does not come true."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110  # many actors change what it looks at; the clock is virtual
+            await trio.sleep(0.01)
+
+
+class VirtualClock:
+    """Trio's clock for both readings, so that nothing depends on the machine's."""
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+    def wall(self) -> int:
+        return 1_800_000_000_000_000_000 + int(trio.current_time() * 1e9)
+
+
+class Counter:
+    """A user's machine: adds numbers up, and remembers every entry in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def apply(self, entries: Sequence[bytes], index: int, time: int) -> list[object]:
+        self.seen += entries
+        return [len(self.seen) - len(entries) + position + 1 for position in range(len(entries))]
+
+    def snapshot(self) -> bytes:
+        return b"\n".join(self.seen)
+
+    def restore(self, state: bytes) -> None:
+        self.seen = state.split(b"\n") if state else []
+
+
+class Member:
+    """One place in the cluster: a name, an address and a disk that outlives its node."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name = name
+        self.random = Random(seed)
+        self.disk = MemoryDisk()
+        self.node: Node | None = None
+        self.port = MemoryPort()
+        self.scope = trio.CancelScope()
+        self.gone = trio.Event()
+
+    @property
+    def running(self) -> Node:
+        assert self.node is not None, f"{self.name} does not run"
+        return self.node
+
+
+class Cluster:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        names: Sequence[str],
+        machines: Mapping[str, Callable[[], Counter]],
+        options: Options,
+        seed: int,
+    ) -> None:
+        self._nursery = nursery
+        self._machines = machines
+        self._options = options
+        self.network = MemoryNetwork()
+        self.members = {name: Member(name, seed * 101 + number) for number, name in enumerate(names)}
+        self.addresses = {name: f"{name}:1" for name in names}
+
+    def __getitem__(self, name: str) -> Node:
+        return self.members[name].running
+
+    async def start(self, name: str) -> Node:
+        member = self.members[name]
+        others = tuple((other, address) for other, address in self.addresses.items() if other != name)
+        options = replace(
+            self._options, name=name, data=Path(name), peer_listen=self.addresses[name], peers=others
+        )
+        world = World(
+            disk=member.disk,
+            runner=InlineRunner(),
+            clock=VirtualClock(),
+            random=member.random,
+            network=self.network,
+        )
+        member.port = MemoryPort()
+        member.node = Node(options, world, self._machines, member.port)
+        member.scope = trio.CancelScope()
+        member.gone = trio.Event()
+        await self._nursery.start(self._run, member)
+        return member.node
+
+    async def _run(self, member: Member, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with member.scope:
+                await member.running.run(task_status=task_status)
+        finally:
+            member.node = None
+            member.gone.set()
+
+    async def crash(self, name: str, *, power: bool = False) -> None:
+        """End a node's tasks where they are. With `power`, what its disk has not synced is lost or torn."""
+        member = self.members[name]
+        disk = member.disk
+        member.disk = disk.fork()  # what a `finally` block still does must not reach the files
+        member.scope.cancel()
+        await member.gone.wait()
+        if power:
+            member.disk.crash(member.random)
+
+    async def stop(self, name: str) -> None:
+        member = self.members[name]
+        await member.running.stop()
+        await member.gone.wait()
+
+    def wipe(self, name: str) -> None:
+        """An empty disk in place of the old one."""
+        self.members[name].disk = MemoryDisk()
+
+    async def ready(self, *names: str) -> None:
+        """Return once these nodes (all that run) are healthy."""
+        chosen = names or [name for name, member in self.members.items() if member.node is not None]
+        await until(lambda: not any(self[name].vitals.health() for name in chosen))
+
+    def leaders(self, group: int) -> list[str]:
+        """The nodes that lead a group at this moment, each in its own eyes."""
+        nodes = {name: member.node for name, member in self.members.items() if member.node is not None}
+        return [name for name, node in nodes.items() if group in node.groups.led_by_me()]
+
+    def leader(self, group: int) -> str:
+        [leader] = self.leaders(group)
+        return leader
+
+    async def counter(self, name: str, replicas: int = 3) -> GroupHandle:
+        return await open_group(self[name], "hits", machine="counter", replicas=replicas)
+
+    def counted(self, name: str, group: int) -> list[bytes]:
+        machine = GroupHandle(self[name], group).machine
+        assert isinstance(machine, Counter)
+        return machine.seen
+
+
+@asynccontextmanager
+async def open_memory_cluster(
+    *names: str, options: Options = OPTIONS, seed: int = 1
+) -> AsyncIterator[Cluster]:
+    """A healthy cluster whose nodes know the user machine `counter`."""
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(nursery, names or ("a", "b", "c"), {"counter": Counter}, options, seed)
+        for name in cluster.members:
+            await cluster.start(name)
+        await cluster.ready()
+        yield cluster
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,162 @@
+"""Proposals from anywhere: each ends exactly once, and none is ever sent twice."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from trimaran.actors.proposals import HOLD_SECONDS, Leadership, Proposals
+from trimaran.actors.wire import FrameKind
+from trimaran.codec import Chunk, EntryType, make_chunk
+
+GROUP = 5
+
+
+def chunk(text: bytes) -> Chunk:
+    return make_chunk([(EntryType.OPAQUE, text)])
+
+
+class Leader:
+    """A hosted group that leads, and applies what it is told to."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Chunk, Callable[[Outcome], None], int]] = []
+
+    def propose(self, chunk: Chunk, done: Callable[[Outcome], None], expected_term: int) -> None:
+        self.taken.append((chunk, done, expected_term))
+
+
+class Node:
+    """Proposals of one node; its frames go straight to the other's."""
+
+    def __init__(self, me: int) -> None:
+        self.me = me
+        self.leader: Leadership | None = None
+        self.local: Leader | None = None
+        self.reachable: dict[int, Node] = {}
+        self.sent: list[FrameKind] = []
+        self.proposals = Proposals(self, self)
+
+    def leadership(self, group: int) -> Leadership | None:
+        return self.leader
+
+    def local_group(self, group: int) -> Leader | None:
+        return self.local
+
+    def is_up(self, peer: int) -> bool:
+        return peer in self.reachable
+
+    def send(self, peer: int, kind: FrameKind, envelope: tuple[object, ...], *attachments: bytes) -> bool:
+        other = self.reachable.get(peer)
+        if other is None:
+            return False
+        self.sent.append(kind)
+        data = memoryview(b"".join(attachments))
+        if kind is FrameKind.PROPOSE:
+            other.proposals.on_propose(self.me, list(envelope), data)
+        else:
+            other.proposals.on_reply(list(envelope), data)
+        return True
+
+
+def pair() -> tuple[Node, Node]:
+    """A node with a client, and the node that leads."""
+    near, far = Node(1), Node(2)
+    near.reachable[2], far.reachable[1] = far, near
+    far.local = Leader()
+    near.leader = far.leader = Leadership(7, 2)
+    return near, far
+
+
+async def test_a_forwarded_chunk_arrives_whole_fenced_and_its_result_comes_back() -> None:
+    near, far = pair()
+    ends: list[Outcome] = []
+    near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+    assert far.local is not None
+    [(taken, done, term)] = far.local.taken
+    assert (taken, term) == (chunk(b"one"), 7)
+    done(Applied(12, b"12345678"))
+    assert ends == [Applied(12, b"12345678")]
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Applied(3, [{"total": 4}, None]), NotApplied(Reason.STALE_TERM), Unknown(Reason.LEADERSHIP_LOST)],
+)
+async def test_every_kind_of_end_crosses_the_link_unchanged(outcome: Outcome) -> None:
+    near, far = pair()
+    ends: list[Outcome] = []
+    near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+    assert far.local is not None
+    far.local.taken[0][1](outcome)
+    assert ends == [outcome]
+
+
+async def test_a_lost_link_ends_as_unknown_once_and_is_not_sent_again() -> None:
+    near, far = pair()
+    ends: list[Outcome] = []
+    near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+    near.proposals.on_peer_down(2)
+    near.proposals.on_peer_up(2)
+    near.proposals.on_leader(GROUP)
+    assert ends == [Unknown(Reason.LINK_LOST)]
+    assert near.sent == [FrameKind.PROPOSE]
+    assert far.local is not None
+    far.local.taken[0][1](Applied(1, b""))  # the late answer finds nobody
+    assert len(ends) == 1
+
+
+async def test_chunks_wait_for_a_leader_and_keep_their_order() -> None:
+    near, far = pair()
+    near.leader = None
+    ends: list[Outcome] = []
+    for text in (b"one", b"two"):
+        near.proposals.propose(GROUP, chunk(text), ends.append)
+    near.leader = Leadership(8, 2)
+    near.proposals.propose(GROUP, chunk(b"three"), ends.append)
+    assert near.sent == []
+    near.proposals.on_leader(GROUP)
+    assert far.local is not None
+    assert [taken for taken, _, _ in far.local.taken] == [chunk(b"one"), chunk(b"two"), chunk(b"three")]
+    assert {term for _, _, term in far.local.taken} == {8}
+
+
+async def test_whoever_waits_too_long_for_a_leader_is_told_that_nothing_happened(
+    autojump_clock: MockClock,
+) -> None:
+    near, _ = pair()
+    near.leader = None
+    ends: list[Outcome] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.proposals.run)
+        near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+        await trio.sleep(HOLD_SECONDS - 0.1)
+        assert ends == []
+        await trio.sleep(0.2)
+        assert ends == [NotApplied(Reason.NO_LEADER)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_leader_that_never_answers_ends_as_unknown(autojump_clock: MockClock) -> None:
+    near, _ = pair()
+    ends: list[Outcome] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.proposals.run)
+        near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+        await trio.sleep(60)
+        assert ends == [Unknown(Reason.NO_ANSWER)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_damaged_chunk_is_refused_and_changes_nothing() -> None:
+    near, far = pair()
+    good = chunk(b"one")
+    ends: list[Outcome] = []
+    near.proposals.propose(GROUP, good, ends.append)
+    assert far.local is not None
+    far.local.taken.clear()
+    far.proposals.on_propose(1, [99, GROUP, 7, 2, good.entries_size], memoryview(good.payload))
+    assert far.local.taken == []
+    assert near.sent == [FrameKind.PROPOSE]
