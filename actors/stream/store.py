@@ -149,7 +149,7 @@ class MessageStore:
         run = group_publishes(entries, first, count)
         ids = ids_of(run.subjects)
         results = []
-        taken = 0
+        taken = too_large = 0
         time = entries.header.time
         while taken < count:
             block = self._writable()
@@ -160,7 +160,7 @@ class MessageStore:
                 sequence=self.last + 1,
                 time=time,
                 block_offset=block.length,
-                room=self._room(block, entries.lengths[first + taken]),
+                room=too_large or max(0, self._block_bytes - block.length),
                 max_message_size=max_message_size,
                 refusals=refusals,
             )
@@ -168,17 +168,20 @@ class MessageStore:
             results.append(appended.results)
             block.extend(appended, time)
             self._note_stored(block, appended.data, appended.records, appended.size, time)
-            if taken < count:
+            too_large = 0
+            if taken < count and block.length:
                 self.close_block()
+            elif taken < count:
+                # Not even an empty block has room for this one: it gets a block of its own.
+                too_large = record_size(0, 0, entries.lengths[first + taken] - PUBLISH_HEADER)
         return b"".join(results) if len(results) > 1 else results[0], ids
 
     def append(self, subject: bytes, headers: bytes, payload: bytes, time: int) -> int:
         """Stores one message and gives its sequence."""
         number = self.subject_id(subject)
-        length = PUBLISH_HEADER + len(subject) + len(headers) + len(payload)
         record = encode_record(self.last + 1, time, subject, headers, payload)
         block = self._writable()
-        if len(record) > self._room(block, length):
+        if block.length and len(record) > self._block_bytes - block.length:
             self.close_block()
             block = self._writable()
         size = accounted_size(len(subject), len(headers), len(payload))
@@ -192,12 +195,6 @@ class MessageStore:
         if self._open is None:
             self._open = Block(self._files.new_name(BLOCK_STEM), self.last + 1)
         return self._open
-
-    def _room(self, block: Block, entry_length: int) -> int:
-        """Bytes that may be appended to a block; an empty one takes any record."""
-        if block.length:
-            return max(0, self._block_bytes - block.length)
-        return max(self._block_bytes, record_size(0, 0, entry_length - PUBLISH_HEADER))
 
     def _note_stored(self, block: Block, data: bytes, messages: int, size: int, time: int) -> None:
         if not messages:
@@ -338,7 +335,8 @@ class MessageStore:
     def _find_first(self) -> None:
         """Moves `first` to the oldest message that is left."""
         if not self.messages:
-            self.first = self.last + 1
+            if self.first:
+                self.first = self.last + 1
             return
         for block in self._blocks:
             position = block.find(0)
@@ -419,6 +417,8 @@ class MessageStore:
 
     def gone(self) -> Iterator[int]:
         """Sequences between the first and the last that have no message."""
+        if not self.messages:
+            return
         expected = self.first
         for block in self._blocks:
             yield from range(expected, block.first)
