@@ -114,7 +114,7 @@ class Vitals:
             "out_bytes": gateway.out_bytes,
             "slow_consumers": gateway.slow_consumers,
             "gateway": asdict(gateway),
-            "wal": asdict(storage),
+            "wal": {**asdict(storage), "syncs": storage.writes},
             "proposals": asdict(self._proposals.statistics()),
             "peers": {name: asdict(link) for name, link in self._peers.statistics().items()},
             "bad_peer_frames": self._peers.bad_frames,
