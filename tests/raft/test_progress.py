@@ -1,0 +1,86 @@
+"""The leader's picture of a follower: windows, and noticing what was lost."""
+
+from trimaran.actors.progress import PATIENCE, WINDOW_BYTES, WINDOW_MESSAGES, Progress, ProgressState
+
+
+def pipeline(match: int = 10) -> Progress:
+    progress = Progress(match + 1, 0.0)
+    progress.acknowledge(match)
+    progress.become_pipeline()
+    return progress
+
+
+def test_a_probe_sends_one_append_at_a_time() -> None:
+    progress = Progress(5, 0.0)
+    assert progress.may_send()
+    progress.sent(7, 100)
+    assert not progress.may_send() and progress.next == 5
+
+
+def test_the_window_is_bounded_in_messages_and_in_bytes() -> None:
+    progress = pipeline()
+    while progress.may_send():
+        progress.sent(progress.next, 100)
+    assert len(progress.in_flight) == WINDOW_MESSAGES
+    progress.acknowledge(11)
+    assert progress.may_send()
+    heavy = pipeline()
+    heavy.sent(heavy.next, WINDOW_BYTES)
+    assert not heavy.may_send()
+    heavy.acknowledge(11)
+    assert heavy.may_send() and heavy.in_flight_bytes == 0
+
+
+def test_a_match_never_falls() -> None:
+    progress = pipeline(10)
+    progress.acknowledge(4)
+    assert progress.match == 10
+    progress.become_probe(3)
+    assert progress.next == 11
+
+
+def test_lost_frames_are_noticed_by_the_second_heartbeat_without_any_movement() -> None:
+    progress = pipeline(10)
+    progress.sent(11, 100)
+    progress.sent(12, 100)
+    assert [progress.is_stuck(11), progress.is_stuck(11), progress.is_stuck(11)] == [False, False, True]
+
+
+def test_a_slow_disk_is_not_a_loss() -> None:
+    """Everything arrived: be patient before sending it all again."""
+    progress = pipeline(10)
+    progress.sent(11, 100)
+    answers = [progress.is_stuck(11) for _ in range(PATIENCE + 1)]
+    assert answers == [False] * PATIENCE + [True]
+
+
+def test_a_moving_follower_is_not_stuck() -> None:
+    progress = pipeline(10)
+    for index in range(11, 40):
+        progress.sent(index, 100)
+    assert not any(progress.is_stuck(received) for received in range(10, 38))
+
+
+def test_a_restarted_follower_is_noticed() -> None:
+    """It knows less than it acknowledged, so nothing would tell it what to commit."""
+    assert pipeline(10).is_stuck(3)
+
+
+def test_catch_up_rounds() -> None:
+    """Thesis 4.2.1: a round ends with what the log had at its begin; a short one is caught up."""
+    progress = Progress(100, 0.0)
+    progress.acknowledge(99)
+    progress.follow_round(200, 1.0, limit=0.5)
+    assert not progress.caught_up
+    progress.acknowledge(100)
+    progress.follow_round(200, 3.0, limit=0.5)
+    assert not progress.caught_up  # it took 3 s
+    progress.acknowledge(200)
+    progress.follow_round(220, 3.2, limit=0.5)
+    assert progress.caught_up
+
+
+def test_nothing_is_sent_during_a_snapshot() -> None:
+    progress = pipeline()
+    progress.become_snapshot()
+    assert progress.state is ProgressState.SNAPSHOT and not progress.may_send()
