@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Publishing", "no_responders"]
 
+RESULT_BYTES: Final = 8
+"""One entry's packed result."""
+
 BUSY: Final = ApiError(503, 10023, "insufficient resources")
 TOO_LARGE: Final = ApiError(400, 10054, "message size exceeds maximum allowed")
 UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
@@ -190,10 +193,10 @@ class Publishing:
         if stream.ref.no_ack:
             return
         match outcome:
-            case Applied(result=bytes(results)):
+            case Applied(result=bytes(results)) if len(results) == RESULT_BYTES * owed.count:
                 self._acknowledge(owed, results, stream.ref.name)
             case Applied() | Unknown():
-                # Applied without packed results can't say what became of each message.
+                # Applied without a result for each message can't say what became of it.
                 self.unknown += owed.count
                 self._answer_all(owed, stream.ref.name, UNKNOWN)
             case NotApplied(reason=Reason.BUSY):

@@ -15,7 +15,7 @@ Interest is plain data, versioned so that a lost frame is noticed and mended:
 
 A frame of routed messages is u32 version (1), then one record after the other, little endian:
 
-    u32 body size | u32 headers size | u16 subject size | u16 reply size | u16 queues size | u8 plain | u8 0
+    u32 body size | u32 headers size | u32 queues size | u16 subject size | u16 reply size | u8 plain | 3x 0
     subject | reply | queue names, each behind its u16 length | body (headers, then payload)
 
 `plain`: deliver to every subscriber outside queue groups; and to one local member of each queue group named.
@@ -43,7 +43,7 @@ FRAME_BYTES: Final = 256 * 1024
 SET_ITEMS: Final = 4096
 """Patterns in one part of a set: bounds a frame at some hundred KiB."""
 
-_RECORD = struct.Struct("<IIHHHBB")
+_RECORD = struct.Struct("<IIIHHB3x")
 _LENGTH = struct.Struct("<H")
 
 Item = tuple[bytes, bytes, int]
@@ -72,11 +72,10 @@ def encode_message(message: Routed) -> bytes:
     fixed = _RECORD.pack(
         len(message.body),
         message.header_size,
+        len(names),
         len(message.subject),
         len(message.reply),
-        len(names),
         message.plain,
-        0,
     )
     return b"".join((fixed, message.subject, message.reply, names, message.body))
 
@@ -91,12 +90,10 @@ def decode_frame(data: bytes | bytearray | memoryview) -> list[Routed]:
     while position < len(view):
         if len(view) - position < _RECORD.size:
             raise BadFrame("a record is cut short")
-        body_len, header_len, subject_len, reply_len, queues_len, plain, zero = _RECORD.unpack_from(
-            view, position
-        )
+        body_len, header_len, queues_len, subject_len, reply_len, plain = _RECORD.unpack_from(view, position)
         position += _RECORD.size
         size = subject_len + reply_len + queues_len + body_len
-        if len(view) - position < size or header_len > body_len or plain > 1 or zero:
+        if len(view) - position < size or header_len > body_len or plain > 1:
             raise BadFrame("a record's lengths contradict each other")
         parts = []
         for length in (subject_len, reply_len, queues_len, body_len):
@@ -145,6 +142,8 @@ class Routes:
         self._backend = backend
         self._table = table
         self._peers: dict[int, _PeerState] = {}
+        self._early: set[int] = set()
+        """Nodes whose interest came before this node knew that the link is up."""
         self._counts: dict[tuple[bytes, bytes], int] = {}
         self._changed: dict[tuple[bytes, bytes], None] = {}
         self._version = 0
@@ -213,6 +212,9 @@ class Routes:
         if self._address:
             self._backend.send_interest(peer, ("address", self._address))
         self._send_set(peer)
+        if peer in self._early:
+            self._early.discard(peer)
+            self._backend.send_interest(peer, ("again",))
 
     def peer_down(self, peer: int) -> None:
         """Nobody listens there any more, as far as this node can tell."""
@@ -232,6 +234,7 @@ class Routes:
         """Take a peer's interest frame; True when its address changed."""
         state = self._peers.get(peer)
         if state is None:
+            self._early.add(peer)
             return False
         match tuple(data):
             case ("set", int(version), int(part), int(parts), list() | tuple() as items):

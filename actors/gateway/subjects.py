@@ -20,7 +20,6 @@ __all__ = [
     "QueueMatch",
     "SubjectTable",
     "Subscription",
-    "intersect",
     "matches",
 ]
 
@@ -44,23 +43,18 @@ def has_wildcard(subject: bytes) -> bool:
 
 def matches(pattern: bytes, subject: bytes) -> bool:
     """Whether a subscription to `pattern` gets a message published to the literal `subject`."""
-    return _meet(pattern.split(b"."), subject.split(b"."), literal=True)
-
-
-def intersect(one: bytes, other: bytes) -> bool:
-    """Whether some literal subject matches both patterns."""
-    return _meet(one.split(b"."), other.split(b"."), literal=False)
-
-
-def _meet(one: list[bytes], other: list[bytes], *, literal: bool) -> bool:
-    for position, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left == _TAIL:
-            return b"" not in other[position:]
-        if not literal and right == _TAIL:
-            return True
-        if not (left == right or (left == _STAR and right) or (not literal and right == _STAR)):
+    wanted, tokens = pattern.split(b"."), subject.split(b".")
+    if b"" in tokens:
+        return False
+    if wanted[-1] == _TAIL:
+        if len(tokens) < len(wanted):
             return False
-    return len(one) == len(other)
+        del wanted[-1], tokens[len(wanted) :]
+    return len(wanted) == len(tokens) and all(map(_token_matches, wanted, tokens))
+
+
+def _token_matches(wanted: bytes, token: bytes) -> bool:
+    return wanted in (token, _STAR)
 
 
 class Subscription:

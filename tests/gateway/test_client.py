@@ -263,6 +263,7 @@ async def test_a_client_that_leaves_takes_its_subscriptions_along() -> None:
         await ask(publisher, b"PUB a 1\r\nx\r\n")
         statistics = up.gateway.statistics()
         assert (statistics.connections, statistics.subscriptions, statistics.total_connections) == (1, 0, 2)
+        assert len(up.gateway.table) == 0
         assert statistics.in_messages == 1
 
 

@@ -150,6 +150,7 @@ async def test_not_applied_is_an_error_for_clients_without_no_responders() -> No
         (NotApplied(Reason.TOO_LARGE), (400, 10054)),
         (Unknown(Reason.LINK_LOST), (503, 20001)),
         (Applied(1, [None]), (503, 20001)),
+        (Applied(1, bytes(7)), (503, 20001)),
     ],
 )
 async def test_other_failures_are_typed_errors(
@@ -180,10 +181,11 @@ async def test_nothing_is_acknowledged_before_its_outcome() -> None:
 async def test_core_subscribers_get_what_a_stream_stores() -> None:
     async with running(stream_node()) as up:
         watcher, peer = await up.client(), await up.client()
+        await ask(peer, b"PUB s.2 1\r\nx\r\n")
         await ask(watcher, b"SUB s.2 7\r\n")
         await ask(peer, b"SUB i.* 1\r\n" + publish(1, b"s.1") + publish(2, b"s.2") + publish(3, b"s.3"))
         assert await ask(watcher, b"") == b"MSG s.2 7 i.2 1\r\nx\r\n"
-        assert len(entries(up.node)) == 3
+        assert len(entries(up.node)) == 4
         await ask(watcher, b"UNSUB 7\r\n")
         await ask(peer, publish(4, b"s.2"))
         assert await ask(watcher, b"") == b""
@@ -213,6 +215,31 @@ async def test_acknowledgements_to_a_literal_inbox_and_a_limited_one() -> None:
         got = await ask(peer, b"SUB i.* 2\r\nUNSUB 2 2\r\n" + publish(1) + publish(2) + publish(3))
         assert got.count(b"MSG i.") == 2
         assert up.gateway.statistics().subscriptions == 1
+
+
+async def test_a_limit_set_later_counts_the_acknowledgements_before_it() -> None:
+    async with running(stream_node()) as up:
+        peer = await up.client()
+        await ask(peer, b"SUB i.* 2\r\n" + publish(1) + publish(2))
+        got = await ask(peer, b"UNSUB 2 3\r\n" + publish(3) + publish(4))
+        assert got.count(b"MSG i.") == 1
+        assert up.gateway.statistics().subscriptions == 0
+
+
+async def test_a_subscription_to_one_reply_gets_no_other() -> None:
+    async with running(stream_node()) as up:
+        peer = await up.client()
+        got = await ask(peer, b"SUB i.1 5\r\n" + publish(2) + publish(1) + publish(3))
+        assert got == b'MSG i.1 5 22\r\n{"stream":"S","seq":2}\r\n'
+
+
+async def test_two_inboxes_of_one_client_each_get_their_own() -> None:
+    async with running(stream_node()) as up:
+        peer = await up.client()
+        data = b"".join(b"PUB s.1 %c.%d 1\r\nx\r\n" % (b"ij"[number % 2], number) for number in range(6))
+        got = await ask(peer, b"SUB i.* 5\r\nSUB j.> 6\r\n" + data)
+        heads = [line.split()[1:3] for line in got.split(b"\r\n") if line.startswith(b"MSG")]
+        assert heads == [[b"%c.%d" % (b"ij"[n % 2], n), b"56"[n % 2 : n % 2 + 1]] for n in range(6)]
 
 
 async def test_another_clients_inbox_can_be_the_reply() -> None:

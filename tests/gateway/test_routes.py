@@ -1,5 +1,7 @@
 """Several gateways as one: interest travels, messages cross a link once and only where somebody listens."""
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,21 @@ def test_a_frame_cut_or_flipped_anywhere_is_refused_or_still_well_formed(
     assert sum(len(one.body) + len(one.subject) + len(one.reply) for one in decoded) <= len(frame)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        struct.pack("<IIIHHB3x", 1, 2, 0, 1, 0, 1) + b"ax",  # more headers than body
+        struct.pack("<IIIHHB3x", 1, 0, 0, 1, 0, 2) + b"ax",  # a flag that isn't one
+        struct.pack("<IIIHHB3x", 1, 0, 1, 1, 0, 1) + b"aqx",  # half a queue name's length
+        struct.pack("<IIIHHB3x", 1, 0, 3, 1, 0, 1) + b"a\x02\x00qx",  # a queue name cut short
+        struct.pack("<IIIHHB3x", 0xFFFFFFFF, 0, 0xFFFFFFFF, 1, 0, 1) + b"ax",  # sizes beyond the frame
+    ],
+)
+def test_a_frame_that_contradicts_itself_is_refused(record: bytes) -> None:
+    with pytest.raises(BadFrame):
+        decode_frame(FRAME_VERSION + record)
+
+
 def node(number: int) -> FakeNode:
     return FakeNode(node_id=number, node_name=f"n{number}")
 
@@ -73,7 +90,7 @@ async def test_a_message_crosses_a_link_once_and_only_where_somebody_listens() -
         await ask(publisher, b"PUB a.b 1\r\nx\r\nPUB z 1\r\ny\r\n")
         assert (await ask(first, b"")).count(b"MSG") == (await ask(second, b"")).count(b"MSG") == 2
         assert [peer for peer, _ in one.node.routes] == [2]
-        assert len(decode_frame(one.node.routes[0][1])) == 1
+        assert decode_frame(one.node.routes[0][1]) == [Routed(b"a.b", b"", 0, b"x", True, ())]
         assert not two.node.routes and not three.node.routes
 
 
@@ -88,6 +105,23 @@ async def test_a_queue_group_across_nodes_gives_each_message_to_one_member() -> 
         await ask(publisher, b"PUB a 1\r\nx\r\n" * 400)
         counts = [(await ask(member, b"")).count(b"MSG a 1 1") for member in members]
         assert sum(counts) == 400 and min(counts) > 50
+        # Each member has the same chance: half of them are on the second node.
+        assert 150 < counts[1] + counts[2] < 250
+
+
+async def test_a_routed_message_goes_to_those_it_names_alone() -> None:
+    async with running(node(1)) as one:
+        peer = await one.client()
+        await ask(peer, b"SUB a 1\r\nSUB a q 2\r\nSUB a r 3\r\n")
+        for plain, queues, sids in (
+            (False, (b"q",), {b"2"}),
+            (True, (), {b"1"}),
+            (True, (b"r",), {b"1", b"3"}),
+        ):
+            frame = FRAME_VERSION + encode_message(Routed(b"a", b"", 0, b"x", plain, queues))
+            one.gateway.on_route(2, frame)
+            got = await ask(peer, b"")
+            assert {line.split()[2] for line in got.split(b"\r\n") if line.startswith(b"MSG")} == sids
 
 
 async def test_request_and_reply_across_nodes_without_no_responders() -> None:
@@ -153,6 +187,26 @@ async def test_a_lost_last_change_is_mended_by_the_regular_look() -> None:
         two.node.links[1] = one.gateway
         two.gateway.routes.refresh()
         assert one.gateway.table.match(b"lost")
+
+
+async def test_interest_that_comes_before_the_link_is_known_to_be_up_is_asked_for_again() -> None:
+    async with running(node(1)) as one, running(node(2)) as two:
+        await ask(await two.client(), b"SUB a 1\r\n")
+        one.node.links[2], two.node.links[1] = two.gateway, one.gateway
+        two.gateway.on_peer_up(1)
+        assert not one.gateway.table.match(b"a")
+        one.gateway.on_peer_up(2)
+        assert one.gateway.table.match(b"a")
+
+
+async def test_many_queue_groups_at_once_cross_a_link() -> None:
+    async with running(node(1)) as one, running(node(2)) as two:
+        link(one, two)
+        listener, publisher = await two.client(), await one.client()
+        name = b"q" * 1000
+        await ask(listener, b"".join(b"SUB a %b%d %d\r\n" % (name, n, n) for n in range(200)))
+        await ask(publisher, b"PUB a 1\r\nx\r\n")
+        assert (await ask(listener, b"")).count(b"MSG a ") == 200
 
 
 async def test_acknowledgements_also_reach_a_subscriber_elsewhere() -> None:

@@ -1,6 +1,7 @@
 """The gateway over real sockets: many clients behind one epoll object, and nats-py as a foreign client."""
 
 import asyncio
+import json
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -195,6 +196,50 @@ async def test_shutting_down_refuses_new_clients_and_closes_the_others() -> None
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream(*gateway.address)
         await stream.aclose()
+
+
+async def test_clients_learn_where_the_other_nodes_are() -> None:
+    first, second = FakeNode(node_id=1), FakeNode(node_id=2)
+    async with listening(first) as one, listening(second) as two:
+        stream = await trio.open_tcp_stream(*one.address)
+        own, other = ("{}:{}".format(*gateway.address) for gateway in (one, two))
+        assert json.loads((await receive(stream, b"\r\n"))[5:])["connect_urls"] == [own]
+        await stream.send_all(CONNECT + b"PING\r\n")
+        await receive(stream, b"PONG\r\n")
+        first.links[2], second.links[1] = two, one
+        one.on_peer_up(2)
+        two.on_peer_up(1)
+        assert json.loads((await receive(stream, b"\r\n"))[5:])["connect_urls"] == [own, other]
+        one.on_peer_down(2)
+        assert json.loads((await receive(stream, b"\r\n"))[5:])["connect_urls"] == [own]
+        await stream.aclose()
+
+
+async def test_nats_py_moves_to_another_node_when_its_own_goes_away() -> None:
+    first, second = FakeNode(node_id=1), FakeNode(node_id=2)
+    async with listening(second) as two, listening(first) as one:
+        first.links[2], second.links[1] = two, one
+        one.on_peer_up(2)
+        two.on_peer_up(1)
+        connected = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        async def story(url: str) -> None:
+            back = asyncio.Event()
+
+            async def reconnected() -> None:
+                back.set()
+
+            client = await nats.connect(url, reconnected_cb=reconnected, reconnect_time_wait=0.01)
+            token.run_sync_soon(connected.set)
+            await back.wait()
+            assert client.connected_url is not None and client.connected_url.port == two.address[1]
+            await client.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_asyncio, story, one)
+            await connected.wait()
+            await one.shut_down(1)
 
 
 async def test_a_port_in_use_is_an_error_of_whoever_asked_for_it() -> None:
