@@ -1,6 +1,7 @@
 """Real processes, real disks, SIGKILL: what nats-py saw acknowledged is on every replica afterwards."""
 
 import asyncio
+import shutil
 import urllib.request
 from pathlib import Path
 
@@ -144,3 +145,39 @@ def test_the_monitor_tells_what_a_node_is_and_does(tmp_path: Path) -> None:
         cluster.wait(lambda: cluster["a"].get("/healthz")[0] == 503)
         reasons = str(cluster["a"].get("/healthz")[1])
         assert "no leader" in reasons
+
+
+SMALL = ("--segment-bytes", "4MiB", "--batch-bytes", "2MiB", "--snapshot-log-bytes", "256KiB")
+SMALL_BLOCKS = ("--block-bytes", "256KiB", "--log-cache-bytes", "256KiB")
+
+
+@pytest.mark.parametrize("wiped", [False, True])
+def test_a_node_that_was_away_too_long_or_lost_its_disk_comes_back_with_everything(
+    tmp_path: Path, wiped: bool
+) -> None:
+    async def scenario() -> None:
+        client = await connect(cluster.urls[0])
+        await client.jetstream().add_stream(name="ROUNDS", subjects=["rounds.>"], num_replicas=3)
+        leader = await leader_of(client)
+        await client.close()
+        away, near = [node for node in cluster.nodes.values() if node.name != leader]
+        client = await connect(near.url)
+        first = Load(client, "before" + "x" * 2000)
+        await first.run(200)
+        away.kill()
+        if wiped:
+            shutil.rmtree(away.data)
+        second = Load(client, "while-away" + "x" * 2000)
+        await second.run(1000)
+        away.start()
+        await asyncio.to_thread(cluster.wait_healthy)
+        acknowledged = first.acknowledged | second.acknowledged
+        assert len(acknowledged) == 1200
+        assert await count_missing(client, list(cluster.nodes), acknowledged) == 0
+        _, raftz = away.get("/raftz")
+        stream = raftz["$G"]["ROUNDS"]  # type: ignore[index]
+        assert stream["snapshots_installed"] == 1
+        await client.close()
+
+    with running(tmp_path, extra=(*SMALL, *SMALL_BLOCKS)) as cluster:
+        asyncio.run(scenario())
