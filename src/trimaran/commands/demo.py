@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from rich.table import Table
 from ..client import (
     Client,
     ConnectFailed,
-    JetStreamError,
+    Message,
     NatsError,
     PendingAck,
     Publisher,
@@ -50,10 +51,11 @@ FATE_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.02
 """Pause after a refusal, so that a cluster without a leader is asked and not flooded."""
 PUBLISH_SECONDS: Final = 120.0
-READERS: Final = 128
+READS: Final = 256
 """Reads under way at a time."""
+READ_SECONDS: Final = 10.0
+READ_ATTEMPTS: Final = 3
 LEADER_SECONDS: Final = 15.0
-LEADER_ATTEMPTS: Final = 3
 UNLIMITED: Final = 1 << 62
 
 NO_MESSAGE: Final = 10037
@@ -115,11 +117,16 @@ class Verdict:
         return complete and all(replica.good for replica in self.replicas)
 
 
+class ReadFailed(Exception):
+    """The store could not be read to its end this time; another attempt may do better."""
+
+
 class Show:
     """What the user sees while it runs: on stderr, so that stdout has the verdict alone."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
+        """Progress is drawn on terminals only; the steps are plain lines."""
 
     def step(self, text: str) -> None:
         self.console.print(f"[bold]>[/] {text}")
@@ -127,7 +134,8 @@ class Show:
     @contextmanager
     def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        quiet = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=quiet) as progress:
             task: TaskID = progress.add_task(text, total=total)
             yield lambda done: progress.update(task, completed=done)
 
@@ -139,32 +147,49 @@ class Load:
         self.sequences: dict[int, int] = {}
         """Message number -> the sequence its acknowledgement named."""
         self.halfway = trio.Event()
+        """Half is acknowledged."""
         self._client = client
         self._verdict = verdict
         self._show = show
+        self._window = max(1, min(WINDOW, verdict.messages // 4))
+        self._fresh = 0
+        """The first message never sent yet."""
+        self._limit = verdict.messages * 3 // 4
+        """The rest waits for the kill: whatever the speed, there are messages to send after it."""
+        self._resumed = trio.Event()
         self._again: deque[int] = deque()
         self._under_way: deque[tuple[int, float, PendingAck]] = deque()
         self._publisher = Publisher(client, UNLIMITED, 0.0)
 
     async def run(self) -> None:
         """Return when every message is acknowledged."""
-        fresh = iter(range(self._verdict.messages))
-        while True:
-            number = self._again.popleft() if self._again else next(fresh, None)
+        while len(self.sequences) < self._verdict.messages:
+            number = self._next()
             if number is not None:
                 await self._send(number)
-            if len(self._under_way) >= WINDOW or (number is None and self._under_way):
+            if len(self._under_way) >= self._window or (number is None and self._under_way):
                 await self._settle()
             elif number is None:
-                return
+                await self._resumed.wait()
 
     async def first_acknowledgement(self) -> None:
         """Return when a message is acknowledged that is sent from now on."""
         self._publisher = after = Publisher(self._client, UNLIMITED, 0.0)
+        self._limit = self._verdict.messages
+        self._resumed.set()
         while True:
             await trio.sleep(0.001)
             if after.stored:
                 return
+
+    def _next(self) -> int | None:
+        """The message to send now, if there is one: those to be sent again go first."""
+        if self._again:
+            return self._again.popleft()
+        if self._fresh >= self._limit:
+            return None
+        self._fresh += 1
+        return self._fresh - 1
 
     async def _send(self, number: int) -> None:
         body, message_id = payload_of(number, self._verdict.size), f"demo-{number}"
@@ -284,27 +309,40 @@ async def kill_the_leader(
 
 
 async def read_back(client: Client, last: int, show: Callable[[int], None]) -> dict[int, bytes]:
-    """Every message of the stream by sequence, as its leader has it."""
+    """Every message of the stream by sequence, as its leader has it; many requests under way at a time.
+
+    Raises:
+        ReadFailed: an answer was missing or an error, as when the leadership moves.
+    """
     found: dict[int, bytes] = {}
-    sequences = iter(range(1, last + 1))
-
-    async def reader() -> None:
-        for sequence in sequences:
-            try:
-                answer = await client.api(f"STREAM.MSG.GET.{STREAM}", {"seq": sequence})
-            except JetStreamError as error:
-                if error.err_code != NO_MESSAGE:
-                    raise
-                continue
-            message = answer.get("message")
-            data = message.get("data", "") if isinstance(message, dict) else ""
-            found[sequence] = base64.b64decode(data)
-            show(sequence)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(READERS):
-            nursery.start_soon(reader)
+    inbox = f"demo-inbox.{secrets.token_hex(8)}"
+    subject = f"$JS.API.STREAM.MSG.GET.{STREAM}"
+    asked = 0
+    async with await client.subscribe(f"{inbox}.*") as answers:
+        for answered in range(last):
+            while asked < min(last, answered + READS):
+                asked += 1
+                await client.publish(subject, b'{"seq": %d}' % asked, reply=f"{inbox}.{asked}")
+            with trio.move_on_after(READ_SECONDS) as patience:
+                answer = await answers.receive()
+            if patience.cancelled_caught:
+                raise ReadFailed(f"no answer within {READ_SECONDS:g} s")
+            data = data_of(answer)
+            if data is not None:
+                found[int(answer.subject.rpartition(".")[2])] = data
+            show(answered + 1)
     return found
+
+
+def data_of(answer: Message) -> bytes | None:
+    """The message in an answer of the API; None if the stream doesn't have it. Raises ReadFailed."""
+    body = json.loads(answer.data) if answer.data else {}
+    if "message" in body:
+        return base64.b64decode(body["message"].get("data", ""))
+    error = body.get("error", {"description": f"status {answer.status}"})
+    if error.get("err_code") == NO_MESSAGE:
+        return None
+    raise ReadFailed(str(error.get("description")))
 
 
 def judge(node: str, found: Mapping[int, bytes], sequences: Mapping[int, int], size: int) -> Replica:
@@ -323,16 +361,22 @@ def judge(node: str, found: Mapping[int, bytes], sequences: Mapping[int, int], s
 
 async def verify(node: NodeProcess, load: Load, verdict: Verdict, show: Show) -> Replica:
     """Read everything from this node's own store, which it serves from while it leads the stream."""
-    for _ in range(LEADER_ATTEMPTS):
-        async with connect(node.client, request_timeout=10.0) as client:
+    reason = ""
+    for _ in range(READ_ATTEMPTS):
+        async with connect(node.client) as client:
             await make_leader(client, node.name)
             state = (await client.stream_info(STREAM)).get("state")
             last = state.get("last_seq", 0) if isinstance(state, dict) else 0
-            with show.progress(f"reading from node {node.name}", last) as update:
-                found = await read_back(client, last, update)
+            try:
+                with show.progress(f"reading from node {node.name}", last) as update:
+                    found = await read_back(client, last, update)
+            except ReadFailed as failure:
+                reason = str(failure)
+                continue
             if await leader_of(client) == node.name:
                 return judge(node.name, found, load.sequences, verdict.size)
-    raise Failure(f"node {node.name} lost the leadership while it was read, again and again", EXIT_NO_VERDICT)
+            reason = "it lost the leadership meanwhile"
+    raise Failure(f"node {node.name} could not be read: {reason}", EXIT_NO_VERDICT)
 
 
 async def run(directory: Path, messages: int, size: int, show: Show) -> Verdict:
