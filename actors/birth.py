@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.1
 ASK_SECONDS: Final = 5.0
+STATUS_SECONDS: Final = 0.3
+"""A question that may be asked again at once: its answer is lost while the peer has no link to here yet."""
 
 PREPARE: Final = "birth.prepare"
 CONFIRM: Final = "birth.confirm"
@@ -123,7 +125,7 @@ class Birth:
         linked = dict(self._around.linked())
         answers: dict[str, Mapping[str, object]] = {}
         for name, node in linked.items():
-            answer = await self._requests.ask(node, STATUS, None, ASK_SECONDS)
+            answer = await self._requests.ask(node, STATUS, None, STATUS_SECONDS)
             answers[name] = cast(Mapping[str, object], answer)
         for name, answer in answers.items():
             if answer["cluster"]:
