@@ -111,10 +111,10 @@ class Scanner:
         capacity = len(self._buffer)
         if kept > capacity // 2 or (kept == 0 and capacity < self.READ_SIZE):
             capacity *= 2
-        # A new buffer even for a move: somebody may still hold a view of the old one.
-        fresh = bytearray(capacity)
-        fresh[:kept] = memoryview(self._buffer)[self._start : self._end]
-        self._buffer = fresh
+        # Where a larger buffer is needed, a new one: somebody may still hold a view of this one.
+        to = self._buffer if capacity == len(self._buffer) else bytearray(capacity)
+        to[:kept] = self._buffer[self._start : self._end]
+        self._buffer = to
         self._start, self._end = 0, kept
 
     def wrote(self, size: int) -> None:
