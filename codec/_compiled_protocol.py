@@ -5,6 +5,7 @@ A C call gives up the interpreter lock, so a buffer must not be changed by anoth
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from ._native import ffi, lib
@@ -14,41 +15,47 @@ from .protocol_types import LATENCY_BUCKETS, OP
 if TYPE_CHECKING:
     from _cffi_backend import _CDataBase as CData
 
-__all__ = ["AckCounts", "Publishes", "Sent", "format_acks", "matches", "scan"]
+__all__ = ["AckCounts", "Publishes", "ScanArea", "Sent", "format_acks", "matches"]
 
 assert ffi.sizeof("tri_op") == OP.size
 assert lib.TRI_LATENCY_BUCKETS == LATENCY_BUCKETS
 
+_GROW, _FULL = lib.TRI_APPEND_GROW, lib.TRI_APPEND_FULL
+_U32 = struct.Struct("<I")
 _uninitialized = ffi.new_allocator(should_clear_after_alloc=False)
 
 
-def scan(
-    buffer: bytearray,
-    start: int,
-    end: int,
-    direction: int,
-    max_payload: int,
-    max_control_line: int,
-    table: bytearray,
-    capacity: int,
-) -> tuple[int, int, int]:
-    """See `_reference_protocol.scan`."""
-    if not 0 <= start <= end <= len(buffer) or len(table) < OP.size * capacity:
-        raise ValueError("a scan outside of its buffer")
-    consumed = ffi.new("uint32_t *")
-    error = ffi.new("int *")
-    count = lib.tri_scan(
-        ffi.from_buffer("uint8_t[]", buffer) + start,
-        end - start,
-        direction,
-        max_payload,
-        max_control_line,
-        ffi.from_buffer("tri_op[]", table),
-        capacity,
-        consumed,
-        error,
-    )
-    return count, consumed[0], error[0]
+class ScanArea:
+    """See `_reference_protocol.ScanArea`. Holds the pointers, which cost more to make than a scan."""
+
+    def __init__(self, buffer: bytearray, table: bytearray) -> None:
+        self.buffer = buffer
+        self.table = table
+        self.size = len(buffer)
+        self.capacity = len(table) // OP.size
+        self.base: Any = ffi.from_buffer("uint8_t[]", buffer)
+        self.ops: Any = ffi.from_buffer("tri_op[]", table)
+        self._consumed = ffi.new("uint32_t *")
+        self._error = ffi.new("int *")
+
+    def scan(
+        self, start: int, end: int, direction: int, max_payload: int, max_control_line: int
+    ) -> tuple[int, int, int]:
+        """See `_reference_protocol.ScanArea.scan`."""
+        if not 0 <= start <= end <= self.size:
+            raise ValueError("a scan outside of its buffer")
+        count = lib.tri_scan(
+            self.base + start,
+            end - start,
+            direction,
+            max_payload,
+            max_control_line,
+            self.ops,
+            self.capacity,
+            self._consumed,
+            self._error,
+        )
+        return count, self._consumed[0], self._error[0]
 
 
 def matches(subject: bytes, compiled: bytes) -> bool:
@@ -84,25 +91,21 @@ class Publishes:
         """Bytes of the payload that `take` would give."""
         return payload_size(self._state.count, self._state.entries_size)
 
-    def append(
-        self, buffer: bytearray, start: int, table: bytearray, first: int, last: int, compiled: bytes
-    ) -> int:
+    def append(self, area: ScanArea, start: int, first: int, last: int, compiled: bytes) -> int:
         """See `_reference_protocol.Publishes.append`."""
-        if not 0 <= first <= last <= len(table) // OP.size or not 0 <= start <= len(buffer):
+        if not 0 <= first <= last <= area.capacity or not 0 <= start <= area.size:
             raise ValueError("operations outside of their table")
-        base = ffi.from_buffer("uint8_t[]", buffer) + start
-        size = len(buffer) - start
-        ops = ffi.from_buffer("tri_op[]", table)
+        base, size, ops = area.base + start, area.size - start, area.ops
         at = first
         while True:
             stop: int = lib.tri_append_publishes(
                 self._state, base, size, ops, at, last, compiled, len(compiled), self._taken
             )
             at += int(self._taken[0])
-            if stop != lib.TRI_APPEND_GROW:
-                self.full = stop == lib.TRI_APPEND_FULL
+            if stop != _GROW:
+                self.full = stop == _FULL
                 return at - first
-            op = OP.unpack_from(table, OP.size * at)
+            op = OP.unpack_from(area.table, OP.size * at)
             self._grow(8 + op[2] + op[10], op[4])
 
     def _grow(self, entry_size: int, reply_size: int) -> None:
@@ -165,9 +168,8 @@ def format_acks(
     """See `_reference_protocol.format_acks`."""
     if not count:
         return 0
-    ends = memoryview(reply_ends)
-    begin = int.from_bytes(ends[4 * start - 4 : 4 * start], "little") if start else 0
-    end = int.from_bytes(ends[4 * (start + count) - 4 : 4 * (start + count)], "little")
+    begin = _U32.unpack_from(reply_ends, 4 * start - 4)[0] if start else 0
+    end = _U32.unpack_from(reply_ends, 4 * (start + count) - 4)[0]
     capacity = lib.tri_acks_bound(count, end - begin, len(ack_head), len(sid))
     area = _uninitialized("uint8_t[]", capacity)
     written = ffi.new("uint64_t *")
@@ -224,14 +226,12 @@ class Sent:
         self.next += count
         return memoryview(self._out)[:size]
 
-    def count_acks(
-        self, buffer: bytearray, start: int, table: bytearray, count: int, now: int, counts: AckCounts
-    ) -> int:
+    def count_acks(self, area: ScanArea, start: int, count: int, now: int, counts: AckCounts) -> int:
         """See `_reference_protocol.Sent.count_acks`."""
         return lib.tri_count_acks(
-            ffi.from_buffer("uint8_t[]", buffer) + start,
-            len(buffer) - start,
-            ffi.from_buffer("tri_op[]", table),
+            area.base + start,
+            area.size - start,
+            area.ops,
             count,
             self._prefix_size,
             self._times,

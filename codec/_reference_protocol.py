@@ -12,7 +12,7 @@ from typing import Final
 from .chunk import EntryType, padding, payload_size
 from .protocol_types import LATENCY_BUCKETS, NUMBER_DIGITS, OP, Direction, OpKind, ScanError
 
-__all__ = ["AckCounts", "Publishes", "Sent", "format_acks", "matches", "scan"]
+__all__ = ["AckCounts", "Publishes", "ScanArea", "Sent", "format_acks", "matches"]
 
 BLANKS: Final = b" \t"
 LINE_SLACK: Final = 64
@@ -60,29 +60,33 @@ class _Stop(Exception):
         self.error = error
 
 
-def scan(
-    buffer: bytearray,
-    start: int,
-    end: int,
-    direction: int,
-    max_payload: int,
-    max_control_line: int,
-    table: bytearray,
-    capacity: int,
-) -> tuple[int, int, int]:
-    """Find up to `capacity` complete messages in buffer[start:end]; offsets in `table` count from `start`.
+class ScanArea:
+    """A receive buffer and the operation table that a scan of it fills. Neither may change its size."""
 
-    Returns (messages, bytes they take, ScanError of what follows them or 0).
-    """
-    data = bytes(memoryview(buffer)[start:end])
-    count = position = 0
-    try:
-        while count < capacity and position < len(data):
-            position = _scan_one(data, position, direction, max_payload, max_control_line, table, count)
-            count += 1
-    except _Stop as stop:
-        return count, position, int(stop.error)
-    return count, position, 0
+    def __init__(self, buffer: bytearray, table: bytearray) -> None:
+        self.buffer = buffer
+        self.table = table
+        self.capacity = len(table) // OP.size
+        """Operations that the table holds."""
+
+    def scan(
+        self, start: int, end: int, direction: int, max_payload: int, max_control_line: int
+    ) -> tuple[int, int, int]:
+        """Find complete messages in buffer[start:end] while the table has room; offsets count from `start`.
+
+        Returns (messages, bytes they take, ScanError of what follows them or 0).
+        """
+        data = bytes(memoryview(self.buffer)[start:end])
+        count = position = 0
+        try:
+            while count < self.capacity and position < len(data):
+                position = _scan_one(
+                    data, position, direction, max_payload, max_control_line, self.table, count
+                )
+                count += 1
+        except _Stop as stop:
+            return count, position, int(stop.error)
+        return count, position, 0
 
 
 def _scan_one(
@@ -271,13 +275,11 @@ class Publishes:
         """Bytes of the payload that `take` would give."""
         return payload_size(self.count, len(self._entries))
 
-    def append(
-        self, buffer: bytearray, start: int, table: bytearray, first: int, last: int, compiled: bytes
-    ) -> int:
-        """Take operations first..last-1 of a scan as long as they qualify; returns how many were taken."""
+    def append(self, area: ScanArea, start: int, first: int, last: int, compiled: bytes) -> int:
+        """Take operations first..last-1 of a scan from `start` while they qualify; returns how many."""
         self.full = False
         for number in range(first, last):
-            if not self._append_one(buffer, start, table, number, compiled):
+            if not self._append_one(area.buffer, start, area.table, number, compiled):
                 return number - first
         return last - first
 
@@ -383,12 +385,11 @@ class Sent:
         self.next += count
         return memoryview(b"".join(parts))
 
-    def count_acks(
-        self, buffer: bytearray, start: int, table: bytearray, count: int, now: int, counts: AckCounts
-    ) -> int:
+    def count_acks(self, area: ScanArea, start: int, count: int, now: int, counts: AckCounts) -> int:
         """Count the acknowledgements of a scan; returns how many outstanding messages were answered."""
         answered = 0
         counts.first_error = 0
+        buffer, table = area.buffer, area.table
         for record in range(count):
             op = OP.unpack_from(table, OP.size * record)
             kind, subject, body = op[0], start + op[3], start + op[9]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ._backend_protocol import AckCounts, Publishes, Sent, scan
+from ._backend_protocol import AckCounts, Publishes, ScanArea, Sent
 from ._backend_protocol import format_acks as _format_acks
 from .chunk import MAX_ENTRIES, Chunk, EntryType
 from .protocol_types import OP, Direction, OpKind, ProtocolError, ScanError
@@ -78,13 +78,17 @@ class Scanner:
         self.direction = direction
         self.max_payload = max_payload
         self.max_control_line = max_control_line
-        self._buffer = bytearray(self.FIRST_CAPACITY)
-        self._table = bytearray(16 * OP.size)
+        self._use(bytearray(self.FIRST_CAPACITY), bytearray(16 * OP.size))
         self._start = 0  # where the last scan began: the base of its operations' offsets
         self._scanned = 0  # bytes of the last scan's operations
         self._end = 0  # where received bytes end
         self._error = ScanError.NONE
         self._count = 0
+
+    def _use(self, buffer: bytearray, table: bytearray) -> None:
+        self._buffer = buffer
+        self._table = table
+        self._area = ScanArea(buffer, table)
 
     @property
     def count(self) -> int:
@@ -112,9 +116,10 @@ class Scanner:
         if kept > capacity // 2 or (kept == 0 and capacity < self.READ_SIZE):
             capacity *= 2
         # Where a larger buffer is needed, a new one: somebody may still hold a view of this one.
-        to = self._buffer if capacity == len(self._buffer) else bytearray(capacity)
-        to[:kept] = self._buffer[self._start : self._end]
-        self._buffer = to
+        old, to = self._buffer, self._buffer if capacity == len(self._buffer) else bytearray(capacity)
+        to[:kept] = old[self._start : self._end]
+        if to is not old:
+            self._use(to, self._table)
         self._start, self._end = 0, kept
 
     def wrote(self, size: int) -> None:
@@ -143,8 +148,7 @@ class Scanner:
         """Give back the memory of a connection that has gone quiet; nothing if bytes are pending."""
         if not self.pending:
             self._start = self._scanned = self._end = self._count = 0
-            self._buffer = bytearray(self.FIRST_CAPACITY)
-            self._table = bytearray(16 * OP.size)
+            self._use(bytearray(self.FIRST_CAPACITY), bytearray(16 * OP.size))
 
     def scan(self) -> int:
         """Forget the last operations and find the next ones; returns how many there are, 0 for "read more".
@@ -160,23 +164,15 @@ class Scanner:
         if self._start == self._end:
             self._start = self._end = 0
             return 0
-        capacity = len(self._table) // OP.size
-        self._count, self._scanned, error = scan(
-            self._buffer,
-            self._start,
-            self._end,
-            self.direction,
-            self.max_payload,
-            self.max_control_line,
-            self._table,
-            capacity,
+        self._count, self._scanned, error = self._area.scan(
+            self._start, self._end, self.direction, self.max_payload, self.max_control_line
         )
         if error:
             self._error = ScanError(error)
             if not self._count:
                 raise ProtocolError(ERROR_TEXTS[self._error])
-        elif self._count == capacity < self.MAX_OPS:
-            self._table += bytes(len(self._table))
+        elif self._count == self._area.capacity < self.MAX_OPS:
+            self._use(self._buffer, self._table + bytes(len(self._table)))
         return self._count
 
     # What an operation says. `number` counts from 0 in the last scan.
@@ -256,7 +252,7 @@ def count_acks(scanner: Scanner, sent: Sent, now: int, counts: AckCounts) -> int
     Returns how many of the outstanding messages of `sent` were answered; operations other than MSG and HMSG
     are passed over.
     """
-    return sent.count_acks(scanner._buffer, scanner._start, scanner._table, scanner._count, now, counts)
+    return sent.count_acks(scanner._area, scanner._start, scanner._count, now, counts)
 
 
 def valid_subject(subject: bytes) -> bool:
@@ -353,9 +349,7 @@ class PublishBuffer:
             last = scanner._count
         publishes = self._publishes
         start = publishes.count
-        taken = publishes.append(
-            scanner._buffer, scanner._start, scanner._table, first, last, stream_filter.compiled
-        )
+        taken = publishes.append(scanner._area, scanner._start, first, last, stream_filter.compiled)
         if taken:
             runs = self._runs
             if runs and runs[-1][0] == connection:

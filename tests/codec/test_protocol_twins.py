@@ -56,7 +56,8 @@ def scan_both(
     results = []
     for twin in (python, c):
         table = bytearray(OP.size * capacity)
-        found = twin.scan(bytearray(b"??" + wire), 2, 2 + len(wire), direction, 1000, 100, table, capacity)
+        area = twin.ScanArea(bytearray(b"??" + wire), table)
+        found = area.scan(2, 2 + len(wire), direction, 1000, 100)
         results.append((found, table[: OP.size * found[0]]))
     assert results[0] == results[1]
     return results[1]
@@ -76,13 +77,12 @@ def test_a_split_at_any_byte_changes_nothing(wire: bytes, direction: Direction) 
     kinds = [OP.unpack_from(table, OP.size * number)[0] for number in range(count)]
     for cut in range(len(wire) + 1):
         first = bytearray(OP.size * CAPACITY)
-        ops, used, failed = c.scan(bytearray(wire), 0, cut, direction, 1000, 100, first, CAPACITY)
+        ops, used, failed = c.ScanArea(bytearray(wire), first).scan(0, cut, direction, 1000, 100)
         found = [first[OP.size * number] for number in range(ops)]
         if not failed:
             rest = bytearray(OP.size * CAPACITY)
-            more, used_more, failed = c.scan(
-                bytearray(wire), used, len(wire), direction, 1000, 100, rest, CAPACITY
-            )
+            area = c.ScanArea(bytearray(wire), rest)
+            more, used_more, failed = area.scan(used, len(wire), direction, 1000, 100)
             found += [rest[OP.size * number] for number in range(more)]
             used += used_more
         assert (found, used, failed) == (kinds, consumed, error)
@@ -109,7 +109,7 @@ def test_chunks_are_equal(wire: bytes, max_bytes: int, max_count: int) -> None:
         publishes = twin.Publishes(max_bytes, max_count)
         at, story = 0, []
         while at < count:
-            taken = publishes.append(bytearray(b"??" + wire), 2, table, at, count, compiled)
+            taken = publishes.append(twin.ScanArea(bytearray(b"??" + wire), table), 2, at, count, compiled)
             story.append((taken, publishes.full, publishes.count, publishes.encoded_size))
             at += taken + 1
             if publishes.count:
@@ -121,12 +121,13 @@ def test_chunks_are_equal(wire: bytes, max_bytes: int, max_count: int) -> None:
 def test_areas_grow_for_many_and_for_large_messages() -> None:
     wire = b"PUB a r.%d 3\r\nabc\r\n" * 2000 % tuple(range(2000)) + b"PUB a 300000\r\n%b\r\n" % bytes(300000)
     table = bytearray(OP.size * 3000)
-    count, used, error = c.scan(bytearray(wire), 0, len(wire), 0, 1 << 20, 4096, table, 3000)
+    count, used, error = c.ScanArea(bytearray(wire), table).scan(0, len(wire), 0, 1 << 20, 4096)
     assert (count, used, error) == (2001, len(wire), 0)
     taken = []
     for twin in (python, c):
         publishes = twin.Publishes(1 << 20, 65535)
-        assert publishes.append(bytearray(wire), 0, table, 0, count, b"\x01\0a") == count
+        area = twin.ScanArea(bytearray(wire), table)
+        assert publishes.append(area, 0, 0, count, b"\x01\0a") == count
         taken.append(publishes.take())
     assert taken[0] == taken[1]
 
@@ -187,10 +188,10 @@ def test_load_generation_is_equal(answered: list[tuple[int, bytes, int]], sent_a
                 len(body),
                 body,
             )
-            table = bytearray(OP.size * 4)
-            count, _, _ = twin.scan(bytearray(wire), 0, len(wire), Direction.CLIENT, 1000, 4096, table, 4)
+            area = twin.ScanArea(bytearray(wire), bytearray(OP.size * 4))
+            count, _, _ = area.scan(0, len(wire), Direction.CLIENT, 1000, 4096)
             assert count == 3
-            story.append(sent.count_acks(bytearray(wire), 0, table, count, sent_at + later, counts))
+            story.append(sent.count_acks(area, 0, count, sent_at + later, counts))
             story.append(counts.first_error)
         story += [counts.stored, counts.duplicates, counts.errors, counts.strays, counts.latency_max]
         stories.append([*story, *counts.latencies])
@@ -203,9 +204,9 @@ def test_every_outstanding_message_is_answered_once() -> None:
     counts = c.AckCounts()
     sent.format(2, 1000)
     wire = b'MSG i.0000000001 1 22\r\n{"stream":"S","seq":5}\r\n'
-    table = bytearray(OP.size)
-    assert c.scan(bytearray(wire), 0, len(wire), Direction.CLIENT, 1000, 4096, table, 1)[0] == 1
-    assert [sent.count_acks(bytearray(wire), 0, table, 1, 2000, counts) for _ in range(2)] == [1, 0]
+    area = c.ScanArea(bytearray(wire), bytearray(OP.size))
+    assert area.scan(0, len(wire), Direction.CLIENT, 1000, 4096)[0] == 1
+    assert [sent.count_acks(area, 0, 1, 2000, counts) for _ in range(2)] == [1, 0]
     assert (counts.stored, counts.strays, counts.latency_max) == (1, 1, 1000)
     shift = (1000).bit_length() - 6
     assert counts.latencies[32 * shift + (1000 >> shift)] == 1
