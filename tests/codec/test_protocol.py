@@ -178,6 +178,8 @@ REFUSED = [
     (b"PUB a -1\r\n", "Parser Error"),
     (b"PUB a +1\r\n", "Parser Error"),
     (b"PUB a x\r\n", "Parser Error"),
+    (b"PUB a 1:\r\n", "Parser Error"),
+    (b"PUB a 1/\r\n", "Parser Error"),
     (b"PUB a 9999999999\r\n", "Parser Error"),
     (b"PUB a 4294967297\r\nx\r\n", "Parser Error"),
     (b"PUB a 99999999999999999999999\r\n", "Parser Error"),
