@@ -1,6 +1,6 @@
 """A durable stream without a server beside your program: publish and read back in process.
 
-    python examples/embedded_stream.py [DIRECTORY]
+python examples/embedded_stream.py [DIRECTORY]
 """
 
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import trio
 
@@ -77,7 +77,7 @@ class GatedRunner:
             self.waiting.set()
             await self.gate.wait()
         try:
-            return cast("T", function(*args))
+            return function(*args)
         finally:
             await trio.lowlevel.checkpoint()
 
