@@ -7,7 +7,6 @@ batch, no timer does.
 
 from __future__ import annotations
 
-import errno
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -45,7 +44,7 @@ from .segment import (
     encode_record,
     write_size,
 )
-from .wal import BuiltWrite, Segment, prepare_segment, retire_segment, segment_path, write_and_sync
+from .wal import NO_SPACE, BuiltWrite, Segment, prepare_segment, retire_segment, segment_path, write_and_sync
 
 SPACE_RETRY_SECONDS: Final = 1.0
 """How often a full disk is asked again whether it has space for a segment."""
@@ -183,6 +182,8 @@ class Storage:
         self._clean_event = trio.Event()
         self._rewritten_event = trio.Event()
         self._scope: trio.CancelScope | None = None
+        self._waiting: set[trio.Event] = set()
+        """Set when storage fails, so that nobody waits for a sync that will never end."""
 
         self._marked = True
         """Whether the log says that all of its acknowledged writes are synced."""
@@ -289,12 +290,19 @@ class Storage:
 
         StorageFailed if that will never be.
         """
-        done = trio.Event()
-        self.append((), done.set)
         await self._lane.flush()
+        await self._synced()
+
+    async def _synced(self) -> None:
+        """Waits until everything appended before is synced; StorageFailed if that will never be."""
+        done = trio.Event()
+        self._waiting.add(done)
+        self.append((), done.set)
+        if self.failed is None:
+            await done.wait()
+        self._waiting.discard(done)
         if self.failed is not None:
             raise self.failed
-        await done.wait()
 
     async def _write_loop(self) -> None:
         while True:
@@ -340,6 +348,11 @@ class Storage:
     async def _write(self) -> bool:
         """One gathered write and its sync, and what waits for it. False if the disk failed."""
         items, thens, taken = self._take()
+        if not items and thens:
+            # Nothing is in flight, so everything appended before them is synced already.
+            for then in thens:
+                then()
+            return True
         oldest = self._oldest_live()
         built = self._writer.build(items, oldest, self._newest)
         self._sync_began = began = trio.current_time()
@@ -413,6 +426,8 @@ class Storage:
             self.failed = self._lane.failed = StorageFailed(f"the disk failed: {error}")
             self.failed.__cause__ = error
             self._queue.clear()
+            for event in self._waiting:
+                event.set()
             if self._scope is not None:
                 self._scope.cancel()
             if self._on_failure is not None:
@@ -515,7 +530,7 @@ class Storage:
         try:
             spare = await self._runner.run(Lane.BACKGROUND, prepare_segment, self._disk, header)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             self._full = DiskFull(f"no space for another {header.size} bytes of log")
             self._full.__cause__ = error
@@ -595,9 +610,7 @@ class Storage:
             self._rewritten_event = trio.Event()
             self._work_event.set()
             await self._rewritten_event.wait()
-        done = trio.Event()
-        self.append((), done.set)
-        await done.wait()
+        await self._synced()
 
     def _take_rewrites(self, limit: int) -> list[Item]:
         """The rewritten records that go into this write, if they are still live where they were.

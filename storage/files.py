@@ -18,7 +18,7 @@ from ..codec import Buffer, crc32c
 from .disk import Disk, Lane, Runner
 from .errors import FileDamaged, ManifestDamaged, NewerFormat, StorageFailed
 from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, is_file_name, manifest_crc
-from .node import read_file, replace_file
+from .node import make_durable, read_file, replace_file
 
 T = TypeVar("T")
 
@@ -70,7 +70,8 @@ def recover_files(disk: Disk, directory: str) -> FoundFiles:
         except (ManifestDamaged, NewerFormat, OSError):
             found.damaged = True
             return found
-        _make_durable(disk, f"{directory}/{MANIFEST}", directory)
+        make_durable(disk, f"{directory}/{MANIFEST}", directory)
+        disk.sync_directory(GROUPS)
         for file in found.manifest.files:
             found.damaged |= not _cut(disk, directory, file)
     named = {file.name for file in found.manifest.files} if found.manifest is not None else set()
@@ -82,17 +83,6 @@ def recover_files(disk: Disk, directory: str) -> FoundFiles:
 def _number(name: str) -> int:
     match = _NUMBERED.search(name)
     return int(match.group(1), 16) if match else 0
-
-
-def _make_durable(disk: Disk, path: str, directory: str) -> None:
-    """After a kill the file may be in the page cache only; who relies on it makes it durable first."""
-    descriptor = disk.open(path, write=True)
-    try:
-        disk.fsync(descriptor)
-    finally:
-        disk.close(descriptor)
-    disk.sync_directory(directory)
-    disk.sync_directory(GROUPS)
 
 
 def _cut(disk: Disk, directory: str, file: FileEntry) -> bool:

@@ -133,6 +133,9 @@ class MemoryDisk:
         self._change("rename", new)
         if target[0].entries.get(target[1]) is file:
             return  # two names of one file: POSIX leaves both
+        for descriptor, (path, opened) in self._descriptors.items():
+            if path == old:
+                self._descriptors[descriptor] = (new, opened)
         if source[0] is target[0]:
             self._enter(source[0], {source[1]: _GONE, target[1]: file})
         else:

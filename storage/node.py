@@ -81,3 +81,13 @@ def replace_file(disk: Disk, directory: str, temporary: str, path: str, data: by
         disk.close(descriptor)
     disk.rename(temporary, path)
     disk.sync_directory(directory)
+
+
+def make_durable(disk: Disk, path: str, directory: str) -> None:
+    """After a kill a file may be in the page cache only; whoever relies on it makes it durable first."""
+    descriptor = disk.open(path, write=True)
+    try:
+        disk.fsync(descriptor)
+    finally:
+        disk.close(descriptor)
+    disk.sync_directory(directory)

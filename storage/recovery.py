@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..codec import crc32c
@@ -22,7 +22,7 @@ from .errors import ForeignDirectory, NodeHeaderDamaged, SegmentGap
 from .files import GROUPS, FoundFiles, group_directory, recover_files
 from .index import Entries, EntryTable, GroupLog, LogIndex, Prefix, Range
 from .manifest import Manifest
-from .node import NodeHeader, read_file, read_node_header, write_node_header
+from .node import NODE_FILE, NodeHeader, make_durable, read_file, read_node_header, write_node_header
 from .segment import (
     BATCH,
     BATCH_CRC,
@@ -40,7 +40,17 @@ from .segment import (
     decode_segment_header,
     write_size,
 )
-from .wal import RECYCLED, WAL, LogWriter, prepare_segment, segment_numbers, segment_path
+from .wal import (
+    NO_SPACE,
+    RECYCLED,
+    WAL,
+    LogWriter,
+    Segment,
+    prepare_segment,
+    segment_numbers,
+    segment_path,
+    take_over_segment,
+)
 
 LOCK_FILE: Final = "LOCK"
 FIRST_SEGMENT_BYTES: Final = 4 << 20
@@ -123,6 +133,7 @@ def recover(disk: Disk, *, name: str, draw: Callable[[], int], segment_bytes: in
         if header is None:
             header = _create(disk, name, draw)
             return _open(disk, lock, header, draw, segment_bytes, created=True)
+        make_durable(disk, NODE_FILE, "")
         return _open(disk, lock, header, draw, segment_bytes, created=False)
     except BaseException:
         disk.close(lock)
@@ -204,6 +215,22 @@ def _check_gaps(numbers: list[int], vouch: Vouch | None) -> None:
         raise SegmentGap(f"{segment_path(missing[0])} is missing")
 
 
+@dataclass(slots=True)
+class _Seen:
+    """A write on its way through the replay."""
+
+    write: Write
+    data: bytes
+    """Its segment."""
+    lost: bool
+    """Something that was synced is missing before it, and nothing says what."""
+    ragged: bool
+    """It doesn't begin where the one before ends, or not with the chain's value that follows from it.
+
+    Then one of them lacks a record that has no name. A torn write may just lack its own begin.
+    """
+
+
 class _Replay:
     """Reads all segments in order, decides about what is unreadable, and follows the rest."""
 
@@ -215,32 +242,30 @@ class _Replay:
         self.tail: list[Item] = []
         """The records of the last write, if it is intact: they are not in the index yet, to be copied."""
         self.counted = 0
-        """Sequence of the last write in the index."""
+        """Of the last write in the index. The one after it may not be on the disk, even a mark."""
         self.sequence = 0
         """The highest sequence seen, also of a torn write."""
         self.segment = 0
         """The last segment with a write, be it torn."""
         self.vouch: Vouch | None = None
+        self._lost_at_end = False
 
     def run(self) -> None:
-        pending: tuple[Write, bytes] | None = None
-        for write, data, lost in self._writes():
+        pending: _Seen | None = None
+        for seen in self._writes():
             if pending is not None:
-                self._apply(pending[0])  # a later write proves that its sync had ended
-            if lost:
-                self.index.close_all()
-            pending = (write, data) if write is not None else None
+                self._confirm(pending)  # a later write proves that its sync had ended
+            pending = seen
         if pending is not None:
-            self._decide_last(*pending)
+            self._decide_last(pending)
+        if self._lost_at_end:
+            self.index.close_all()
 
-    def _writes(self) -> Iterator[tuple[Write | None, bytes, bool]]:
-        """(write, its segment's bytes, whether something nameless is lost before it), in order.
-
-        The write is None where it is only known that something is lost.
-        """
+    def _writes(self) -> Iterator[_Seen]:
+        """Every write that counts, in order."""
         ends = _resumptions(self._disk, self._headers)
         before = 0
-        lost = False
+        lost = unproven = False
         for position, header in enumerate(self._headers):
             if header.resumes and ends[position] is None:
                 continue  # recovery was itself cut while it wrote this segment: the old tail still stands
@@ -254,32 +279,38 @@ class _Replay:
                 self.sequence = max(self.sequence, write.sequence)
                 if cutoff is not None and write.sequence > cutoff:
                     break  # what lies here was copied into a later segment
-                lost |= write.start != expected or (write.vouch is not None and write.chain_before != chain)
                 lost |= before != 0 and after not in (0, write.sequence)
-                yield write, data, lost
-                lost = False
-                before, expected, chain, after = write.sequence, write.end, write.chain, write.sequence + 1
+                ragged = write.start != expected or (write.vouch is not None and write.chain_before != chain)
+                lost |= unproven and (ragged or write.vouch is None or expected == DATA_START)
+                yield _Seen(write, data, lost, ragged)
+                lost, unproven = False, write.vouch is None
+                before, expected, after = write.sequence, write.end, write.sequence + 1
+                chain = crc32c(write.frames, chain)
                 self.segment = header.number
             # A segment had its full size before its first use: if it is shorter now, somebody cut it.
             lost |= len(data) < header.size
-        if lost:
-            yield None, b"", True
+        self._lost_at_end = lost
+
+    def _confirm(self, seen: _Seen) -> None:
+        """Follows a write that was synced, as far as it is readable."""
+        if seen.lost or seen.ragged:
+            self.index.close_all()
+        self._apply(seen.write)
 
     def _apply(self, write: Write) -> None:
         for record in write.records:
             apply_found(self.index, record, write.segment)
         self.counted = write.sequence
-        if write.vouch is None:
-            self.index.close_all()  # records whose frames and trailer are both gone have no name any more
-        else:
-            self.vouch = write.vouch
+        self.vouch = write.vouch or self.vouch
 
-    def _decide_last(self, write: Write, data: bytes) -> None:
+    def _decide_last(self, seen: _Seen) -> None:
         """The last write was in flight, or was acknowledged less than the mark's delay ago."""
+        write, data = seen.write, seen.data
+        if seen.lost:
+            self.index.close_all()
         if write.intact:
             self.vouch = write.vouch
             self.tail = [_item(record, data) for record in write.records]
-            self.counted = self.counted if self.tail else write.sequence
             return
         batches = [record for record in write.records if record.kind == BATCH]
         names = tuple((record.group, record.index, record.term) for record in batches)
@@ -325,23 +356,58 @@ def _start_segment(
         number = numbers[-1] + 1
     elif numbers[-1] == number:
         _keep_for_recycling(disk, number, segment_bytes)
-    needed = DATA_START + write_size(len(replay.tail), sum(len(item.body) for item in replay.tail)) + SECTOR
-    size = max(min(segment_bytes, FIRST_SEGMENT_BYTES), needed)
-    size += -size % SECTOR
-    header = SegmentHeader(
-        number, node.node_id, node.cluster_id, draw(), size, resumes=True, resumes_after=replay.counted
-    )
     live = [segment for segment, use in replay.index.uses.items() if use.groups]
     vouch = Vouch(replay.sequence, min([*live, number]), number)
     sequence = replay.sequence + 1
-    buffers, total, chain = build_write(replay.tail, header, sequence, header.seed, vouch)
-    segment = prepare_segment(disk, header, buffers, recycle=False)
+    needed = DATA_START + write_size(len(replay.tail), sum(len(item.body) for item in replay.tail)) + SECTOR
+    header = SegmentHeader(
+        number,
+        node.node_id,
+        node.cluster_id,
+        draw(),
+        max(min(segment_bytes, FIRST_SEGMENT_BYTES), needed),
+        resumes=True,
+        resumes_after=replay.counted,
+    )
+    try:
+        segment, total, chain = _make_segment(disk, header, replay.tail, sequence, vouch)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        # A node must start on a full disk: the smallest segment will do, or the one that waits for its use.
+        if numbers[-1] == number:
+            size = max(needed, _size(disk, segment_path(number)))
+            segment, total, chain = _make_segment(
+                disk, replace(header, size=size), replay.tail, sequence, vouch, in_place=True
+            )
+        else:
+            segment, total, chain = _make_segment(
+                disk, replace(header, size=needed), replay.tail, sequence, vouch
+            )
     position = DATA_START
     for item in replay.tail:
         apply_item(replay.index, item, number, position + FRAME_SIZE)
         position += FRAME_SIZE + len(item.body)
     sizes = {other: _size(disk, segment_path(other)) for other in segment_numbers(disk)}
     return LogWriter(segment, DATA_START + total, sequence, chain), sizes, vouch.oldest
+
+
+def _make_segment(
+    disk: Disk,
+    header: SegmentHeader,
+    items: list[Item],
+    sequence: int,
+    vouch: Vouch,
+    *,
+    in_place: bool = False,
+) -> tuple[Segment, int, int]:
+    """The new segment with its first write, that write's size, and the chain's value behind it."""
+    buffers, total, chain = build_write(items, header, sequence, header.seed, vouch)
+    if in_place:
+        segment = take_over_segment(disk, header, buffers)
+    else:
+        segment = prepare_segment(disk, header, buffers, recycle=False)
+    return segment, total, chain
 
 
 def _keep_for_recycling(disk: Disk, number: int, segment_bytes: int) -> None:

@@ -313,9 +313,10 @@ class Write:
     end: int
     records: list[Found]
     vouch: Vouch | None
-    """What the trailer says; None if there is no readable trailer, and `records` may lack some then."""
-    chain: int = 0
+    """What the trailer says; None if it is not readable: `records` may lack some, `end` be too low then."""
     chain_before: int = 0
+    frames: bytes = b""
+    """Its frames one after the other, which the chain covers."""
 
     @property
     def intact(self) -> bool:
@@ -401,17 +402,18 @@ class SegmentScan:
         frame = FRAME.unpack_from(data, trailer)
         sequence, newest, known_synced, oldest = frame[6:10]
         head = trailer + FRAME_SIZE
-        total, chain_before, chain, count = _TRAILER_HEAD.unpack_from(data, head)
+        total, chain_before, _, count = _TRAILER_HEAD.unpack_from(data, head)
         end = head + frame[4]
         position = start = end - total
         copy = head + _TRAILER_HEAD.size
+        frames = data[copy : copy + count * FRAME_SIZE]
         records: list[Found] = []
         for _ in range(count):
             records.append(self._record(position, copy, trailer))
             position += FRAME_SIZE + records[-1].length
             copy += FRAME_SIZE
         vouch = Vouch(known_synced, oldest, newest)
-        return Write(self._segment, start, sequence, end, records, vouch, chain, chain_before)
+        return Write(self._segment, start, sequence, end, records, vouch, chain_before, frames)
 
     def _record(self, position: int, copy: int, limit: int) -> Found:
         """The record whose frame is at `position` and, repeated in the trailer, at `copy`."""
@@ -460,8 +462,12 @@ class SegmentScan:
         return trailer if checked is not None and checked[1] == end else None
 
     def _partial(self, start: int, sequence: int) -> Write:
-        """The begin of a write whose trailer is not readable: as many records as can be followed."""
+        """A write whose trailer is not readable: as many records as can be followed.
+
+        Whether they are all of them is for the next write to say, whose trailer has the chain's value.
+        """
         records: list[Found] = []
+        frames: list[bytes] = []
         position = start
         while (frame := self._frame_at(position)) is not None and frame[6] == sequence:
             _, kind, flags, _, length, group, _, incarnation, index, term, crc, _ = frame
@@ -471,10 +477,10 @@ class SegmentScan:
             found = Found(kind, flags, group, incarnation, index, term, offset, length, False)
             self._check_body(found, crc)
             records.append(found)
+            frames.append(self._data[position : position + FRAME_SIZE])
             position = offset + length
-        # The next write is looked for from the next sector on: how long this one was is not known.
-        end = start + SECTOR
-        return Write(self._segment, start, sequence, end, records, None)
+        end = start + write_size(len(records), sum(record.length for record in records))
+        return Write(self._segment, start, sequence, end, records, None, frames=b"".join(frames))
 
 
 def is_batch(body: Buffer, group: int, incarnation: int, index: int, term: int, crc: int) -> bool:

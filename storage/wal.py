@@ -6,6 +6,7 @@ on the disk before their first use, so that a sync while writing changes no meta
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ SUFFIX: Final = ".wal"
 NEW: Final = f"{WAL}/new.tmp"
 RECYCLED: Final = f"{WAL}/recycled.tmp"
 """A file whose records are all dead, kept for its space. Names ending in .tmp mean nothing at start-up."""
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 ZEROS: Final = bytes(1 << 20)
 ZERO_SYNC_BYTES: Final = 4 << 20
 """Zeros are synced in pieces of this size, so that the log's own syncs don't queue behind 64 MiB."""
@@ -72,6 +74,25 @@ def prepare_segment(
         disk.close(descriptor)
         if source == NEW and disk.exists(NEW):
             disk.unlink(NEW)  # it would keep the space that ran out
+        raise
+    return Segment(header, descriptor)
+
+
+def take_over_segment(disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer]) -> Segment:
+    """Uses a segment without any valid write where it lies, for want of space to make another.
+
+    If this is cut, either header copy leads to the same: no valid write is in the segment.
+    """
+    if disk.exists(RECYCLED):
+        disk.unlink(RECYCLED)  # it may be a second name of this very file
+    descriptor = disk.open(segment_path(header.number), write=True)
+    try:
+        disk.pwritev(descriptor, [header.encode()], 0)
+        disk.pwritev(descriptor, first_write, DATA_START)
+        disk.fsync(descriptor)
+        disk.sync_directory(WAL)
+    except OSError:
+        disk.close(descriptor)
         raise
     return Segment(header, descriptor)
 

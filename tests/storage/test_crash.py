@@ -1,0 +1,302 @@
+"""Power may go at any operation: what was acknowledged is there, and nothing else than what was written.
+
+The fault catalogue's D1, D2, D4, D6 to D9: the disk loses or tears what was not synced by sectors, in any
+order, and directory entries one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+import trio
+
+from trimaran.storage import (
+    CompactPrefix,
+    GroupDelete,
+    HardState,
+    MemoryDisk,
+    Record,
+    Storage,
+    StorageOptions,
+    TruncateSuffix,
+)
+from trimaran.storage.index import EntryTable
+from trimaran.storage.recovery import Opened, recover
+
+from .helpers import GROUP, INCARNATION, SMALL, create, opened, record, state
+
+View = dict[int, tuple[int, int, int, int, tuple[tuple[int, int], ...]]]
+"""Per group: incarnation, term, vote, compacted index, and (index, term) of each entry."""
+
+
+@dataclass
+class Model:
+    """What the log must say after each record, by the plainest code that can say it."""
+
+    terms: dict[int, tuple[int, int]] = field(default_factory=dict)
+    logs: dict[int, dict[int, int]] = field(default_factory=dict)
+    incarnations: dict[int, int] = field(default_factory=dict)
+    compacted: dict[int, int] = field(default_factory=dict)
+    states: list[View] = field(default_factory=lambda: [{}])
+
+    def take(self, one: Record, index: int = 0, term: int = 0, group: int = GROUP) -> None:
+        match one:
+            case HardState():
+                self.terms[one.group] = (one.term, one.vote)
+            case TruncateSuffix():
+                self.logs[one.group] = {
+                    i: t for i, t in self.logs[one.group].items() if i < one.first_removed
+                }
+            case CompactPrefix():
+                self.logs[one.group] = {i: t for i, t in self.logs[one.group].items() if i > one.index}
+                self.compacted[one.group] = one.index
+            case GroupDelete():
+                for table in (self.terms, self.logs, self.incarnations, self.compacted):
+                    table.pop(one.group, None)
+            case _ if index == 0:
+                self.logs[group] = {}
+                self.incarnations[group] = INCARNATION
+            case _:
+                self.logs[group] = {i: t for i, t in self.logs[group].items() if i < index} | {index: term}
+        self.states.append(
+            {
+                group: (
+                    self.incarnations[group],
+                    *self.terms.get(group, (0, 0)),
+                    self.compacted.get(group, 0),
+                    tuple(sorted(log.items())),
+                )
+                for group, log in self.logs.items()
+            }
+        )
+
+
+def view(opened: Opened) -> View:
+    """The recovered state in the model's words; nothing may be faulty or closed."""
+    for group in opened.recovered.groups.values():
+        assert not group.faulty and not group.closed, group
+    return {
+        group: (
+            log.incarnation,
+            log.term,
+            log.vote,
+            log.prefix.index,
+            tuple((entry.index, entry.term) for entry in EntryTable(log)),
+        )
+        for group, log in opened.index.groups.items()
+    }
+
+
+def recovered(disk: MemoryDisk, seed: int) -> View:
+    """The disk as a start-up finds it. The process then ends without doing anything more."""
+    draw = Random(f"{seed} recovery").getrandbits
+    found = view(recover(disk, name="n1", draw=lambda: draw(64), segment_bytes=SMALL.segment_bytes))
+    disk.kill()
+    return found
+
+
+def script(random: Random, model: Model, last: dict[int, int], term: int) -> list[tuple[Record, int, int]]:
+    """One append's records, as (record, index, term), for a group that exists."""
+    records: list[tuple[Record, int, int]] = []
+    for _ in range(random.randint(1, 4)):
+        known = len(records)
+        choice = random.random()
+        if choice < 0.65:
+            last[GROUP] += 1
+            size = random.choice((10, 500, 3000))
+            records.append((record(last[GROUP], term=term, size=size), last[GROUP], term))
+        elif choice < 0.8:
+            records.append((state(term, vote=random.randint(1, 9)), 0, 0))
+        elif choice < 0.9 and last[GROUP] > model.compacted.get(GROUP, 0) + 2:
+            last[GROUP] -= random.randint(1, 2)
+            records.append((TruncateSuffix(GROUP, INCARNATION, last[GROUP] + 1), 0, 0))
+        elif last[GROUP] > model.compacted.get(GROUP, 0) + 3:
+            index = last[GROUP] - 2
+            at = model.logs[GROUP].get(index)
+            if at is not None:
+                records.append((CompactPrefix(GROUP, INCARNATION, index, at, 0), 0, 0))
+        for one, index, at in records[known:]:
+            model.take(one, index, at)
+    return records
+
+
+async def run_script(
+    disk: MemoryDisk, seed: int, appends: int
+) -> tuple[Model, list[tuple[MemoryDisk, int, int]]]:
+    """Runs random appends, and keeps the disk as it was before every operation.
+
+    Returns the model and (disk, records acknowledged then, records appended then).
+    """
+    random = Random(f"{seed} script")
+    model = Model()
+    snapshots: list[tuple[MemoryDisk, int, int]] = []
+    acknowledged = 0
+    appended = 0
+
+    def before(operation: str, path: str) -> None:
+        snapshots.append((disk.fork(), acknowledged, appended))
+
+    def acknowledge(count: int) -> None:
+        nonlocal acknowledged
+        assert count > acknowledged
+        acknowledged = count
+
+    disk.before = before
+    async with opened(disk, seed=seed, options=SMALL) as storage:
+        last = {GROUP: 0}
+        for step in range(appends):
+            if step == 0:
+                records: list[tuple[Record, int, int]] = [(create(), 0, 0)]
+                model.take(create())
+            else:
+                records = script(random, model, last, term=1 + step // 8)
+            appended += len(records)
+            if not records:
+                continue
+            storage.append(
+                [one for one, _, _ in records],
+                lambda count=appended: acknowledge(count),  # type: ignore[misc]
+            )
+            if random.random() < 0.7:
+                await storage.drain()
+        await storage.drain()
+        await trio.sleep(1)  # the mark
+    snapshots.append((disk.fork(), acknowledged, appended))
+    return model, snapshots
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_power_loss_before_any_operation(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    model, snapshots = await run_script(MemoryDisk(), seed, appends=25)
+    fates = Random(f"{seed} fates")
+    for disk, acknowledged, appended in snapshots:
+        disk.crash(fates)
+        found = recovered(disk, seed)
+        assert found in model.states[acknowledged : appended + 1]
+        assert recovered(disk, seed + 100) == found, "a second start-up must find the same"
+        disk.crash(fates)
+        assert recovered(disk, seed + 200) == found, "what start-up vouched for must survive a power loss"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_kill_keeps_all_that_was_written_and_vouches_for_it(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A kill leaves unsynced bytes in the page cache. Who has read them must have made them durable."""
+    model, snapshots = await run_script(MemoryDisk(), seed, appends=25)
+    fates = Random(f"{seed} fates")
+    for disk, acknowledged, appended in snapshots:
+        disk.kill()
+        found = recovered(disk, seed)
+        assert found in model.states[acknowledged : appended + 1]
+        disk.crash(fates)
+        assert recovered(disk, seed + 1) == found
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_recovery_itself_may_be_cut(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    model, snapshots = await run_script(MemoryDisk(), seed, appends=10)
+    fates = Random(f"{seed} fates")
+    for disk, acknowledged, appended in snapshots[-12:]:
+        disk.crash(fates)
+        cuts: list[MemoryDisk] = []
+        disk.before = lambda operation, path, disk=disk, cuts=cuts: cuts.append(disk.fork())
+        recovered(disk, seed)
+        assert cuts
+        for number, cut in enumerate(cuts):
+            cut.crash(fates)
+            assert recovered(cut, number) in model.states[acknowledged : appended + 1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_life_after_life_under_power_loss(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """Many short lives on one disk, each ended by a power loss in the middle of something."""
+    random = Random(f"{seed} lives")
+    disk = MemoryDisk()
+    index, durable = 0, 0
+    for life in range(12):
+        async with opened(disk, seed=seed * 100 + life, options=SMALL) as storage:
+            if life == 0:
+                storage.append([create()])
+            log = storage._index.groups.get(GROUP)
+            index = log.last if log is not None else 0
+            assert index >= durable
+            for _ in range(random.randint(0, 20)):
+                index += 1
+
+                def acknowledge(index: int = index) -> None:
+                    nonlocal durable
+                    durable = index
+
+                storage.append([record(index, size=random.choice((20, 9000)))], acknowledge)
+                if random.random() < 0.5:
+                    await trio.sleep(random.choice((0, 0, 0.01, 0.2)))
+            for group in storage.recovered.groups.values():
+                assert not group.faulty and not group.closed
+        disk.crash(random)
+
+
+async def test_torn_tail_at_every_byte_of_the_last_write() -> None:
+    """D6: the last write, cut after any byte, is not there; the one before it is."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), record(1)])
+        await storage.drain()
+        before = disk.fork()
+        start = storage._writer.position
+        path = f"wal/{storage._writer.segment.number:016x}.wal"
+        storage.append([record(2), record(3, size=700), state(5, vote=1)])
+        await storage.drain()
+        end = storage._writer.position
+        whole = disk.fork()
+    data = whole.read(path)
+    for cut in range(start, end):
+        torn = before.fork()
+        torn.damage(path, start, data[start:cut])
+        found = recovered(torn, cut)
+        assert found == {GROUP: (INCARNATION, 0, 0, 0, ((1, 1),))}, cut
+    assert recovered(whole, 0)[GROUP][4] == ((1, 1), (2, 1), (3, 1))
+
+
+async def test_a_torn_tail_is_reported_with_the_names_that_are_readable() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), record(1)])
+        await storage.drain()
+        start = storage._writer.position
+        path = f"wal/{storage._writer.segment.number:016x}.wal"
+        storage.append([record(2), record(3)])
+        await storage.drain()
+    disk.damage(path, start + 200, bytes(8))
+    async with opened(disk) as storage:
+        torn = storage.recovered.torn
+        assert torn is not None and (torn.file, torn.offset) == (path, start)
+        assert torn.records == ((GROUP, 2, 1), (GROUP, 3, 1))
+
+
+def rest(disk: MemoryDisk, storage: Storage) -> bytes:
+    """What lies behind the last write in the current segment."""
+    writer = storage._writer
+    return disk.read(f"wal/{writer.segment.number:016x}.wal")[writer.position :]
+
+
+async def test_bytes_of_an_earlier_use_never_pass() -> None:
+    """A recycled segment is full of old, well-formed writes of the same node: none may come back."""
+    disk = MemoryDisk()
+    options = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+    async with opened(disk, options=options) as storage:
+        storage.append([create()])
+        index = 0
+        while index < 60 or not any(rest(disk, storage)):
+            index += 1
+            storage.append([record(index, size=2000)])
+            if index > 5:
+                storage.append([CompactPrefix(GROUP, INCARNATION, index - 3, 1, 0)])
+            await storage.drain()
+        assert ("rename", "wal/recycled.tmp") in disk.operations
+        expected = [(entry.index, entry.term) for entry in EntryTable(storage._index.groups[GROUP])]
+    disk.crash(Random(1))
+    found = recovered(disk, 1)
+    assert list(found[GROUP][4]) == expected

@@ -1,0 +1,189 @@
+"""Damage is neither cut nor guessed away: it has a name (C1, C2, C6, C9, D5 of the fault catalogue)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from trimaran.storage import (
+    BatchRecord,
+    CompactPrefix,
+    LogDamaged,
+    MemoryDisk,
+    Range,
+    TruncateSuffix,
+)
+from trimaran.storage.segment import DATA_START, SegmentScan, Write, decode_segment_header
+
+from .helpers import GROUP, INCARNATION, batch, create, names, opened, record, state, stored
+
+
+def writes(disk: MemoryDisk, number: int) -> Iterator[Write]:
+    data = disk.read(f"wal/{number:016x}.wal")
+    return SegmentScan(data, decode_segment_header(data[:DATA_START], "")).writes()
+
+
+async def a_log(disk: MemoryDisk) -> None:
+    """Two groups, batches 1 to 6 each in a write of its own, a hard state; at rest behind a mark."""
+    async with opened(disk) as storage:
+        storage.append([create(), create(3), state(4, vote=5), state(2, vote=1, group=3)])
+        for index in range(1, 7):
+            storage.append([record(index, size=600), record(index, group=3, size=600)])
+            await storage.drain()
+        await trio.sleep(1)
+
+
+async def test_every_flipped_byte_of_synced_writes_is_noticed_and_blamed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """One bit anywhere in the log of two groups: the group it belongs to says so, the other one is whole.
+
+    In frames and trailers there may be nothing to blame, as both name every record; then all is readable.
+    """
+    disk = MemoryDisk()
+    await a_log(disk)
+    [number] = [n for n in (1, 2, 3) if disk.exists(f"wal/{n:016x}.wal") and len([*writes(disk, n)]) > 3]
+    path = f"wal/{number:016x}.wal"
+    found = [*writes(disk, number)]
+    data = disk.read(path)
+    target = found[4]
+    index = target.records[0].index
+    spots: list[tuple[int, int]] = []
+    for record_found in target.records:
+        spots += [(record_found.offset + at, record_found.group) for at in range(0, record_found.length, 37)]
+    for spot, group in spots:
+        bad = disk.fork()
+        bad.damage(path, spot, bytes([data[spot] ^ 4]))
+        async with opened(bad) as storage:
+            groups = storage.recovered.groups
+            assert groups[group].faulty == [Range(index, index)], spot
+            assert groups[5 - group].faulty == []
+            assert not groups[2].closed and not groups[3].closed
+            assert (groups[2].term, groups[2].vote, groups[3].term) == (4, 5, 2)
+            assert (groups[2].last_index, groups[3].last_index) == (6, 6)
+            assert await stored(storage, 5 - group) == [
+                batch(index, group=5 - group, size=600) for index in range(1, 7)
+            ]
+            with pytest.raises(LogDamaged) as caught:
+                await storage.read_batches(group, index, index, 1)
+            assert (caught.value.group, caught.value.first) == (group, index)
+
+
+async def test_a_flipped_bit_in_a_frame_or_trailer_loses_no_name(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    await a_log(disk)
+    [number] = [n for n in (1, 2, 3) if disk.exists(f"wal/{n:016x}.wal") and len([*writes(disk, n)]) > 3]
+    path = f"wal/{number:016x}.wal"
+    target = [*writes(disk, number)][4]
+    data = disk.read(path)
+    inside = {at for one in target.records for at in range(one.offset, one.offset + one.length)}
+    for spot in [at for at in range(target.start, target.end) if at not in inside][::3]:
+        bad = disk.fork()
+        bad.damage(path, spot, bytes([data[spot] ^ 0x10]))
+        async with opened(bad) as storage:
+            for group in (2, 3):
+                seen = storage.recovered.groups[group]
+                blamed = seen.faulty == [Range(target.records[0].index, target.records[0].index)]
+                assert blamed or not seen.faulty
+                assert seen.last_index == 6
+                assert (seen.term, seen.vote) == ((4, 5) if group == 2 else (2, 1))
+                assert not seen.closed
+
+
+async def test_damage_to_the_newest_synced_record_is_not_taken_for_a_torn_tail(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """C2: at rest a mark follows, which proves that the write before it had been synced."""
+    disk = MemoryDisk()
+    await a_log(disk)
+    number = max(n for n in range(1, 4) if disk.exists(f"wal/{n:016x}.wal") and [*writes(disk, n)])
+    last = [one for one in writes(disk, number) if one.records][-1]
+    disk.damage(f"wal/{number:016x}.wal", last.records[0].offset + 90, b"????")
+    async with opened(disk) as storage:
+        assert storage.recovered.torn is None
+        assert storage.recovered.groups[GROUP].faulty == [Range(6, 6)]
+        assert storage.recovered.groups[GROUP].last_index == 6
+
+
+async def test_a_zeroed_page_closes_the_groups_instead_of_guessing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """D5: whole small writes are gone with their names. What the groups had promised there is unknown."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create()])
+        for index in range(1, 40):
+            storage.append([record(index, size=20)])
+            await storage.drain()
+        number = storage._writer.segment.number
+        await trio.sleep(1)
+    disk.damage(f"wal/{number:016x}.wal", DATA_START + 4096, bytes(4096))
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert group.closed
+        assert group.last_index == 39
+        [faulty] = group.faulty
+        assert 5 <= faulty.last - faulty.first + 1 <= 9
+
+
+async def test_a_shortened_segment_closes_the_groups(autojump_clock: trio.testing.MockClock) -> None:
+    """C9: a segment has its full size before its first use, so a shorter one was cut by somebody."""
+    disk = MemoryDisk()
+    await a_log(disk)
+    number = max(n for n in range(1, 4) if disk.exists(f"wal/{n:016x}.wal") and [*writes(disk, n)])
+    disk.shorten(f"wal/{number:016x}.wal", [*writes(disk, number)][3].start)
+    async with opened(disk) as storage:
+        assert all(group.closed for group in storage.recovered.groups.values())
+
+
+async def test_a_faulty_index_that_was_truncated_or_compacted_later_is_no_fault(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for cure in (TruncateSuffix(GROUP, INCARNATION, 3), CompactPrefix(GROUP, INCARNATION, 5, 1, 0)):
+        disk = MemoryDisk()
+        await a_log(disk)
+        async with opened(disk) as storage:
+            storage.append([cure])
+            await storage.drain()
+        number = max(n for n in range(1, 3) if disk.exists(f"wal/{n:016x}.wal") and [*writes(disk, n)])
+        for write in writes(disk, number):
+            for one in write.records:
+                if one.group == GROUP and one.index == 4 and one.kind == 1:
+                    disk.damage(f"wal/{number:016x}.wal", one.offset + 100, b"!!!!")
+        async with opened(disk) as storage:
+            assert storage.recovered.groups[GROUP].faulty == []
+
+
+async def test_a_repaired_batch_fills_the_hole_for_good(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    await a_log(disk)
+    [number] = [n for n in (1, 2, 3) if disk.exists(f"wal/{n:016x}.wal") and len([*writes(disk, n)]) > 3]
+    target = [*writes(disk, number)][3].records[0]
+    disk.damage(f"wal/{number:016x}.wal", target.offset + 80, b"????")
+    async with opened(disk) as storage:
+        assert storage.recovered.groups[target.group].faulty == [Range(target.index, target.index)]
+        good = batch(target.index, group=target.group, size=600)
+        storage.append([BatchRecord(good, repair=True)])
+        await storage.drain()
+        assert (await storage.read_batches(target.group, target.index, target.index, 1)) == [good]
+    async with opened(disk) as storage:
+        assert storage.recovered.groups[target.group].faulty == []
+        assert names(storage, target.group) == [(index, 1) for index in range(1, 7)]
+
+
+async def test_damage_under_a_running_node_is_told_to_the_reader() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), record(1), record(2), record(3)])
+        await storage.drain()
+        place = storage._index.place(GROUP, 2)
+        assert place is not None
+        disk.damage(f"wal/{place.segment:016x}.wal", place.offset + 75, b"?")
+        assert await storage.read_batches(GROUP, 1, 3, 1 << 20) == [batch(1)]
+        with pytest.raises(LogDamaged):
+            await storage.read_batches(GROUP, 2, 3, 1 << 20)
+        assert storage.statistics().damaged_reads == 1

@@ -1,0 +1,167 @@
+"""Segments go oldest first once nothing in them is needed, and no group can keep the whole log alive."""
+
+from __future__ import annotations
+
+import errno
+from random import Random
+
+import pytest
+import trio
+
+from trimaran.storage import CompactPrefix, DiskFull, MemoryDisk, Storage, StorageOptions
+from trimaran.storage.recovery import recover
+
+from .helpers import INCARNATION, batch, create, names, opened, record, state, stored
+
+TINY = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+
+
+async def settle(storage: Storage) -> None:
+    await storage.drain()
+    await trio.sleep(1)
+
+
+async def busy(storage: Storage, first: int, last: int, group: int = 2) -> None:
+    """A group that compacts as it goes."""
+    for index in range(first, last + 1):
+        storage.append([record(index, group=group, size=2000)])
+        if index > 4:
+            storage.append([CompactPrefix(group, INCARNATION, index - 3, 1, index)])
+        await storage.drain()
+
+
+async def test_dead_segments_are_freed_and_recycled(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(), state(1)])
+        await busy(storage, 1, 100)
+        await settle(storage)
+        # 100 batches need 17 segments; the current one, the next, and few closed ones are left.
+        assert storage.statistics().segments <= 6
+        assert ("rename", "wal/recycled.tmp") in disk.operations
+        assert storage.pinned().keys() <= {2}
+    async with opened(disk, options=TINY) as storage:
+        group = storage.recovered.groups[2]
+        assert (group.kind, group.term, group.compacted.index) == ("test", 1, 97)
+        assert group.compacted.manifest_crc == 100
+        assert not group.faulty and not group.closed
+        assert await stored(storage) == [batch(index, size=2000) for index in (98, 99, 100)]
+
+
+async def test_a_laggard_is_written_again_instead_of_pinning_the_log(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(3), record(1, group=3), record(2, group=3), record(3, group=3), create()])
+        storage.append([CompactPrefix(3, INCARNATION, 1, 1, 5), state(9, vote=4, group=3)])
+        await busy(storage, 1, 100)
+        await settle(storage)
+        statistics = storage.statistics()
+        assert statistics.rewritten_records > 0
+        assert statistics.segments <= 6
+    async with opened(disk, options=TINY) as storage:
+        group = storage.recovered.groups[3]
+        assert (group.name, group.term, group.vote, group.compacted.index) == ("group 3", 9, 4, 1)
+        assert not group.faulty and not group.closed
+        assert await stored(storage, 3) == [batch(2, group=3), batch(3, group=3)]
+
+
+async def test_an_idle_group_that_needs_all_its_log_keeps_it(autojump_clock: trio.testing.MockClock) -> None:
+    """Rewriting must end: what is live is never rewritten for its own sake."""
+    async with opened(MemoryDisk(), options=TINY) as storage:
+        storage.append([create(3)])
+        for index in range(1, 60):
+            storage.append([record(index, group=3, size=2000)])
+            await storage.drain()
+        await settle(storage)
+        assert storage.statistics().rewritten_records == 0
+        assert storage.pinned()[3] >= 59 * 2000
+        assert len(await stored(storage, 3)) == 59
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_power_loss_while_segments_are_freed_rewritten_and_recycled(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    disk = MemoryDisk()
+    fates = Random(f"{seed} fates")
+    acknowledged = 0
+    snapshots: list[tuple[MemoryDisk, int]] = []
+    armed = fates.randint(20, 40)
+
+    def before(operation: str, path: str) -> None:
+        if acknowledged >= armed and len(snapshots) < 80:
+            snapshots.append((disk.fork(), acknowledged))
+
+    disk.before = before
+    async with opened(disk, options=TINY, seed=seed) as storage:
+        storage.append([create(3), *(record(index, group=3, size=100) for index in range(1, 9)), create()])
+        storage.append([state(6, vote=2, group=3)])
+        for index in range(1, 80):
+            storage.append([record(index, size=2000)])
+            if index > 4:
+                storage.append([CompactPrefix(2, INCARNATION, index - 3, 1, index)])
+            await storage.drain()
+            acknowledged = index
+    kinds = {operation for operation, _ in disk.operations}
+    assert {"unlink", "rename"} <= kinds or ("rename", "wal/recycled.tmp") in disk.operations
+    for cut, at_least in snapshots:
+        cut.crash(fates)
+        draw = Random(f"{seed} again").getrandbits
+        found = recover(cut, name="n1", draw=lambda draw=draw: draw(64), segment_bytes=TINY.segment_bytes)  # type: ignore[misc]
+        groups = found.recovered.groups
+        assert not any(group.closed or group.faulty for group in groups.values())
+        assert (groups[3].term, groups[3].vote, groups[3].last_index, len(groups[3].entries)) == (6, 2, 8, 8)
+        assert groups[2].last_index in (at_least, at_least + 1)
+        assert groups[2].compacted.index in (at_least - 3, at_least - 2)
+
+
+async def test_no_space_for_a_segment_is_told_and_heals(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk(capacity=24 << 10)
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(), record(1, size=2000)])
+        await settle(storage)
+        with pytest.raises(DiskFull):
+            storage.room()
+        storage.append([record(2, size=500)])
+        await storage.drain()
+        assert names(storage) == [(1, 1), (2, 1)], "what fits the current segment is still stored"
+        for index in range(3, 12):
+            storage.append([record(index, size=2000)])
+        await trio.sleep(5)
+        assert storage.failed is None
+        disk.capacity = None
+        await settle(storage)
+        storage.room()
+        assert names(storage)[-1] == (11, 1)
+
+
+async def test_an_error_other_than_space_while_preparing_is_a_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY, run=False) as storage:
+
+        def before(operation: str, path: str) -> None:
+            if path == "wal/new.tmp":
+                raise OSError(errno.EIO, "gone")
+
+        disk.before = before
+        with trio.fail_after(5):
+            await storage.run()
+        assert storage.failed is not None
+
+
+async def test_a_node_starts_on_a_full_disk(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(), record(1, size=2000)])
+        await storage.drain()
+    used = sum(len(file.content) for file in disk._files())
+    disk.capacity = used
+    async with opened(disk, options=TINY) as storage:
+        assert await stored(storage) == [batch(1, size=2000)]
+        storage.append([record(2, size=300)])
+        await settle(storage)
+        assert names(storage) == [(1, 1), (2, 1)]
