@@ -48,8 +48,8 @@ WINDOW: Final = 1000
 """Messages under way at a time."""
 FATE_SECONDS: Final = 2.0
 """An acknowledgement that takes longer counts as lost on the way: the message is sent again."""
-RETRY_SECONDS: Final = 0.02
-"""Pause after a refusal, so that a cluster without a leader is asked and not flooded."""
+RETRY_SECONDS: Final = 0.05
+"""Pause after a whole window without an acknowledgement, so that a cluster without a leader isn't flooded."""
 PUBLISH_SECONDS: Final = 120.0
 READS: Final = 256
 """Reads under way at a time."""
@@ -157,6 +157,8 @@ class Load:
         self._limit = verdict.messages * 3 // 4
         """The rest waits for the kill: whatever the speed, there are messages to send after it."""
         self._resumed = trio.Event()
+        self._failures = 0
+        """Since the last acknowledgement."""
         self._again: deque[int] = deque()
         self._under_way: deque[tuple[int, float, PendingAck]] = deque()
         self._publisher = Publisher(client, UNLIMITED, 0.0)
@@ -209,11 +211,14 @@ class Load:
         if isinstance(pending.outcome, Stored):
             self._verdict.recognised += pending.outcome.ack.duplicate
             self.sequences[number] = pending.outcome.ack.sequence
+            self._failures = 0
             self._note_progress()
             return
         self._verdict.sent_again += 1
         self._again.append(number)
-        await trio.sleep(RETRY_SECONDS if len(self._again) == 1 else 0)
+        self._failures += 1
+        if self._failures % self._window == 0:
+            await trio.sleep(RETRY_SECONDS)
 
     def _note_progress(self) -> None:
         self._show(len(self.sequences))
