@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from trimaran.client import (
+    OUTCOME_UNKNOWN,
     Closed,
     ConnectFailed,
     Disconnected,
@@ -122,6 +123,12 @@ async def test_a_publisher_keeps_its_window_and_knows_every_fate(nursery: trio.N
         assert isinstance(homeless.outcome, Refused)
         assert isinstance(homeless.outcome.error, NoResponders)
         assert publisher.refused == 2
+
+        # A cluster that lost its leader on the way can't promise that the message is not stored.
+        server.refusal = {"code": 503, "err_code": OUTCOME_UNKNOWN, "description": "outcome unknown"}
+        async with client.publisher() as publisher:
+            open_end = await publisher.publish("s.a")
+        assert isinstance(open_end.outcome, Unknown)
 
 
 async def test_a_silent_stream_leaves_the_fate_unknown(nursery: trio.Nursery) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "Message",
     "NatsError",
     "NoResponders",
+    "OUTCOME_UNKNOWN",
     "Outcome",
     "PayloadTooLarge",
     "PendingAck",
@@ -96,8 +97,15 @@ class PayloadTooLarge(NatsError, ValueError):
     """More bytes than the server's max_payload; nothing was sent."""
 
 
+OUTCOME_UNKNOWN: Final = 20001
+"""Trimaran's error code for what may or may not have been carried out. All others mean that it was not."""
+
+
 class JetStreamError(NatsError):
-    """A JetStream request was answered with an error: it was not carried out."""
+    """A JetStream request was answered with an error: it was not carried out.
+
+    Unless `err_code` is `OUTCOME_UNKNOWN`: then it may have been.
+    """
 
     def __init__(self, code: int, err_code: int, description: str) -> None:
         super().__init__(f"{description} ({code}/{err_code})")
@@ -379,7 +387,9 @@ def _outcome(result: Message | NatsError) -> Outcome:
         return Refused(result)
     try:
         return Stored(_parse_ack(result))
-    except (JetStreamError, NoResponders) as error:
+    except JetStreamError as error:
+        return Unknown(error) if error.err_code == OUTCOME_UNKNOWN else Refused(error)
+    except NoResponders as error:
         return Refused(error)
     except NatsError as error:
         return Unknown(error)
