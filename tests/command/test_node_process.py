@@ -169,7 +169,9 @@ async def test_readme_example_of_nats_py_does_what_it_says(tmp_path: Path) -> No
 
 
 async def test_readme_example_of_embedding_does_what_it_says(tmp_path: Path) -> None:
-    assert "clients connect to 127.0.0.1:" in await run_python(example("embed"), tmp_path)
+    first, second = (await run_python(example("embed"), tmp_path)).splitlines()
+    assert first == "sequence 1 says b'17'"
+    assert second.startswith("NATS clients connect to 127.0.0.1:")
 
 
 async def test_demo_finds_nothing_lost(tmp_path: Path) -> None:
