@@ -345,6 +345,21 @@ def test_the_leader_brings_any_follower_log_to_its_own(follower_log: list[int]) 
     assert refusals <= 3
 
 
+def test_a_late_refusal_of_an_earlier_attempt_is_ignored() -> None:
+    """5.3: the leader goes back by an answer to what it asked last, not by one it has acted on already."""
+    leader = Replica(log=[1, 1, 1, 1], term=1).lead()
+    (probe,) = leader.sent(Append, to=2)
+    late = leader.refusal(2, probe, (2, 1))
+    leader.step(late)
+    (again,) = leader.sent(Append, to=2)
+    assert again.previous_index == 2 and again.session > probe.session
+    leader.step(late)
+    assert not leader.effects
+    leader.acknowledge(2, match=2)
+    leader.step(late)
+    assert not leader.effects
+
+
 def test_a_conflicting_entry_and_all_that_follow_it_are_deleted() -> None:
     """Figure 2, AppendEntries rule 3."""
     replica = Replica(log=[1, 1, 2, 2, 2], commit=1, term=3)
