@@ -388,8 +388,7 @@ def commit_and_seal(state: GroupState, now: Now) -> list[Effect]:
     index = quorum_match(state)
     effects: list[Effect] = []
     if index > state.commit and state.log.term_at(index) == state.term:  # never by counting an older term's
-        effects += state.advance_commit(index)
-        effects += committed(state, now)
+        effects += advance(state, index, now)
     if state.leading is not None:
         effects += seal_ready(state, now)
     return effects
@@ -407,15 +406,17 @@ def quorum_match(state: GroupState) -> int:
     return matches[members.quorum() - 1]
 
 
-def committed(state: GroupState, now: Now) -> list[Effect]:
-    """What follows from a new commit index, besides applying."""
-    kept = leading(state)
+def advance(state: GroupState, index: int, now: Now) -> list[Effect]:
+    """Commit up to `index`, and what follows from that besides applying."""
+    kept, before = leading(state), state.commit
+    effects = state.advance_commit(index)
     while kept.sealed and kept.sealed[0].index <= state.commit:
         kept.sealed_bytes -= kept.sealed.popleft().size
-    effects = start_read_round(state)
-    if state.options.eager_commit and not effects:
-        effects = beats(state)
-    if state.memberships.last_change <= state.commit:
+    told = start_read_round(state)
+    if state.options.eager_commit and not told:
+        told = beats(state)
+    effects += told
+    if before < state.memberships.last_change <= state.commit:
         effects += dismiss_removed(state)
         if not state.may_lead:  # thesis 4.2.2: it led until its own removal was committed
             effects += beats(state)
@@ -643,5 +644,5 @@ def resign(state: GroupState, reason: Reason, hint: int = 0) -> list[Effect]:
         ends += [(token, refused) for token in kept.read_round.tokens]
     if kept.handover is not None:
         done = kept.handover.sent and reason is Reason.NOT_LEADER
-        ends.append((kept.handover.token, Applied(state.log.last_index) if done else refused))
+        ends.append((kept.handover.token, Applied(state.commit) if done else refused))
     return [Resolve(token, outcome) for token, outcome in ends]

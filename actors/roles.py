@@ -141,7 +141,7 @@ def _compact(state: GroupState, to: EntryId, now: Now) -> list[Effect]:
     """A manifest is durable: the log up to there may go, in memory now, on the disk in its turn."""
     if to.index <= state.log.compacted.index:
         return []
-    assert to.index <= state.applied, f"a manifest at {to.index} is ahead of what is applied, {state.applied}"
+    assert to.index <= state.commit, f"a manifest at {to.index} is ahead of commit {state.commit}"
     state.log.compact(to.index, to.term)
     state.memberships.settle(to.index)
     return [state.persist(now, compact=to)]
@@ -152,12 +152,16 @@ def _install(state: GroupState, snapshot: SnapshotInstalled, now: Now) -> list[E
     log, to = state.log, EntryId(snapshot.index, snapshot.term)
     if to.index <= log.compacted.index:
         return []
+    effects: list[Effect] = []
+    has_it = log.term_at(to.index) == to.term
+    if to.term > state.term or (not has_it and state.role is Role.LEADER):
+        # What is committed here without this replica shows that others went on without it.
+        effects += become_follower(state, now, term=max(state.term, to.term))
     truncate_from = None
-    if log.term_at(to.index) == to.term:  # rule 6: the log holds its last entry, so what follows it stays
+    if has_it:  # rule 6: the log holds its last entry, so what follows it stays
         log.compact(to.index, to.term)
         state.memberships.settle(to.index)
     else:  # rule 7: the log is of another history, or too short
-        assert state.role is not Role.LEADER, "a leader's log lacks a committed entry"
         truncate_from = to.index if to.index <= log.last_index else None
         log.reset(to.index, to.term, snapshot.time)
         state.memberships.reset(snapshot.membership)
@@ -166,7 +170,7 @@ def _install(state: GroupState, snapshot: SnapshotInstalled, now: Now) -> list[E
     state.applied = max(state.applied, to.index)
     reply = SnapshotReply(**state.envelope(), index=to.index, ok=True)
     release = (Send(state.leader, reply),) if state.leader not in (0, state.node) else ()
-    effects: list[Effect] = [state.persist(now, truncate_from=truncate_from, compact=to, release=release)]
+    effects.append(state.persist(now, truncate_from=truncate_from, compact=to, release=release))
     return effects + follow_membership(state, now)
 
 

@@ -430,15 +430,15 @@ class Node:
         if manifest.at.index > self.applied:
             self.disk.manifests[manifest.at.index] = manifest
             self.hash, self.applied = manifest.rolling_hash, manifest.at.index
-            # Proposals below it are applied, but their results are not known here.
-            for place in [place for place in self.sealed if place[0] <= self.applied]:
-                for token in self.sealed.pop(place):
-                    self.cluster.invariants.check_outcome(token, Unknown(Reason.LEADERSHIP_LOST))
             self.captured = self.applied
             known = self.cluster.invariants.states[self.applied]
             require(known == self.hash, "state machine safety", self.id, "installs another", manifest)
             at = manifest.at
             self.step(SnapshotInstalled(at.index, at.term, manifest.membership, manifest.time))
+            # Proposals of this node below it are applied, but their results are not known here.
+            for place in [place for place in self.sealed if place[0] <= self.applied]:
+                for token in self.sealed.pop(place):
+                    self.cluster.invariants.check_outcome(token, Unknown(Reason.LEADERSHIP_LOST))
         return True
 
 
@@ -470,7 +470,7 @@ class Cluster:
         self.cut: set[tuple[int, int]] = set()  # (from, to): such messages are lost
         self.invariants = Invariants()
         self.calm_since: float | None = None  # no more faults since then
-        self.log_lines: list[str] | None = None
+        self.story: list[str] | None = None
         birth = Membership.of(voters)
         ids = sorted({*birth.voters, *spares})
         self.disks = {node: Disk(birth) for node in ids}
@@ -497,8 +497,8 @@ class Cluster:
         return True
 
     def trace(self, *facts: object) -> None:
-        if self.log_lines is not None:
-            self.log_lines.append(f"{self.time:8.4f} " + " ".join(map(str, facts)))
+        if self.story is not None:
+            self.story.append(f"{self.time:8.4f} " + " ".join(map(str, facts)))
 
     # --- network --------------------------------------------------------------------------------------------
 
@@ -720,9 +720,10 @@ def swarm_cluster(seed: int) -> Cluster:
     return Cluster(seed, voters=voters, spares=spares, faults=Faults.swarm(draw), options=options)
 
 
-def run_seed(seed: int, seconds: float = 3.0) -> Cluster:
-    """Faults, then calm, then the cluster must converge and serve (liveness)."""
+def run_seed(seed: int, seconds: float = 3.0, story: list[str] | None = None) -> Cluster:
+    """Faults, then calm, then the cluster must converge and serve (liveness). `story` collects a trace."""
     cluster = swarm_cluster(seed)
+    cluster.story = story
     cluster.unleash()
     cluster.run(seconds)
     cluster.calm()

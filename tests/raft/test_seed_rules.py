@@ -444,3 +444,13 @@ def test_sends_are_the_only_effects_that_need_no_disk() -> None:
     follower_of = Replica()
     follower_of.step(follower_of.append(2, 1, (0, 0), [1]))
     assert not follower_of.all(Send)
+
+
+def test_a_leader_that_is_sent_a_snapshot_it_lacks_leads_no_more() -> None:
+    """The first thing it hears of a newer leader may be that leader's snapshot, of an older term even."""
+    for snapshot_term in (1, 9):
+        leader = Replica(term=3).serve()
+        leader.propose()
+        leader.step(SnapshotInstalled(30, snapshot_term, Membership.of([1, 2, 3])))
+        assert leader.role() is Role.FOLLOWER and leader.outcomes() == {1: Unknown(Reason.LEADERSHIP_LOST)}
+        assert leader.state.term == max(4, snapshot_term) and leader.state.log.last_index == 30
