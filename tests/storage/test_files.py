@@ -1,0 +1,401 @@
+"""Group files: only the manifest gives a file a meaning, and a switch of manifests is all or nothing."""
+
+from __future__ import annotations
+
+import errno
+from random import Random
+
+import pytest
+import trio
+
+from trimaran.codec import crc32c
+from trimaran.storage import (
+    CompactPrefix,
+    FileDamaged,
+    FileEntry,
+    GroupDelete,
+    GroupFiles,
+    Manifest,
+    ManifestDamaged,
+    MemoryDisk,
+    NewerFormat,
+    Storage,
+    StorageFailed,
+    StorageOptions,
+    decode_manifest,
+    encode_manifest,
+)
+from trimaran.storage.recovery import recover
+
+from .helpers import GROUP, INCARNATION, create, opened, record
+
+DIRECTORY = f"groups/{GROUP}-{INCARNATION}"
+
+
+def manifest(index: int, files: dict[str, bytes], **more: object) -> Manifest:
+    entries = tuple(FileEntry(name, len(data), crc32c(data)) for name, data in files.items())
+    fields: dict[str, object] = {
+        "group": GROUP,
+        "incarnation": INCARNATION,
+        "index": index,
+        "term": 1,
+        "members": b"m",
+        "time": index,
+        "kind": "test",
+        "rolling_hash": 2**64 - 1,
+        "files": entries,
+        "state": b"state",
+    }
+    return Manifest(**(fields | more))  # type: ignore[arg-type]
+
+
+def own(storage: Storage) -> GroupFiles:
+    return storage.group_files(GROUP, INCARNATION)
+
+
+async def test_reads_see_earlier_writes_in_order() -> None:
+    async with opened(MemoryDisk()) as storage:
+        files = own(storage)
+        files.write("a", 0, b"hello world")
+        files.write("a", 6, b"there")
+        assert files.pending_bytes == 16
+        assert await files.read("a", 0, 100) == b"hello there"
+        assert await files.read("a", 6, 3) == b"the"
+        assert files.pending_bytes == 0
+        files.write("a", 11, b"!")
+        assert await files.read("a", 0, 100) == b"hello there!"
+        with pytest.raises(FileDamaged):
+            await files.read("b", 0, 1)
+        assert storage.failed is None
+
+
+async def test_what_is_written_behind_gets_written_without_anyone_asking() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        own(storage).write("a", 0, b"x" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+        assert disk.read(f"{DIRECTORY}/a") == b"x" * 100
+        assert own(storage).pending_bytes == 0
+        await own(storage).settle(0)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "manifest", "quarantine", "../a", "a/b", ".a", "-a", "x.tmp", "ä", "a" * 101]
+)
+async def test_names_that_could_escape_or_clash_are_refused(name: str) -> None:
+    async with opened(MemoryDisk()) as storage:
+        with pytest.raises(ValueError, match="can't be a file name"):
+            own(storage).write(name, 0, b"")
+    with pytest.raises(ManifestDamaged):
+        decode_manifest(encode_manifest(manifest(1, {name: b""})))
+
+
+async def test_files_are_cut_to_the_manifest_and_unnamed_ones_moved_aside() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        storage.append([create()])
+        files.write("block-1", 0, b"1" * 1000)
+        files.write("block-2", 0, b"2" * 500)
+        await files.sync(["block-1", "block-2"])
+        crc = await files.write_manifest(manifest(5, {"block-1": b"1" * 1000, "block-2": b"2" * 300}))
+        files.write("block-2", 500, b"later" * 100)
+        files.write("block-3", 0, b"3" * 700)
+        storage.append([CompactPrefix(GROUP, INCARNATION, 5, 1, crc)])
+        await storage.drain()
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert group.manifest == manifest(5, {"block-1": b"1" * 1000, "block-2": b"2" * 300})
+        assert not group.manifest_damaged
+        assert own(storage).manifest == group.manifest
+        assert await own(storage).read("block-2", 0, 10_000) == b"2" * 300
+        assert disk.listdir(DIRECTORY) == ["block-1", "block-2", "manifest", "quarantine"]
+        assert disk.listdir(f"{DIRECTORY}/quarantine") == ["00000001-block-3"]
+        own(storage).write("block-3", 0, b"again")
+        await storage.drain()
+    async with opened(disk) as storage:
+        assert disk.listdir(f"{DIRECTORY}/quarantine") == ["00000001-block-3", "00000002-block-3"]
+
+
+async def test_the_quarantine_is_capped_oldest_first(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    options = StorageOptions(segment_bytes=64 << 10, quarantine_bytes=2500)
+    async with opened(disk, options=options) as storage:
+        storage.append([create()])
+        await storage.drain()
+    for life in range(5):
+        async with opened(disk, options=options) as storage:
+            await trio.sleep(1)
+            own(storage).write(f"file-{life}", 0, bytes(1000))
+            await storage.drain()
+    async with opened(disk, options=options) as storage:
+        await trio.sleep(1)
+        assert disk.listdir(f"{DIRECTORY}/quarantine") == ["00000004-file-3", "00000005-file-4"]
+
+
+async def test_a_manifest_is_the_old_or_the_new_one_whatever_happens() -> None:
+    """Power loss before every operation of a snapshot; its files are whole under either manifest (D9)."""
+    disk = MemoryDisk()
+    cuts: list[MemoryDisk] = []
+    old, new = {"a": b"A" * 2000}, {"a": b"A" * 2000 + b"more", "b": b"B" * 3000}
+    async with opened(disk) as storage:
+        files = own(storage)
+        storage.append([create()])
+        files.write("a", 0, old["a"])
+        await files.sync(["a"])
+        await files.write_manifest(manifest(5, old))
+        await storage.drain()
+        disk.before = lambda operation, path: cuts.append(disk.fork())
+        files.write("a", 2000, b"more")
+        files.write("b", 0, new["b"])
+        await files.sync(["a", "b"])
+        await files.write_manifest(manifest(9, new))
+        done = len(cuts)
+        files.forget([])
+        await storage.drain()
+        cuts.append(disk.fork())
+    fates = Random(3)
+    seen = set()
+    for number, cut in enumerate(cuts):
+        for _ in range(4):
+            crashed = cut.fork()
+            crashed.crash(fates)
+            draw = fates.getrandbits
+            found = recover(crashed, name="n1", draw=lambda: draw(64), segment_bytes=1 << 16)  # noqa: B023
+            group = found.recovered.groups[GROUP]
+            assert group.manifest is not None and not group.manifest_damaged
+            seen.add(group.manifest.index)
+            assert number < done or group.manifest.index == 9
+            for name, data in (old if group.manifest.index == 5 else new).items():
+                assert crashed.read(f"{DIRECTORY}/{name}") == data
+    assert seen == {5, 9}
+
+
+async def test_a_manifest_may_not_promise_more_than_a_file_has() -> None:
+    async with opened(MemoryDisk()) as storage:
+        files = own(storage)
+        files.write("a", 0, b"short")
+        with pytest.raises(FileDamaged):
+            await files.write_manifest(manifest(1, {"a": b"longer than that"}))
+        assert files.manifest is None and storage.failed is None
+
+
+async def test_files_go_only_after_the_manifest_that_no_longer_names_them() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        for name in ("a", "b"):
+            files.write(name, 0, name.encode() * 10)
+        await files.sync(["a", "b"])
+        await files.write_manifest(manifest(1, {"a": b"a" * 10, "b": b"b" * 10}))
+        with pytest.raises(ValueError, match="still names"):
+            files.forget(["a"])
+        await files.write_manifest(manifest(2, {"b": b"b" * 10}))
+        with files.hold() as held:
+            assert held is not None and held.index == 2
+            files.forget(["a"])
+            assert await files.read("a", 0, 10) == b"a" * 10, "a snapshot being sent keeps its files"
+        await storage.drain()
+        assert disk.listdir(DIRECTORY) == ["b", "manifest"]
+
+
+@pytest.mark.parametrize("what", ["gone", "flipped", "older", "file short", "file gone"])
+async def test_a_log_that_lost_its_manifest_says_so(what: str) -> None:
+    """Never an older manifest: what was compacted since is nowhere else (C7)."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        storage.append([create(), *(record(index) for index in range(1, 8))])
+        files.write("a", 0, b"a" * 1000)
+        await files.sync(["a"])
+        await files.write_manifest(manifest(3, {"a": b"a" * 1000}))
+        older = disk.read(f"{DIRECTORY}/manifest")
+        crc = await files.write_manifest(manifest(5, {"a": b"a" * 1000}))
+        storage.append([CompactPrefix(GROUP, INCARNATION, 5, 1, crc)])
+        await storage.drain()
+    if what == "gone":
+        disk.unlink(f"{DIRECTORY}/manifest")
+    elif what == "flipped":
+        disk.damage(f"{DIRECTORY}/manifest", 20, b"\xff")
+    elif what == "older":
+        disk.shorten(f"{DIRECTORY}/manifest", 0)
+        disk.damage(f"{DIRECTORY}/manifest", 0, older)
+    elif what == "file short":
+        disk.shorten(f"{DIRECTORY}/a", 999)
+    else:
+        disk.unlink(f"{DIRECTORY}/a")
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert group.manifest_damaged and group.manifest is None
+        assert (group.last_index, len(group.entries), group.faulty) == (7, 2, [])
+
+
+async def test_a_snapshot_from_a_peer_replaces_the_files_in_one_step() -> None:
+    disk = MemoryDisk()
+    sent = {"x-1": b"1" * 5000, "empty": b"", "x-2": b"2" * 100}
+    theirs = manifest(40, sent)
+    async with opened(disk) as storage:
+        files = own(storage)
+        storage.append([create()])
+        files.write("x-1", 0, b"mine")
+        await files.sync(["x-1"])
+        await files.write_manifest(manifest(3, {"x-1": b"mine"}))
+        incoming = files.incoming(theirs)
+        await incoming.write_chunk(0, 0, b"1" * 3000, crc32c(b"1" * 3000))
+        with pytest.raises(FileDamaged):
+            await incoming.write_chunk(0, 3000, b"1" * 2000, 77)
+        with pytest.raises(FileDamaged):
+            await incoming.write_chunk(0, 4000, b"1" * 100, crc32c(b"1" * 100))
+        with pytest.raises(FileDamaged):
+            await incoming.finish()
+        assert files.incoming(theirs) is incoming
+        assert incoming.offsets() == (3000, 0, 0), "a resumed transfer goes on here"
+        await incoming.write_chunk(0, 3000, b"1" * 2000, crc32c(b"1" * 2000))
+        await incoming.write_chunk(2, 0, b"2" * 100, crc32c(b"2" * 100))
+        assert await files.read("x-1", 0, 10) == b"mine", "the old state stands until the end"
+        local, crc = await incoming.finish()
+        assert [(file.length, file.crc32c) for file in local.files] == [
+            (file.length, file.crc32c) for file in theirs.files
+        ]
+        assert not {file.name for file in local.files} & sent.keys()
+        assert files.manifest == local
+        storage.append([CompactPrefix(GROUP, INCARNATION, 40, 1, crc)])
+        await storage.drain()
+        assert len(disk.listdir(DIRECTORY)) == 4
+    disk.crash(Random(1))
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert group.manifest == local and not group.manifest_damaged
+        for file, data in zip(local.files, sent.values(), strict=True):
+            assert await own(storage).read(file.name, 0, 10_000) == data
+        assert own(storage).new_name("received") not in {file.name for file in local.files}
+
+
+async def test_a_chunk_that_makes_the_whole_file_wrong_is_found_at_the_end() -> None:
+    async with opened(MemoryDisk()) as storage:
+        files = own(storage)
+        incoming = files.incoming(manifest(9, {"a": b"right"}))
+        await incoming.write_chunk(0, 0, b"wrong", crc32c(b"wrong"))
+        with pytest.raises(FileDamaged):
+            await incoming.finish()
+        assert files.manifest is None
+        other = files.incoming(manifest(10, {"a": b"right"}))
+        assert other is not incoming
+        other.abandon()
+        await storage.drain()
+        assert storage.failed is None
+
+
+async def test_power_loss_during_an_install_leaves_the_old_or_the_new_state() -> None:
+    """F3: never a mix."""
+    disk = MemoryDisk()
+    cuts: list[MemoryDisk] = []
+    async with opened(disk) as storage:
+        files = own(storage)
+        storage.append([create()])
+        files.write("a", 0, b"old" * 500)
+        await files.sync(["a"])
+        await files.write_manifest(manifest(3, {"a": b"old" * 500}))
+        await storage.drain()
+        disk.before = lambda operation, path: cuts.append(disk.fork())
+        incoming = files.incoming(manifest(9, {"b": b"new" * 900}))
+        await incoming.write_chunk(0, 0, b"new" * 900, crc32c(b"new" * 900))
+        await incoming.finish()
+        await storage.drain()
+        cuts.append(disk.fork())
+    fates = Random(5)
+    seen = set()
+    for cut in cuts:
+        cut.crash(fates)
+        draw = fates.getrandbits
+        found = recover(cut, name="n1", draw=lambda: draw(64), segment_bytes=1 << 16)
+        group = found.recovered.groups[GROUP]
+        assert group.manifest is not None and not group.manifest_damaged
+        [file] = group.manifest.files
+        data = cut.read(f"{DIRECTORY}/{file.name}")
+        assert data == {3: b"old" * 500, 9: b"new" * 900}[group.manifest.index]
+        seen.add(group.manifest.index)
+    assert seen == {3, 9}
+
+
+@pytest.mark.parametrize("operation", ["write", "sync", "rename"])
+async def test_a_failing_file_operation_is_a_failure_of_storage(operation: str) -> None:
+    disk = MemoryDisk()
+    failures: list[StorageFailed] = []
+
+    def before(name: str, path: str) -> None:
+        if name == operation and path.startswith(DIRECTORY):
+            raise OSError(errno.EIO, "gone")
+
+    async with opened(disk, on_failure=failures.append) as storage:
+        files = own(storage)
+        disk.before = before
+        files.write("a", 0, b"data")
+        with pytest.raises(StorageFailed):
+            await files.sync(["a"])
+            await files.write_manifest(manifest(1, {"a": b"data"}))
+        files.write("a", 4, b"more")
+        with pytest.raises(StorageFailed):
+            await files.read("a", 0, 1)
+        assert len(failures) == 1
+        assert files.manifest is None
+
+
+async def test_a_failed_write_behind_is_found_even_if_nobody_waits() -> None:
+    disk = MemoryDisk()
+
+    def before(name: str, path: str) -> None:
+        if path.startswith(DIRECTORY):
+            raise OSError(errno.EIO, "gone")
+
+    async with opened(disk) as storage:
+        disk.before = before
+        own(storage).write("a", 0, b"data")
+        await trio.testing.wait_all_tasks_blocked()
+        assert storage.failed is not None
+
+
+async def test_a_deleted_group_takes_its_files_along_and_no_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), create(3)])
+        own(storage).write("a", 0, b"data")
+        storage.group_files(3, INCARNATION).write("a", 0, b"other")
+        await storage.drain()
+        storage.append([GroupDelete(GROUP, INCARNATION)])
+        await storage.drain()
+        await trio.sleep(1)
+        assert disk.listdir("groups") == [f"3-{INCARNATION}"]
+    disk.mkdir("groups/9-9")
+    async with opened(disk) as storage:
+        assert storage.recovered.orphans == ("9-9",), "an unknown directory is reported and left alone"
+        assert disk.listdir("groups") == [f"3-{INCARNATION}", "9-9"]
+
+
+async def test_a_full_block_is_synced_in_the_background(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        own(storage).write("a", 0, b"full" * 100)
+        own(storage).sync_in_background("a")
+        await trio.sleep(1)
+        assert ("sync", f"{DIRECTORY}/a") in disk.operations
+
+
+def test_every_flipped_bit_of_a_manifest_is_found_and_a_newer_one_is_refused() -> None:
+    encoded = encode_manifest(manifest(5, {"a": b"x"}))
+    assert decode_manifest(encoded) == manifest(5, {"a": b"x"})
+    for at in range(len(encoded)):
+        for bit in range(8):
+            bad = bytearray(encoded)
+            bad[at] ^= 1 << bit
+            with pytest.raises(ManifestDamaged):
+                decode_manifest(bytes(bad))
+    for length in range(len(encoded)):
+        with pytest.raises(ManifestDamaged):
+            decode_manifest(encoded[:length])
+    with pytest.raises(NewerFormat):
+        decode_manifest(encode_manifest(manifest(5, {}, version=2)))
+    with pytest.raises(ManifestDamaged):
+        decode_manifest(encode_manifest(manifest(5, {}, index="five")))
