@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from random import Random
 
 import pytest
@@ -155,13 +156,13 @@ async def test_a_manifest_is_the_old_or_the_new_one_whatever_happens() -> None:
         await storage.drain()
         cuts.append(disk.fork())
     fates = Random(3)
+    draw = partial(fates.getrandbits, 64)
     seen = set()
     for number, cut in enumerate(cuts):
         for _ in range(4):
             crashed = cut.fork()
             crashed.crash(fates)
-            draw = fates.getrandbits
-            found = recover(crashed, name="n1", draw=lambda: draw(64), segment_bytes=1 << 16)  # noqa: B023
+            found = recover(crashed, name="n1", draw=draw, segment_bytes=1 << 16)
             group = found.recovered.groups[GROUP]
             assert group.manifest is not None and not group.manifest_damaged
             seen.add(group.manifest.index)
@@ -304,11 +305,11 @@ async def test_power_loss_during_an_install_leaves_the_old_or_the_new_state() ->
         await storage.drain()
         cuts.append(disk.fork())
     fates = Random(5)
+    draw = partial(fates.getrandbits, 64)
     seen = set()
     for cut in cuts:
         cut.crash(fates)
-        draw = fates.getrandbits
-        found = recover(cut, name="n1", draw=lambda: draw(64), segment_bytes=1 << 16)
+        found = recover(cut, name="n1", draw=draw, segment_bytes=1 << 16)
         group = found.recovered.groups[GROUP]
         assert group.manifest is not None and not group.manifest_damaged
         [file] = group.manifest.files
@@ -398,4 +399,4 @@ def test_every_flipped_bit_of_a_manifest_is_found_and_a_newer_one_is_refused() -
     with pytest.raises(NewerFormat):
         decode_manifest(encode_manifest(manifest(5, {}, version=2)))
     with pytest.raises(ManifestDamaged):
-        decode_manifest(encode_manifest(manifest(5, {}, index="five")))
+        decode_manifest(encode_manifest(manifest(5, {}, time="five")))
