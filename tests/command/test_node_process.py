@@ -1,5 +1,6 @@
 """`trimaran node` as what it is in production: a process, a directory, sockets and signals."""
 
+import os
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from trimaran.__main__ import INTERRUPTED
 from trimaran.client import connect
 from trimaran.commands.node import EXIT_CANNOT_LISTEN
 from trimaran.commands.processes import plan, running, wait_healthy
@@ -172,6 +174,26 @@ async def test_readme_example_of_embedding_does_what_it_says(tmp_path: Path) -> 
     first, second = (await run_python(example("embed"), tmp_path)).splitlines()
     assert first == "sequence 1 says b'17'"
     assert second.startswith("NATS clients connect to 127.0.0.1:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_stopped_demo_leaves_no_process_and_no_file(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trimaran", "demo"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = await trio.lowlevel.open_process(command, env=environment, stderr=subprocess.PIPE)
+    try:
+        with trio.fail_after(PATIENCE):
+            started = Started(process)
+            await started.line("publishing")
+            (directory,) = os.listdir(tmp_path)
+            process.send_signal(number)
+            assert await started.exit() == INTERRUPTED
+    finally:
+        process.kill()
+    assert "Traceback" not in started.said
+    assert os.listdir(tmp_path) == []
+    running = await trio.run_process(["ps", "-A", "-o", "args"], capture_stdout=True)
+    assert directory not in running.stdout.decode()
 
 
 async def test_demo_finds_nothing_lost(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import signal
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -403,6 +404,22 @@ async def run(directory: Path, messages: int, size: int, show: Show) -> Verdict:
     return verdict
 
 
+async def run_unless_stopped(directory: Path, messages: int, size: int, show: Show) -> Verdict | None:
+    """`run`, ended by SIGINT or SIGTERM with None; the nodes are stopped either way."""
+    verdict = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at, signals, nursery.cancel_scope)
+            verdict = await run(directory, messages, size, show)
+            nursery.cancel_scope.cancel()
+    return verdict
+
+
+async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
 def table_of(verdict: Verdict) -> Table:
     """The verdict for people."""
     table = Table(show_header=False, title="verdict", title_justify="left")
@@ -453,9 +470,11 @@ def demo(messages: int, size: int, keep: Path | None, as_json: bool) -> int:
     """
     try:
         with directory_for(keep) as directory:
-            verdict = trio.run(run, directory, messages, size, Show())
-    except (BaseExceptionGroup, NatsError, KeyboardInterrupt) as error:
+            verdict = trio.run(run_unless_stopped, directory, messages, size, Show())
+    except BaseExceptionGroup as error:  # a nursery wraps whatever ends it
         raise _known(error) from None
+    if verdict is None:
+        raise click.Abort
     if as_json:
         click.echo(json.dumps({"good": verdict.good, **asdict(verdict)}, indent=2))
     else:
@@ -466,8 +485,6 @@ def demo(messages: int, size: int, keep: Path | None, as_json: bool) -> int:
 def _known(error: BaseException) -> BaseException:
     """The one thing to tell the user of an error, or the error itself if it is a bug."""
     causes = list(leaves(error))
-    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
-        return click.Abort()
     for cause in causes:
         if isinstance(cause, Failure):
             return cause
