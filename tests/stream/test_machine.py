@@ -266,6 +266,13 @@ def test_a_full_stream_that_discards_old_makes_room(
     assert stream.span == span
 
 
+def test_a_large_message_drops_others_even_if_a_small_one_replaces_it_at_once() -> None:
+    """With both limits the order within a batch matters: such streams decide message by message."""
+    stream = Stream(max_bytes=100, max_msgs_per_subject=1)
+    stream.apply(publish("s.b"), publish("s.a", bytes(60)), publish("s.a"))
+    assert stream.span == (1, 3, 3)
+
+
 def test_headers_count_for_the_message_size() -> None:
     stream = Stream(max_msg_size=5)
     assert stream.apply(publish("s.1", b"hello")) == [(Status.STORED, 1)]

@@ -26,6 +26,7 @@ from trimaran.actors.stream.commands import delete, purge
 from trimaran.actors.stream.errors import DamagedRecord, StateDamaged
 from trimaran.actors.stream.results import Status, unpack
 from trimaran.codec import Entries, walk_batch
+from trimaran.codec.block import encode_record
 
 SECOND = 1_000_000_000
 
@@ -226,6 +227,30 @@ def test_a_damaged_record_is_never_served() -> None:
             outcomes = [attempt(machine, sequence) for sequence in range(1, 13)]
             assert sum(isinstance(outcome, DamagedRecord) for outcome in outcomes) == 1, (name, position)
             data[position] ^= 1
+
+
+def test_another_sound_record_is_never_taken_for_the_one_that_was_there() -> None:
+    machine, files, log = filled(0)
+    machine.apply(log.batch(publish("s.1", b"one"), publish("s.1", b"two")))
+    capture = snapshot(machine, files)
+    name = capture.files[0].name
+    other = encode_record(1, log.time, b"s.1", b"", b"uno")
+    files.written[name][: len(other)] = other
+    with pytest.raises(StateDamaged, match="not the file"):
+        restored(capture, files)
+    files.written[name][: len(other)] = encode_record(7, log.time, b"s.1", b"", b"one")
+    assert isinstance(attempt(machine, 1), DamagedRecord)
+
+
+def test_a_table_of_wanted_subjects_does_not_want_later_ones() -> None:
+    machine, _, log = filled(0)
+    machine.apply(log.batch(publish("s.1"), publish("s.2")))
+    store = machine._store
+    wanted = store.wanted([store.subjects[b"s.2"]])
+    machine.apply(log.batch(*[publish(f"s.{number}") for number in range(3, 40)]))
+    assert store.find(1, wanted=wanted) == 2
+    assert store.find(3, wanted=wanted) is None
+    assert store.drop_wanted(wanted[:1]) == 0
 
 
 def attempt(machine: Any, sequence: int) -> object:

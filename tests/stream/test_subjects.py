@@ -1,0 +1,64 @@
+"""Wildcards: the compiled filter, matching and overlapping against all subjects there are."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimaran.actors.stream.subjects import SubjectFilter, is_subject, subject_matches, subjects_overlap
+
+LITERALS = [".".join(tokens) for length in (1, 2, 3, 4) for tokens in product("ab", repeat=length)]
+tokens = st.sampled_from(["a", "b", "*"])
+patterns = st.builds(
+    lambda head, tail: ".".join([*head, *tail]),
+    st.lists(tokens, min_size=1, max_size=3),
+    st.sampled_from([[], [">"]]),
+)
+
+
+def matched(pattern: str) -> set[str]:
+    """The plain meaning of a pattern, token by token."""
+    wanted = pattern.split(".")
+
+    def matches(subject: str) -> bool:
+        found = subject.split(".")
+        if wanted[-1] == ">":
+            if len(found) < len(wanted):
+                return False
+            return all(w in ("*", f) for w, f in zip(wanted[:-1], found, strict=False))
+        return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
+
+    return {subject for subject in LITERALS if matches(subject)}
+
+
+@given(st.lists(patterns, max_size=3))
+def test_a_filter_takes_what_one_of_its_patterns_matches(wanted: list[str]) -> None:
+    taken = SubjectFilter(wanted)
+    expected = set().union(*map(matched, wanted)) if wanted else set()
+    assert {subject for subject in LITERALS if subject.encode() in taken} == expected
+
+
+@given(patterns, patterns)
+def test_patterns_overlap_if_some_subject_matches_both(one: str, other: str) -> None:
+    assert subjects_overlap(one, other) == bool(matched(one) & matched(other))
+    assert subjects_overlap(one, other) == subjects_overlap(other, one)
+
+
+@given(patterns, patterns)
+def test_a_pattern_matches_another_if_it_takes_all_of_it(one: str, other: str) -> None:
+    if subject_matches(one, other):
+        assert matched(other) <= matched(one)
+    if other in LITERALS:
+        assert subject_matches(one, other) == (other in matched(one))
+
+
+def test_a_lone_tail_matches_everything() -> None:
+    assert all(subject.encode() in SubjectFilter([">"]) for subject in LITERALS)
+    assert subjects_overlap(">", "a.b")
+
+
+def test_subjects_have_no_empty_or_blank_tokens() -> None:
+    assert all(map(is_subject, ["a", "a.b", "*", ">", "a.*.>", "$KV.x", "a.*x", "ü"]))
+    assert not any(map(is_subject, ["", ".", "a.", ".a", "a..b", "a b", "a.\t", ">.a", "a\0"]))
