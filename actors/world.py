@@ -39,6 +39,11 @@ class TrioClock:
         return time.time_ns()
 
 
+def _seeded() -> Random:
+    """The machine's randomness, drawn once: a timeout on the hot path must not cost a system call."""
+    return Random(SystemRandom().getrandbits(256))
+
+
 @dataclass(frozen=True)
 class World:
     """The four parameters every node runs in."""
@@ -46,7 +51,7 @@ class World:
     disk: Disk
     runner: Runner
     clock: Clock = field(default_factory=TrioClock)
-    random: Random = field(default_factory=SystemRandom)
+    random: Random = field(default_factory=_seeded)
     network: Network = field(default_factory=TcpNetwork)
 
     @classmethod

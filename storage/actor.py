@@ -46,6 +46,9 @@ from .segment import (
 )
 from .wal import NO_SPACE, BuiltWrite, Segment, prepare_segment, retire_segment, segment_path, write_and_sync
 
+FLUSH_DELAY: Final = 0.005
+"""Seconds for which small writes are collected, so that a message does not cost a thread hop of its own."""
+
 SPACE_RETRY_SECONDS: Final = 1.0
 """How often a full disk is asked again whether it has space for a segment."""
 REWRITE_BYTES: Final = 1 << 20
@@ -680,10 +683,14 @@ class Storage:
         self._background_event.set()
 
     async def _flush_loop(self) -> None:
-        """Writes behind: whatever is deferred goes to the FILE lane at the loop's next turn."""
+        """Writes behind: whatever is deferred goes to the FILE lane soon, and much of it at once.
+
+        Nobody waits for it: a read, a sync or a bound that is reached brings it along at once.
+        """
         try:
             while True:
                 await self._flush_event.wait()
+                await trio.sleep(FLUSH_DELAY)
                 self._flush_event = trio.Event()
                 if not self._lane.idle:
                     await self._lane.flush()
