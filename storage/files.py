@@ -185,6 +185,8 @@ class FileLane:
         self._fail = fail
         self._pending: list[Callable[[], None]] = []
         self._error: OSError | None = None
+        self.turn = 0
+        """Grows with each job: what was deferred in an earlier turn is on its way."""
         self.failed: StorageFailed | None = None
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to write behind; set by the actor."""
@@ -202,6 +204,7 @@ class FileLane:
         if self.failed is not None:
             raise self.failed
         pending, self._pending = self._pending, []
+        self.turn += 1
         try:
             return await self._runner.run(Lane.FILE, self._perform, pending, function, args)
         except _WriteBehindFailed as failure:
@@ -251,12 +254,12 @@ class _Directory:
         self._exists = lane.disk.exists(path)
         self._new_names = True
 
-    def write(self, name: str, offset: int, data: Buffer) -> None:
+    def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
         path = f"{self.path}/{name}"
         if not self.open.has(path):
             self._make()
             self._new_names = True
-        self.disk.pwritev(self.open.get(path, write=True), [data], offset)
+        self.disk.pwritev(self.open.get(path, write=True), buffers, offset)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         return self.open.read(f"{self.path}/{name}", length, offset)
@@ -329,6 +332,35 @@ class Background(Protocol):
     def __call__(self, job: Callable[[], None], /) -> None: ...
 
 
+class _WriteBehind:
+    """One deferred write; what is appended to the same file before its turn comes joins it."""
+
+    __slots__ = ("_buffers", "_directory", "_done", "_name", "_offset", "_size", "turn")
+
+    def __init__(
+        self, directory: _Directory, name: str, offset: int, turn: int, done: Callable[[int], None]
+    ) -> None:
+        self.turn = turn
+        """The lane's turn that it waits for; once that has begun nothing may join any more."""
+        self._directory = directory
+        self._name = name
+        self._offset = offset
+        self._done = done
+        self._buffers: list[Buffer] = []
+        self._size = 0
+
+    def continues(self, name: str, offset: int) -> bool:
+        return name == self._name and offset == self._offset + self._size
+
+    def add(self, data: Buffer) -> None:
+        self._buffers.append(data)
+        self._size += len(data)
+
+    def __call__(self) -> None:
+        self._directory.write(self._name, self._offset, self._buffers)
+        self._done(self._size)
+
+
 class GroupFiles:
     """The directory ``groups/<group>-<incarnation>/``. All calls take effect in the order they were made."""
 
@@ -344,6 +376,8 @@ class GroupFiles:
         self._directory = _Directory(lane, group_directory(group, incarnation))
         self._next_number = found.next_number
         self._given = 0
+        self._behind: _WriteBehind | None = None
+        """The newest deferred write, while another may join it."""
         self._written = 0
         self._holds = 0
         self._forgotten: list[str] = []
@@ -375,12 +409,16 @@ class GroupFiles:
         if not is_file_name(name):
             raise ValueError(f"{name!r} can't be a file name")
         self._given += len(data)
+        behind = self._behind
+        if behind is not None and behind.turn == self._lane.turn and behind.continues(name, offset):
+            behind.add(data)
+            return
+        self._behind = _WriteBehind(self._directory, name, offset, self._lane.turn, self._on_written)
+        self._behind.add(data)
+        self._lane.defer(self._behind)
 
-        def operation() -> None:
-            self._directory.write(name, offset, data)
-            self._written += len(data)  # only this lane changes it
-
-        self._lane.defer(operation)
+    def _on_written(self, size: int) -> None:
+        self._written += size  # only this lane changes it
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         """Up to `length` bytes; sees every earlier write. FileDamaged if the disk refuses."""
@@ -417,6 +455,7 @@ class GroupFiles:
         if self._holds:
             self._forgotten.extend(names)
             return
+        self._behind = None
         for name in names:
             self._lane.defer(lambda name=name: self._directory.unlink(name))  # type: ignore[misc]
 
@@ -448,6 +487,7 @@ class GroupFiles:
         await self.sync([file.name for file in manifest.files])
         crc = await self.write_manifest(manifest)
         names = frozenset(file.name for file in manifest.files)
+        self._behind = None
         self._lane.defer(lambda: self._directory.keep_only(names))
         return crc
 
@@ -457,6 +497,7 @@ class GroupFiles:
 
     def remove(self) -> None:
         """The group was deleted: so are its files."""
+        self._behind = None
         self._lane.defer(self._directory.remove)
 
 

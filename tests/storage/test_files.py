@@ -70,11 +70,15 @@ async def test_reads_see_earlier_writes_in_order() -> None:
         assert storage.failed is None
 
 
-async def test_what_is_written_behind_gets_written_without_anyone_asking() -> None:
+async def test_what_is_written_behind_gets_written_without_anyone_asking(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = MemoryDisk()
     async with opened(disk) as storage:
-        own(storage).write("a", 0, b"x" * 100)
-        await trio.testing.wait_all_tasks_blocked()
+        own(storage).write("a", 0, b"x" * 60)
+        own(storage).write("a", 60, b"x" * 40)
+        await trio.sleep(2 * FLUSH_DELAY)
+        assert disk.operations.count(("write", f"{DIRECTORY}/a")) == 1, "what follows on joins the write"
         assert disk.read(f"{DIRECTORY}/a") == b"x" * 100
         assert own(storage).pending_bytes == 0
         await own(storage).settle(0)
@@ -342,7 +346,9 @@ async def test_a_failing_file_operation_is_a_failure_of_storage(operation: str) 
         assert files.manifest is None
 
 
-async def test_a_failed_write_behind_is_found_even_if_nobody_waits() -> None:
+async def test_a_failed_write_behind_is_found_even_if_nobody_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     disk = MemoryDisk()
 
     def before(name: str, path: str) -> None:
@@ -352,7 +358,7 @@ async def test_a_failed_write_behind_is_found_even_if_nobody_waits() -> None:
     async with opened(disk) as storage:
         disk.before = before
         own(storage).write("a", 0, b"data")
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(2 * FLUSH_DELAY)
         assert storage.failed is not None
 
 
