@@ -26,6 +26,7 @@ from trimaran.storage import (
     decode_manifest,
     encode_manifest,
 )
+from trimaran.storage.actor import FLUSH_DELAY
 from trimaran.storage.recovery import recover
 
 from .helpers import GROUP, INCARNATION, create, opened, record
