@@ -179,6 +179,7 @@ class Storage:
         self._background: list[Callable[[], None]] = []
 
         self._work_event = trio.Event()
+        self._unmarked_event = trio.Event()
         self._flush_event = trio.Event()
         self._spare_event = trio.Event()
         self._background_event = trio.Event()
@@ -190,6 +191,7 @@ class Storage:
 
         self._marked = True
         """Whether the log says that all of its acknowledged writes are synced."""
+        self._mark_due = False
         self._last_write_at = 0.0
         self._sync_began: float | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -228,6 +230,7 @@ class Storage:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             nursery.start_soon(self._write_loop)
+            nursery.start_soon(self._mark_loop)
             nursery.start_soon(self._flush_loop)
             nursery.start_soon(self._background_loop)
             nursery.start_soon(self._clean_loop)
@@ -316,20 +319,30 @@ class Storage:
 
     async def _wait_for_work(self) -> None:
         """Returns when something wants a sync, or when the mark is due."""
-        while not self._urgent and not self._rewrites:
-            if self._marked and not self._queue:
-                await self._work_event.wait()
-            else:
-                due = self._last_write_at + self._options.mark_delay - trio.current_time()
-                with trio.move_on_after(max(0.0, due)) as scope:
-                    await self._work_event.wait()
-                if scope.cancelled_caught:
-                    return
+        while not self._urgent and not self._rewrites and not self._mark_due:
+            await self._work_event.wait()
             self._work_event = trio.Event()
-            if self._queue and self._marked and not self._urgent:
+            if self._queue and self._marked:
                 # A record that rides along waits for company, but not longer than a mark would.
-                self._marked = False
                 self._last_write_at = trio.current_time()
+                self._unmark()
+
+    def _unmark(self) -> None:
+        self._marked = False
+        self._unmarked_event.set()
+
+    async def _mark_loop(self) -> None:
+        """Asks for a mark once the log has been at rest; a task of its own, so that no write sets a timer."""
+        while True:
+            await self._unmarked_event.wait()
+            self._unmarked_event = trio.Event()
+            while not self._marked:
+                due = self._last_write_at + self._options.mark_delay
+                if trio.current_time() >= due:
+                    self._mark_due = True
+                    self._work_event.set()
+                    due = trio.current_time() + self._options.mark_delay
+                await trio.sleep_until(due)
 
     async def _make_room(self) -> None:
         """Goes on in the next segment if the next record doesn't fit this one."""
@@ -351,7 +364,7 @@ class Storage:
     async def _write(self) -> bool:
         """One gathered write and its sync, and what waits for it. False if the disk failed."""
         items, thens, taken = self._take()
-        if not items and thens:
+        if not items and not self._mark_due:
             # Nothing is in flight, so everything appended before them is synced already.
             for then in thens:
                 then()
@@ -411,7 +424,10 @@ class Storage:
             if item.kind == DELETE:
                 deleted.append(item)
         self._last_write_at = trio.current_time()
+        self._mark_due = False
         self._marked = not built.items
+        if built.items:
+            self._unmark()
         self._sync_began = None
         self._latencies.append(seconds)
         self._records += len(built.items)
