@@ -107,6 +107,7 @@ class Log:
 
     batches: list[bytes] = field(default_factory=list)
     time: int = 1_700_000_000_000_000_000
+    incarnation: int = 1
 
     def batch(self, *entries: Entry, after: int = 0) -> Entries:
         """The next batch, `after` ns later; a tick if there are no entries."""
@@ -116,7 +117,7 @@ class Log:
             [make_chunk(entries)] if entries else [],
             kind=Kind.NORMAL if entries else Kind.TICK,
             group=2,
-            incarnation=1,
+            incarnation=self.incarnation,
             index=index,
             term=1,
             previous_term=min(1, index - 1),
