@@ -82,6 +82,7 @@ class Scanner:
         self._start = 0  # where the last scan began: the base of its operations' offsets
         self._scanned = 0  # bytes of the last scan's operations
         self._end = 0  # where received bytes end
+        self._filled = False  # the other side had more to say than there was room for
         self._error = ScanError.NONE
         self._count = 0
 
@@ -105,16 +106,18 @@ class Scanner:
         if self._start + self._scanned == self._end and not self._count:
             self._start = self._scanned = self._end = 0
         capacity = len(self._buffer)
-        if self._end == capacity or (self._start and capacity - self._end < capacity // 2):
-            self._make_room()
+        grow = self._filled and capacity < self.READ_SIZE
+        if grow or self._end == capacity or (self._start and capacity - self._end < capacity // 2):
+            self._make_room(grow)
         return memoryview(self._buffer)[self._end :]
 
-    def _make_room(self) -> None:
+    def _make_room(self, grow: bool) -> None:
         """Move what is still needed to the front, into a larger buffer if it fills half of this one."""
         kept = self._end - self._start
         capacity = len(self._buffer)
-        if kept > capacity // 2 or (kept == 0 and capacity < self.READ_SIZE):
+        if grow or kept > capacity // 2:
             capacity *= 2
+        self._filled = False
         # Where a larger buffer is needed, a new one: somebody may still hold a view of this one.
         old, to = self._buffer, self._buffer if capacity == len(self._buffer) else bytearray(capacity)
         to[:kept] = old[self._start : self._end]
@@ -127,11 +130,12 @@ class Scanner:
         if not 0 <= size <= len(self._buffer) - self._end:
             raise ValueError(f"{size} bytes were not received into this buffer")
         self._end += size
+        self._filled |= self._end == len(self._buffer)
 
     def receive(self, source: _Receiver) -> int:
         """One `recv_into` of a socket; returns its result, 0 at the end of the stream. OSErrors pass."""
         size = source.recv_into(self.writable())
-        self._end += size
+        self.wrote(size)
         return size
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
@@ -141,7 +145,7 @@ class Scanner:
             room = self.writable()
             size = min(len(room), len(view))
             room[:size] = view[:size]
-            self._end += size
+            self.wrote(size)
             view = view[size:]
 
     def shrink(self) -> None:

@@ -292,6 +292,23 @@ def test_a_large_message_grows_the_buffer_and_shrink_gives_it_back() -> None:
     assert len(scanner.writable()) == Scanner.FIRST_CAPACITY
 
 
+@pytest.mark.parametrize("payload", [100, 116, 117])
+def test_a_buffer_that_is_always_filled_grows_so_that_reads_are_few(payload: int) -> None:
+    message = b"PUB a %d\r\n%b\r\n" % (payload, bytes(payload))
+    stream, scanner, reads = memoryview(message * 30_000), Scanner(), []
+    while stream:
+        room = scanner.writable()
+        size = min(len(room), len(stream))
+        room[:size] = stream[:size]
+        scanner.wrote(size)
+        stream = stream[size:]
+        reads.append(size)
+        while scanner.scan():
+            pass
+    assert max(reads) <= Scanner.READ_SIZE
+    assert len(reads) < 30
+
+
 def test_more_operations_than_the_table_holds_come_in_several_scans() -> None:
     scanner = Scanner()
     scanner.feed(b"PING\r\n" * 100_000)
