@@ -410,4 +410,6 @@ def gateway_settings(options: Options) -> Settings:
         auth_timeout=options.auth_timeout_ms / 1000,
         ping_interval=options.ping_interval_ms / 1000,
         chunk_bytes=options.batch_bytes - BATCH_OVERHEAD,
+        # A quarter, so that the gateways of three nodes together don't drive a leader into refusing.
+        publish_window=options.uncommitted_bytes // 4,
     )

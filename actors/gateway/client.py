@@ -129,6 +129,10 @@ class Client:
         self.in_bytes = 0
         """Bytes received, protocol lines included."""
         self.out_bytes = 0
+        self._seen_bytes = 0
+        """`in_bytes` at the last `rest`."""
+        self._resting = True
+        """Its receive buffer is as small as it gets."""
 
     # --- bytes in ----------------------------------------------------------------------------------------
 
@@ -331,6 +335,15 @@ class Client:
             return
         self.pings += 1
         self.write(b"PING\r\n")
+
+    def rest(self) -> None:
+        """Give back the receive buffer of a client that has sent nothing since the last call."""
+        if self.in_bytes != self._seen_bytes:
+            self._seen_bytes = self.in_bytes
+            self._resting = False
+        elif not self._resting:
+            self._resting = True
+            self.scanner.shrink()
 
     def fail(self, text: str) -> None:
         """Say why, then close."""

@@ -245,6 +245,7 @@ class Gateway:
         elif client.greeted or age >= HANDSHAKE:
             client.keep_alive(now)
             self._stale += not client.open
+        client.rest()
 
     def _accept(self, wire: Wire, now: float) -> None:
         if self._closing:

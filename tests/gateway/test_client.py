@@ -224,6 +224,21 @@ async def test_silent_client_is_pinged_then_closed_as_stale(autojump_clock: trio
         assert up.gateway.statistics().stale_connections == 1
 
 
+async def test_a_client_gone_quiet_gives_its_buffer_back(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as up:
+        up.node.add_stream("S", "s.>")
+        peer = await up.client()
+        await ask(peer, b"SUB i.* 1\r\n" + b"PUB s.1 1000\r\n%b\r\n" % bytes(1000) * 500)
+        [client] = up.gateway.clients()
+        peer.send(b"PUB s.1 i.1 5\r\nhel")
+        await trio.sleep(3)
+        assert len(client.scanner.writable()) > client.scanner.FIRST_CAPACITY, "half a message is kept"
+        assert b'"seq":501' in await ask(peer, b"lo\r\n")
+        await trio.sleep(3)
+        assert len(client.scanner.writable()) == client.scanner.FIRST_CAPACITY
+        assert b'"seq":502' in await ask(peer, b"PUB s.1 i.1 5\r\nhello\r\n")
+
+
 async def test_client_in_its_handshake_gets_no_ping(autojump_clock: trio.testing.MockClock) -> None:
     async with running(settings=Settings(ping_interval=1)) as up:
         peer = await up.raw(CONNECT)
