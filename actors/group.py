@@ -358,6 +358,12 @@ class Group:
             for index, token in ready:
                 self._resolve(token, Applied(index))
 
+    def skip_to(self, index: int) -> None:
+        """A snapshot covers everything up to `index`: what was sealed there may or may not be in it."""
+        for covered in [sealed for sealed in self._sealed if sealed <= index]:
+            for token, _, _ in self._sealed.pop(covered):
+                self._resolve(token, Unknown(Reason.LEADERSHIP_LOST))
+
     def _resolve(self, token: int, outcome: Outcome) -> None:
         done = self._waiting.pop(token, None)
         if done is not None:  # else whoever asked has stopped waiting; the entry stays what it is

@@ -239,6 +239,7 @@ class Snapshots:
             self.manifest = local
             await group.machine.restore(local.state, local.files)
             group.applier.start_from(local.index, local.term, local.time, local.rolling_hash)
+            group.skip_to(local.index)
         self.installed += 1
         membership = Membership.decode(local.members)
         group.tell(

@@ -78,7 +78,7 @@ async def leader_of(client: Client, stream: str = STREAM) -> str:
 class Load:
     """Publishes numbered payloads asynchronously and remembers what was acknowledged, and when."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, prefix: str, window: int = WINDOW) -> None:
         self.client = client
         self.prefix = prefix
         self.acknowledged: dict[int, bytes] = {}
@@ -87,7 +87,7 @@ class Load:
         self.under_way = asyncio.Event()
         """Set once `enough` messages are acknowledged: the moment for trouble."""
         self.enough = 0
-        self._slots = asyncio.Semaphore(WINDOW)
+        self._slots = asyncio.Semaphore(window)
 
     async def run(self, messages: int) -> None:
         tasks = []
@@ -148,7 +148,7 @@ async def kill_leader(cluster: ProcessCluster, messages: int, number: int) -> Ro
     await probe.close()
     follower = next(node for node in cluster.nodes.values() if node.name != leader)
     client = await connect(follower.url)
-    load = Load(client, f"round{number}")
+    load = Load(client, f"round{number}", min(WINDOW, messages // 10))
     load.enough = messages // 3
     running_load = asyncio.create_task(load.run(messages))
     await asyncio.wait_for(load.under_way.wait(), LOAD_SECONDS)
@@ -164,7 +164,7 @@ async def kill_all(cluster: ProcessCluster, messages: int, number: int) -> Round
     """SIGKILL of every node at once in the middle of the load, then a restart of all."""
     began = time.monotonic()
     client = await connect(cluster.urls[number % len(cluster.urls)])
-    load = Load(client, f"round{number}")
+    load = Load(client, f"round{number}", min(WINDOW, messages // 10))
     load.enough = messages // 2
     running_load = asyncio.create_task(load.run(messages))
     await asyncio.wait_for(load.under_way.wait(), LOAD_SECONDS)
