@@ -18,7 +18,7 @@ from typing import Final
 
 from ..codec import crc32c
 from .disk import Disk
-from .errors import ForeignDirectory, NodeHeaderDamaged, SegmentGap
+from .errors import DiskFull, ForeignDirectory, NodeHeaderDamaged, SegmentGap
 from .files import GROUPS, FoundFiles, group_directory, recover_files
 from .index import Entries, EntryTable, GroupLog, LogIndex, Prefix, Range
 from .manifest import Manifest
@@ -124,20 +124,30 @@ class Opened:
 def recover(disk: Disk, *, name: str, draw: Callable[[], int], segment_bytes: int) -> Opened:
     """Locks and opens a data directory, or makes a new node in an empty one.
 
-    Raises DirectoryLocked, ForeignDirectory, NewerFormat, NodeHeaderDamaged, SegmentGap or LogDamaged
-    (only for a segment whose whole header is unreadable), and OSError if the disk refuses.
+    Raises DirectoryLocked, ForeignDirectory, NewerFormat, NodeHeaderDamaged, SegmentGap, DiskFull or
+    LogDamaged (only for a segment whose whole header is unreadable), and OSError if the disk refuses.
     """
     lock = disk.lock(LOCK_FILE)
     try:
-        header = read_node_header(disk)
-        if header is None:
-            header = _create(disk, name, draw)
-            return _open(disk, lock, header, draw, segment_bytes, created=True)
-        make_durable(disk, NODE_FILE, "")
-        return _open(disk, lock, header, draw, segment_bytes, created=False)
+        return _recover(disk, lock, name, draw, segment_bytes)
+    except OSError as error:
+        disk.close(lock)
+        if error.errno in NO_SPACE:
+            raise DiskFull("no space for the segment in which the log would go on") from error
+        raise
     except BaseException:
         disk.close(lock)
         raise
+
+
+def _recover(disk: Disk, lock: int, name: str, draw: Callable[[], int], segment_bytes: int) -> Opened:
+    header = read_node_header(disk)
+    created = header is None
+    if header is None:
+        header = _create(disk, name, draw)
+    else:
+        make_durable(disk, NODE_FILE, "")
+    return _open(disk, lock, header, draw, segment_bytes, created=created)
 
 
 def _create(disk: Disk, name: str, draw: Callable[[], int]) -> NodeHeader:

@@ -61,9 +61,10 @@ def state(term: int, vote: int = 0, commit: int = 0, group: int = GROUP) -> Hard
 
 
 class GatedRunner:
-    """Runs jobs inline, but a job of the LOG lane waits while the gate is closed."""
+    """Runs jobs inline, but a job of one lane waits while the gate is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane = Lane.LOG) -> None:
+        self.lane = lane
         self.gate = trio.Event()
         self.gate.set()
         self.waiting = trio.Event()
@@ -73,7 +74,7 @@ class GatedRunner:
         self.waiting = trio.Event()
 
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
-        if lane is Lane.LOG and not self.gate.is_set():
+        if lane is self.lane and not self.gate.is_set():
             self.waiting.set()
             await self.gate.wait()
         try:

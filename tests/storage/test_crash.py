@@ -14,6 +14,7 @@ import trio
 
 from trimaran.storage import (
     CompactPrefix,
+    DiskFull,
     GroupDelete,
     HardState,
     MemoryDisk,
@@ -210,70 +211,33 @@ async def test_recovery_itself_may_be_cut(seed: int, autojump_clock: trio.testin
             assert recovered(cut, number) in model.states[acknowledged : appended + 1]
 
 
-@pytest.mark.parametrize("seed", range(8))
-async def test_life_after_life_under_power_loss(seed: int, autojump_clock: trio.testing.MockClock) -> None:
-    """Many short lives on one disk, each ended by a power loss in the middle of something."""
-    random = Random(f"{seed} lives")
-    disk = MemoryDisk()
-    index, durable = 0, 0
-    for life in range(12):
-        async with opened(disk, seed=seed * 100 + life, options=SMALL) as storage:
-            if life == 0:
-                storage.append([create()])
-            log = storage._index.groups.get(GROUP)
-            index = log.last if log is not None else 0
-            assert index >= durable
-            for _ in range(random.randint(0, 20)):
-                index += 1
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_killed_recovery_vouches_for_nothing(
+    seed: int, full: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Killed while it copied the last write, it leaves that copy and the original in the page cache only.
 
-                def acknowledge(index: int = index) -> None:
-                    nonlocal durable
-                    durable = index
-
-                storage.append([record(index, size=random.choice((20, 9000)))], acknowledge)
-                if random.random() < 0.5:
-                    await trio.sleep(random.choice((0, 0, 0.01, 0.2)))
-            for group in storage.recovered.groups.values():
-                assert not group.faulty and not group.closed
-        disk.crash(random)
-
-
-async def test_torn_tail_at_every_byte_of_the_last_write() -> None:
-    """D6: the last write, cut after any byte, is not there; the one before it is."""
-    disk = MemoryDisk()
-    async with opened(disk) as storage:
-        storage.append([create(), record(1)])
-        await storage.drain()
-        before = disk.fork()
-        start = storage._writer.position
-        path = f"wal/{storage._writer.segment.number:016x}.wal"
-        storage.append([record(2), record(3, size=700), state(5, vote=1)])
-        await storage.drain()
-        end = storage._writer.position
-        whole = disk.fork()
-    data = whole.read(path)
-    for cut in range(start, end):
-        torn = before.fork()
-        torn.damage(path, start, data[start:cut])
-        found = recovered(torn, cut)
-        assert found == {GROUP: (INCARNATION, 0, 0, 0, ((1, 1),))}, cut
-    assert recovered(whole, 0)[GROUP][4] == ((1, 1), (2, 1), (3, 1))
-
-
-async def test_a_torn_tail_is_reported_with_the_names_that_are_readable() -> None:
-    disk = MemoryDisk()
-    async with opened(disk) as storage:
-        storage.append([create(), record(1)])
-        await storage.drain()
-        start = storage._writer.position
-        path = f"wal/{storage._writer.segment.number:016x}.wal"
-        storage.append([record(2), record(3)])
-        await storage.drain()
-    disk.damage(path, start + 200, bytes(8))
-    async with opened(disk) as storage:
-        torn = storage.recovered.torn
-        assert torn is not None and (torn.file, torn.offset) == (path, start)
-        assert torn.records == ((GROUP, 2, 1), (GROUP, 3, 1))
+    On a full disk the copy goes into the segment that is there already, which has its name then.
+    """
+    _, snapshots = await run_script(MemoryDisk(), seed, appends=8)
+    fates = Random(f"{seed} fates")
+    for disk, _, _ in snapshots[-15:]:
+        disk.kill()
+        disk.capacity = disk._used() if full else None
+        cuts: list[MemoryDisk] = []
+        disk.before = lambda operation, path, disk=disk, cuts=cuts: cuts.append(disk.fork())
+        try:
+            recovered(disk, seed)
+        except DiskFull:
+            assert full, "the spare segment was not ready yet"
+        for number, cut in enumerate(cuts):
+            cut.capacity = None
+            if fates.random() < 0.5:
+                cut.crash(fates)
+            found = recovered(cut, number)
+            cut.crash(fates)
+            assert recovered(cut, number + 1) == found
 
 
 def rest(disk: MemoryDisk, storage: Storage) -> bytes:

@@ -9,7 +9,9 @@ import trio
 
 from trimaran.storage import (
     BatchRecord,
+    Compacted,
     CompactPrefix,
+    Lane,
     LogDamaged,
     MemoryDisk,
     Range,
@@ -17,7 +19,7 @@ from trimaran.storage import (
 )
 from trimaran.storage.segment import DATA_START, SegmentScan, Write, decode_segment_header
 
-from .helpers import GROUP, INCARNATION, batch, create, names, opened, record, state, stored
+from .helpers import GROUP, INCARNATION, GatedRunner, batch, create, names, opened, record, state, stored
 
 
 def writes(disk: MemoryDisk, number: int) -> Iterator[Write]:
@@ -187,3 +189,48 @@ async def test_damage_under_a_running_node_is_told_to_the_reader() -> None:
         with pytest.raises(LogDamaged):
             await storage.read_batches(GROUP, 2, 3, 1 << 20)
         assert storage.statistics().damaged_reads == 1
+
+
+async def test_a_segment_that_lost_its_end_closes_the_groups(autojump_clock: trio.testing.MockClock) -> None:
+    """The next segment goes on with a higher sequence than the last readable one promises."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create()])
+        for index in range(1, 40):
+            storage.append([record(index, size=4000)])
+            await storage.drain()
+        first = storage._index.place(GROUP, 1)
+        await trio.sleep(1)
+    assert first is not None
+    path = f"wal/{first.segment:016x}.wal"
+    last = [*writes(disk, first.segment)][-1]
+    disk.damage(path, last.start, bytes(last.end - last.start))
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert group.closed
+        assert [range_.first for range_ in group.faulty] == [last.records[0].index]
+
+
+async def test_a_read_that_the_log_overtook_is_no_damage() -> None:
+    """The segment may be freed and filled with other bytes while a read waits for its turn."""
+    disk, runner = MemoryDisk(), GatedRunner(Lane.FILE)
+    async with opened(disk, runner=runner) as storage:
+        storage.append([create(), record(1), record(2), record(3)])
+        await storage.drain()
+        place = storage._index.place(GROUP, 1)
+        assert place is not None
+        runner.hold()
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                with pytest.raises(Compacted):
+                    await storage.read_batches(GROUP, 1, 3, 1 << 20)
+
+            nursery.start_soon(read)
+            await runner.waiting.wait()
+            synced = trio.Event()
+            storage.append([CompactPrefix(GROUP, INCARNATION, 2, 1, 0)], synced.set)
+            await synced.wait()
+            disk.damage(f"wal/{place.segment:016x}.wal", place.offset, bytes(place.length))
+            runner.gate.set()
+        assert storage.statistics().damaged_reads == 0

@@ -172,3 +172,13 @@ async def test_the_cluster_id_is_durable_and_never_changes(autojump_clock: trio.
         await storage.drain()
     async with opened(disk) as storage:
         assert storage.recovered.node.cluster_id == 77
+
+
+async def test_an_index_that_a_prefix_covers_is_not_stored_again() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), CompactPrefix(GROUP, INCARNATION, 9, 1, 0), record(10), record(4)])
+        await storage.drain()
+        assert names(storage) == [(10, 1)]
+    async with opened(disk) as storage:
+        assert names(storage) == [(10, 1)]

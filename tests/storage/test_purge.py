@@ -165,3 +165,19 @@ async def test_a_node_starts_on_a_full_disk(autojump_clock: trio.testing.MockClo
         storage.append([record(2, size=300)])
         await settle(storage)
         assert names(storage) == [(1, 1), (2, 1)]
+
+
+async def test_a_segment_goes_only_once_a_durable_trailer_says_so() -> None:
+    """Else a power loss would leave a log whose last trailer asks for a file that is gone."""
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(), *(record(index, size=2000) for index in range(1, 20))])
+        await storage.drain()
+        await trio.testing.wait_all_tasks_blocked()
+        storage.append([create(), state(1), CompactPrefix(2, INCARNATION, 19, 1, 0)])
+        await storage.drain()
+        storage.group_files(2, INCARNATION).sync_in_background("nothing")
+        await trio.testing.wait_all_tasks_blocked()
+    disk.kill()
+    async with opened(disk, options=TINY) as storage:
+        assert storage.recovered.groups[2].compacted.index == 19
