@@ -12,6 +12,7 @@ if IMPLEMENTATION == "c":
         index_records,
         live_bits,
         scan_block,
+        trim_subjects,
     )
 else:
     from ._reference_block import (
@@ -23,6 +24,7 @@ else:
         index_records,
         live_bits,
         scan_block,
+        trim_subjects,
     )
 
 __all__ = [
@@ -34,4 +36,5 @@ __all__ = [
     "index_records",
     "live_bits",
     "scan_block",
+    "trim_subjects",
 ]

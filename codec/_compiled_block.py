@@ -246,25 +246,22 @@ def drop_messages(
     end: int,
     counters: SubjectCounters,
     *,
-    subject: int = NO_SUBJECT,
     wanted: bytearray | None = None,
     messages: int = 0,
     size: int = 0,
 ) -> IndexChange:
     """Lets messages between two positions go, oldest first, until enough messages and enough bytes are gone.
 
-    Only those of one subject, or of the subjects whose byte in `wanted` is not 0, or all.
+    Only those of the subjects whose byte in `wanted` is not 0, or all.
     """
-    # No more subjects can become empty than are meant, nor than there are messages looked at.
-    subjects = 1 if subject != NO_SUBJECT else len(counters.counts)
-    emptied: Any = ffi.new("uint32_t[]", max(1, min(end - start, subjects)))
+    # No more subjects can become empty than there are, nor than there are messages looked at.
+    emptied: Any = ffi.new("uint32_t[]", max(1, min(end - start, len(counters.counts))))
     change: Any = ffi.new("tri_index_change *")
     lib.tri_drop_messages(
         ffi.from_buffer("uint32_t[]", record_ids),
         ffi.from_buffer("uint32_t[]", record_sizes),
         start,
         end,
-        subject,
         ffi.NULL if wanted is None else ffi.from_buffer("uint8_t[]", wanted),
         messages,
         size,
@@ -276,6 +273,38 @@ def drop_messages(
     return IndexChange(change.messages, change.bytes, change.position, gone)
 
 
+def trim_subjects(
+    record_ids: array[int],
+    record_sizes: array[int],
+    start: int,
+    end: int,
+    first_sequence: int,
+    subjects: array[int],
+    excess: array[int],
+    counters: SubjectCounters,
+) -> IndexChange:
+    """Lets the oldest messages of some subjects go, of each as many as its number in `excess` (u64) says.
+
+    Only those between two positions of a block that begins with `first_sequence`; `excess` falls accordingly.
+    """
+    change: Any = ffi.new("tri_index_change *")
+    lib.tri_trim_subjects(
+        ffi.from_buffer("uint32_t[]", record_ids),
+        ffi.from_buffer("uint32_t[]", record_sizes),
+        start,
+        end,
+        first_sequence,
+        ffi.from_buffer("uint32_t[]", subjects),
+        ffi.from_buffer("uint64_t[]", excess),
+        len(subjects),
+        ffi.from_buffer("uint64_t[]", counters.counts),
+        ffi.from_buffer("uint64_t[]", counters.firsts),
+        ffi.from_buffer("uint64_t[]", counters.lasts),
+        change,
+    )
+    return IndexChange(change.messages, change.bytes, end)
+
+
 def find_message(
     record_ids: array[int],
     start: int,
@@ -284,7 +313,7 @@ def find_message(
     subject: int = NO_SUBJECT,
     wanted: bytearray | None = None,
 ) -> int:
-    """The first position that `drop_messages` would let go, or `end`."""
+    """The first position with a message (of one subject, or of wanted ones, or any), or `end`."""
     return lib.tri_find_message(
         ffi.from_buffer("uint32_t[]", record_ids),
         start,

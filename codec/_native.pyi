@@ -201,12 +201,26 @@ class _Lib:
         record_sizes: CData,
         start: int,
         end: int,
-        id: int,
         wanted: CData,
         need_messages: int,
         need_bytes: int,
         counts: CData,
         emptied: CData,
+        change: CData,
+    ) -> None: ...
+    def tri_trim_subjects(
+        self,
+        record_ids: CData,
+        record_sizes: CData,
+        start: int,
+        end: int,
+        first_sequence: int,
+        subjects: CData,
+        excess: CData,
+        count: int,
+        counts: CData,
+        firsts: CData,
+        lasts: CData,
         change: CData,
     ) -> None: ...
     def tri_find_message(self, record_ids: CData, start: int, end: int, id: int, wanted: CData) -> int: ...

@@ -208,21 +208,20 @@ def drop_messages(
     end: int,
     counters: SubjectCounters,
     *,
-    subject: int = NO_SUBJECT,
     wanted: bytearray | None = None,
     messages: int = 0,
     size: int = 0,
 ) -> IndexChange:
     """Lets messages between two positions go, oldest first, until enough messages and enough bytes are gone.
 
-    Only those of one subject, or of the subjects whose byte in `wanted` is not 0, or all.
+    Only those of the subjects whose byte in `wanted` is not 0, or all.
     """
     gone = freed = 0
     emptied: list[int] = []
     at = start
     while at < end and (gone < messages or freed < size):
         found = record_ids[at]
-        if _is_meant(found, subject, wanted):
+        if _is_meant(found, NO_SUBJECT, wanted):
             gone += 1
             freed += record_sizes[at]
             record_ids[at] = NO_SUBJECT
@@ -233,6 +232,36 @@ def drop_messages(
     return IndexChange(gone, freed, at, tuple(emptied))
 
 
+def trim_subjects(
+    record_ids: array[int],
+    record_sizes: array[int],
+    start: int,
+    end: int,
+    first_sequence: int,
+    subjects: array[int],
+    excess: array[int],
+    counters: SubjectCounters,
+) -> IndexChange:
+    """Lets the oldest messages of some subjects go, of each as many as its number in `excess` (u64) says.
+
+    Only those between two positions of a block that begins with `first_sequence`; `excess` falls accordingly.
+    """
+    gone = freed = 0
+    for i, subject in enumerate(subjects):
+        at = max(start, counters.firsts[subject] - first_sequence)
+        while excess[i] > 0 and at < end:
+            if record_ids[at] == subject:
+                record_ids[at] = NO_SUBJECT
+                freed += record_sizes[at]
+                gone += 1
+                counters.counts[subject] -= 1
+                excess[i] -= 1
+            at += 1
+        one = counters.counts[subject] == 1
+        counters.firsts[subject] = counters.lasts[subject] if one else first_sequence + at
+    return IndexChange(gone, freed, end)
+
+
 def find_message(
     record_ids: array[int],
     start: int,
@@ -241,7 +270,7 @@ def find_message(
     subject: int = NO_SUBJECT,
     wanted: bytearray | None = None,
 ) -> int:
-    """The first position that `drop_messages` would let go, or `end`."""
+    """The first position with a message (of one subject, or of wanted ones, or any), or `end`."""
     positions: Iterable[int] = range(start, end)
     return next((at for at in positions if _is_meant(record_ids[at], subject, wanted)), end)
 

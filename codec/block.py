@@ -30,6 +30,7 @@ from ._backend_block import (
     index_records,
     live_bits,
     scan_block,
+    trim_subjects,
 )
 from .block_types import (
     EVERYTHING,
@@ -74,6 +75,7 @@ __all__ = [
     "find_message",
     "index_records",
     "live_bits",
+    "trim_subjects",
 ]
 
 RECORD: Final = struct.Struct("<IIQqIHHII")

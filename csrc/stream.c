@@ -276,7 +276,7 @@ static inline int is_meant(uint32_t found, uint32_t id, const uint8_t *wanted)
     return found != TRI_NO_SUBJECT && (!wanted || wanted[found]);
 }
 
-void tri_drop_messages(uint32_t *record_ids, const uint32_t *record_sizes, uint32_t start, uint32_t end, uint32_t id,
+void tri_drop_messages(uint32_t *record_ids, const uint32_t *record_sizes, uint32_t start, uint32_t end,
                        const uint8_t *wanted, uint64_t need_messages, uint64_t need_bytes, uint64_t *counts,
                        uint32_t *emptied, tri_index_change *change)
 {
@@ -284,7 +284,7 @@ void tri_drop_messages(uint32_t *record_ids, const uint32_t *record_sizes, uint3
     uint64_t bytes = 0;
     for (; at < end && (messages < need_messages || bytes < need_bytes); at++) {
         uint32_t found = record_ids[at];
-        if (!is_meant(found, id, wanted))
+        if (!is_meant(found, TRI_NO_SUBJECT, wanted))
             continue;
         messages++;
         bytes += record_sizes[at];
@@ -293,6 +293,29 @@ void tri_drop_messages(uint32_t *record_ids, const uint32_t *record_sizes, uint3
             emptied[empty++] = found;
     }
     *change = (tri_index_change){bytes, messages, at, empty};
+}
+
+void tri_trim_subjects(uint32_t *record_ids, const uint32_t *record_sizes, uint32_t start, uint32_t end,
+                       uint64_t first_sequence, const uint32_t *subjects, uint64_t *excess, uint32_t count,
+                       uint64_t *counts, uint64_t *firsts, const uint64_t *lasts, tri_index_change *change)
+{
+    uint32_t messages = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t id = subjects[i];
+        uint64_t at = firsts[id] > first_sequence + start ? firsts[id] - first_sequence : start;
+        for (; excess[i] > 0 && at < end; at++) {
+            if (record_ids[at] != id)
+                continue;
+            record_ids[at] = TRI_NO_SUBJECT;
+            bytes += record_sizes[at];
+            messages++;
+            counts[id]--;
+            excess[i]--;
+        }
+        firsts[id] = counts[id] == 1 ? lasts[id] : first_sequence + at;
+    }
+    *change = (tri_index_change){bytes, messages, end, 0};
 }
 
 uint32_t tri_find_message(const uint32_t *record_ids, uint32_t start, uint32_t end, uint32_t id,

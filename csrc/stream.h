@@ -121,15 +121,22 @@ void tri_index_records(const uint32_t *group_of, const uint32_t *record_sizes, u
                        const uint8_t *live, uint64_t first_sequence, const uint32_t *ids, uint64_t *counts,
                        uint64_t *firsts, uint64_t *lasts, uint32_t *record_ids, tri_index_change *change);
 
-/* Lets messages of a block go, oldest first, from position start on and before end, until enough messages or
- * enough bytes are gone, whichever is later. Only those of one subject, or (id is TRI_NO_SUBJECT) of subjects
- * whose byte in wanted is not 0, or (wanted is NULL too) all. Their record_ids become TRI_NO_SUBJECT, counts
- * falls, emptied lists the ids whose count became 0 (room: end - start). */
-void tri_drop_messages(uint32_t *record_ids, const uint32_t *record_sizes, uint32_t start, uint32_t end, uint32_t id,
+/* Lets messages of a block go, oldest first, from position start on and before end, until enough messages and
+ * enough bytes are gone: only those of subjects whose byte in wanted is not 0, or (wanted is NULL) all. Their
+ * record_ids become TRI_NO_SUBJECT, counts falls, emptied lists the ids whose count became 0 (room: end - start). */
+void tri_drop_messages(uint32_t *record_ids, const uint32_t *record_sizes, uint32_t start, uint32_t end,
                        const uint8_t *wanted, uint64_t need_messages, uint64_t need_bytes, uint64_t *counts,
                        uint32_t *emptied, tri_index_change *change);
 
-/* The position of the first message from start on and before end that tri_drop_messages would let go, or end. */
+/* Lets the oldest excess[i] messages of subjects[i] go, each, as far as they lie between the positions start and
+ * end of a block whose position 0 has first_sequence; excess falls by what went, firsts follows. Subjects left
+ * without a message are the caller's to find by counts: emptied is 0. */
+void tri_trim_subjects(uint32_t *record_ids, const uint32_t *record_sizes, uint32_t start, uint32_t end,
+                       uint64_t first_sequence, const uint32_t *subjects, uint64_t *excess, uint32_t count,
+                       uint64_t *counts, uint64_t *firsts, const uint64_t *lasts, tri_index_change *change);
+
+/* The position of the first message from start on and before end: of one subject, or (id is TRI_NO_SUBJECT) of
+ * subjects whose byte in wanted is not 0, or (wanted is NULL too) of any. end if there is none. */
 uint32_t tri_find_message(const uint32_t *record_ids, uint32_t start, uint32_t end, uint32_t id,
                           const uint8_t *wanted);
 

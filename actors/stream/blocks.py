@@ -16,6 +16,7 @@ from ...codec.block import (
     find_last_message,
     find_message,
     live_bits,
+    trim_subjects,
 )
 
 
@@ -127,7 +128,6 @@ class Block:
         start: int,
         end: int,
         *,
-        subject: int = NO_SUBJECT,
         wanted: bytearray | None = None,
         messages: int = 0,
         size: int = 0,
@@ -142,11 +142,19 @@ class Block:
             start,
             end,
             counters,
-            subject=subject,
             wanted=wanted,
             messages=messages,
             size=size,
         )
+        self.live -= change.messages
+        return change
+
+    def trim(
+        self, counters: SubjectCounters, subjects: array[int], excess: array[int], before: int
+    ) -> IndexChange:
+        """Lets each subject's oldest messages below a sequence go, see `trim_subjects`."""
+        end = max(0, min(len(self), before - self.first))
+        change = trim_subjects(self.ids, self.sizes, self.start, end, self.first, subjects, excess, counters)
         self.live -= change.messages
         return change
 

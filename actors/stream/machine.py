@@ -213,7 +213,7 @@ class StreamMachine:
             return _REFUSALS.size
         if config.discard == "new":
             size = accounted_size(len(subject), len(header_block), len(payload))
-            answer = self._check_room(config, subject, size)
+            answer = self._check_room(config, subject, size, rolls_up=bool(asked.get(headers.ROLLUP)))
             if answer is not None:
                 return answer
         return self._store_message(config, subject, header_block, payload, asked)
@@ -268,11 +268,11 @@ class StreamMachine:
             return refused(10111)
         return None if rollup.lower() in (b"sub", b"all") else refused(10111, ROLLUP_INVALID)
 
-    def _check_room(self, config: StreamConfig, subject: bytes, size: int) -> int | None:
+    def _check_room(self, config: StreamConfig, subject: bytes, size: int, rolls_up: bool) -> int | None:
         """With "discard new": the result of a publish for which there is no room, or None."""
         store = self._store
         replaces = 0 < config.max_msgs_per_subject <= store.count_of(subject)
-        if replaces and config.discard_new_per_subject:
+        if replaces and config.discard_new_per_subject and not rolls_up:
             return refused(10077, MAXIMUM_PER_SUBJECT)
         if 0 < config.max_msgs <= store.messages and not replaces:
             return refused(10077, MAXIMUM_MESSAGES)
@@ -299,7 +299,7 @@ class StreamMachine:
         if rollup == b"all":
             store.drop_before(sequence)
         elif rollup == b"sub":
-            store.drop_of_subject(number, EVERYTHING, before=sequence)
+            store.drop_of_subjects({number: EVERYTHING}, before=sequence)
         if config.max_msgs_per_subject > 0:
             self._enforce_per_subject([number])
         self._enforce_limits()
@@ -309,8 +309,9 @@ class StreamMachine:
 
     def _enforce_per_subject(self, numbers: Sequence[int]) -> None:
         limit = self._configured.max_msgs_per_subject
-        for number, excess in self._store.over(numbers, limit):
-            self._store.drop_of_subject(number, excess)
+        excess = self._store.over(numbers, limit)
+        if excess:
+            self._store.drop_of_subjects(excess)
 
     def _enforce_limits(self) -> None:
         config, store = self._configured, self._store
@@ -409,7 +410,7 @@ class StreamMachine:
             return refused(10057, DELETE_DENIED)
         if sequence > store.last:
             return refused(10057, BEYOND_LAST)
-        if sequence <= 0:
+        if sequence < max(1, store.first):
             return refused(10057)
         return pack(Status.DONE, 1) if store.drop(sequence) else refused(10043, sequence)
 

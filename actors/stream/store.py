@@ -128,10 +128,10 @@ class MessageStore:
         """Messages of each of these subjects, by id."""
         return [self._counters.counts[number] for number in numbers]
 
-    def over(self, numbers: Iterable[int], limit: int) -> list[tuple[int, int]]:
+    def over(self, numbers: Iterable[int], limit: int) -> dict[int, int]:
         """Those ids that have more messages than the limit, each with how many more."""
         counts = self._counters.counts
-        return [(number, counts[number] - limit) for number in numbers if counts[number] > limit]
+        return {number: counts[number] - limit for number in numbers if counts[number] > limit}
 
     # --- appending
 
@@ -271,23 +271,28 @@ class MessageStore:
             if position < len(block):
                 return
 
-    def drop_of_subject(self, number: int, messages: int, before: int = EVERYTHING) -> int:
-        """Drops up to so many of a subject's oldest messages, only those below a sequence; how many went."""
-        left = messages
-        counters = self._counters
-        while left and counters.counts[number] and counters.firsts[number] < before:
-            block = self._blocks[self._block_at(counters.firsts[number])]
-            start = max(0, counters.firsts[number] - block.first)
-            end = min(len(block), before - block.first)
-            change = block.drop(counters, start, end, subject=number, messages=left)
-            left -= change.messages
-            if counters.counts[number] == 1:
-                counters.firsts[number] = counters.lasts[number]
-            else:
-                counters.firsts[number] = block.first + change.position
-            self._note_dropped(block, change)
+    def drop_of_subjects(self, excess: Mapping[int, int], before: int = EVERYTHING) -> None:
+        """Drops so many of the oldest messages of each subject (by id), only those below a sequence."""
+        counters, left = self._counters, dict(excess)
+        while left:
+            by_block: dict[int, list[int]] = {}
+            for number in left:
+                by_block.setdefault(self._block_at(counters.firsts[number]), []).append(number)
+            work = [(self._blocks[at], numbers) for at, numbers in by_block.items()]
+            for block, numbers in work:
+                wanted = array("Q", [left[number] for number in numbers])
+                change = block.trim(counters, array("I", numbers), wanted, before)
+                for number, missing in zip(numbers, wanted, strict=True):
+                    left[number] = missing
+                    if not counters.counts[number]:
+                        self.release(number)
+                self._note_dropped(block, change)
+            left = {
+                number: missing
+                for number, missing in left.items()
+                if missing and counters.counts[number] and counters.firsts[number] < before
+            }
         self._find_first()
-        return messages - left
 
     def drop_wanted(self, wanted: bytearray, messages: int = EVERYTHING, before: int = EVERYTHING) -> int:
         """Drops up to so many of the oldest messages of wanted subjects, only those below a sequence."""

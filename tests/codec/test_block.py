@@ -240,8 +240,26 @@ def test_dropping_takes_the_oldest_until_both_needs_are_met(block: ModuleType) -
     change = block.drop_messages(ids, sizes, 0, 6, counters, messages=1, size=31)
     assert (change.messages, change.size, change.position, change.emptied) == (3, 60, 4, ())
     assert list(ids) == [NO_SUBJECT] * 4 + [0, 1]
-    change = block.drop_messages(ids, sizes, 0, 6, counters, subject=0, messages=EVERYTHING)
+    change = block.drop_messages(ids, sizes, 0, 6, counters, wanted=bytearray([1, 0]), messages=EVERYTHING)
     assert (change.messages, change.size, change.emptied) == (1, 40, (0,))
     change = block.drop_messages(ids, sizes, 0, 6, counters, wanted=bytearray([1, 0]), messages=EVERYTHING)
     assert change.messages == 0
     assert block.live_bits(ids) == b"\x20"
+
+
+def test_trimming_takes_each_subjects_oldest(block: ModuleType) -> None:
+    counters = SubjectCounters(array("Q", [3, 2]), array("Q", [10, 11]), array("Q", [15, 13]))
+    ids, sizes = array("I", [0, 1, 0, 1, 7, 0]), array("I", [1, 2, 4, 8, 16, 32])
+    excess = array("Q", [2, 1])
+    change = block.trim_subjects(ids, sizes, 0, 6, 10, array("I", [0, 1]), excess, counters)
+    assert (change.messages, change.size) == (3, 7)
+    assert list(ids) == [NO_SUBJECT, NO_SUBJECT, NO_SUBJECT, 1, 7, 0]
+    assert (list(excess), list(counters.counts), list(counters.firsts)) == ([0, 0], [1, 1], [15, 13])
+
+
+def test_trimming_stops_at_the_end_and_goes_on_from_there(block: ModuleType) -> None:
+    counters = SubjectCounters(array("Q", [4]), array("Q", [0]), array("Q", [99]))
+    ids, excess = array("I", [0, 5, 0, 0]), array("Q", [3])
+    change = block.trim_subjects(ids, array("I", [1] * 4), 0, 3, 10, array("I", [0]), excess, counters)
+    assert (change.messages, list(excess), list(counters.firsts)) == (2, [1], [13])
+    assert list(ids) == [NO_SUBJECT, 5, NO_SUBJECT, 0]

@@ -110,11 +110,14 @@ def test_messages_are_found_and_dropped_alike(found: list[int], data: st.DataObj
         column, counts = array("I", found), counters()
         for number in range(4):
             counts.counts[number] = max(1, found.count(number))
+            counts.firsts[number] = 4 + number
         bits = module.live_bits(column)
         at = module.find_message(column, start, end, subject=subject, wanted=wanted)
         last = module.find_last_message(column, start, end, 3)
         change = module.drop_messages(
-            column, sizes, start, end, counts, subject=subject, wanted=wanted, messages=messages, size=size
+            column, sizes, start, end, counts, wanted=wanted, messages=messages, size=size
         )
-        outcomes.append((bits, at, last, change, column, counts))
+        excess = array("Q", [messages, 1])
+        trimmed = module.trim_subjects(column, sizes, start, end, 5, array("I", [2, 0]), excess, counts)
+        outcomes.append((bits, at, last, change, trimmed, excess, column, counts))
     assert outcomes[0] == outcomes[1]

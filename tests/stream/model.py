@@ -114,7 +114,7 @@ class Model:
             return refused(10003)
         if self.config["deny_delete"]:
             return refused(10057, 2)
-        if seq > self.last or seq <= 0:
+        if seq > self.last or seq < max(1, self.first):
             return refused(10057, 1 if seq > self.last else 0)
         return (DONE, 1) if self.messages.pop(seq, None) else refused(10043, seq)
 
@@ -146,7 +146,7 @@ class Model:
         if config["discard"] == "new":
             mine = sorted(self.of(subject))
             replaces = 0 < config["max_msgs_per_subject"] <= len(mine)
-            if replaces and config.get("discard_new_per_subject"):
+            if replaces and config.get("discard_new_per_subject") and not rollup:
                 return refused(10077, 2)
             if 0 < config["max_msgs"] <= len(self.messages) and not replaces:
                 return refused(10077, 0)

@@ -108,6 +108,7 @@ def test_deleting_like_nats_server() -> None:
     assert (stream.span, stream.machine.deleted(9)) == ((2, 2, 4), [3])
     assert stream.error(command(delete(3))) == "400/10043 sequence 3 not found"
     assert stream.error(command(delete(99))) == "500/10057 stream store EOF"
+    assert stream.error(command(delete(1))) == "500/10057 no message found"
     assert stream.error(command(delete(0))) == "500/10057 no message found"
     stream.apply(command(delete(4)))
     assert now(stream.machine.last_by_subject("s.1")).sequence == 2
@@ -206,6 +207,15 @@ def test_rolling_up_leaves_the_newest() -> None:
     assert stream.machine.subjects() == {"s.2": 1, "s.1": 1}
     stream.apply(publish("s.3", Rollup="all"))
     assert stream.span == (1, 5, 5)
+
+
+def test_rolling_up_a_full_subject_needs_no_room() -> None:
+    stream = Stream(
+        allow_rollup_hdrs=True, discard="new", max_msgs_per_subject=2, discard_new_per_subject=True
+    )
+    stream.apply(publish("s.1"), publish("s.1"))
+    assert stream.apply(publish("s.1", Rollup="sub")) == [(Status.STORED, 3)]
+    assert stream.span == (1, 3, 3)
 
 
 def test_age_is_measured_by_the_batches_alone() -> None:
