@@ -18,7 +18,7 @@ SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i64": 8, "8 bytes": 8}
 
 def fields(heading: str) -> list[tuple[int, str]]:
     """(offset, type) of each field in the first table behind a mark or heading of the page."""
-    rest = PAGE[PAGE.index(heading) :]
+    rest = PAGE[PAGE.index(heading) :] + "\n\n"
     table = rest[: rest.index("\n\n", rest.index("|---"))]
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", table, re.M)
     return [(int(offset), kind.strip()) for offset, kind in rows]
