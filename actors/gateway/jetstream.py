@@ -9,7 +9,6 @@ everything, a NAMES with it lists all) this one refuses it: invalid JSON is 1002
 
 from __future__ import annotations
 
-import base64
 import enum
 import json
 import re
@@ -34,6 +33,7 @@ from ..stream.config import (
 from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import is_subject, subject_matches, subjects_overlap
+from ..stream.views import message_json, rfc3339, state_json
 
 if TYPE_CHECKING:
     from ..stream.machine import StoredMessage, StreamMachine
@@ -50,9 +50,6 @@ SUBJECTS_LIMIT: Final = 100_000
 
 DELETED_LIMIT: Final = 100_000
 """Deleted sequences in one answer; `num_deleted` tells when there are more."""
-
-NO_TIME: Final = "0001-01-01T00:00:00Z"
-"""What JetStream writes where there is no time."""
 
 NO_CONSUMERS: Final = ApiError(501, 10036, "consumers are not supported yet")
 NO_BATCHES: Final = ApiError(501, 10036, "batched get is not supported yet")
@@ -306,32 +303,19 @@ class JetStreamApi:
         await self._barrier(assignment)
         state = machine.info()
         page = {"total": 0, "offset": 0, "limit": 0}
-        shown: dict[str, object] = {
-            "messages": state.messages,
-            "bytes": state.bytes,
-            "first_seq": state.first_seq,
-            "first_ts": rfc3339(state.first_time),
-            "last_seq": state.last_seq,
-            "last_ts": rfc3339(state.last_time),
-        }
-        if state.num_subjects:
-            shown["num_subjects"] = state.num_subjects
+        subjects: dict[str, int] = {}
         if wanted:
-            subjects = sorted(machine.subjects(wanted).items())
-            offset = min(offset, len(subjects))
-            page = {"total": len(subjects), "offset": offset, "limit": SUBJECTS_LIMIT}
-            shown["subjects"] = dict(subjects[offset : offset + SUBJECTS_LIMIT])
-        if state.num_deleted:
-            shown["num_deleted"] = state.num_deleted
-            if request.get("deleted_details") is True:
-                shown["deleted"] = machine.deleted(DELETED_LIMIT)
-        shown["consumer_count"] = state.consumers
+            found = sorted(machine.subjects(wanted).items())
+            offset = min(offset, len(found))
+            page = {"total": len(found), "offset": offset, "limit": SUBJECTS_LIMIT}
+            subjects = dict(found[offset : offset + SUBJECTS_LIMIT])
+        deleted = machine.deleted(DELETED_LIMIT) if request.get("deleted_details") is True else []
         config = machine.config.to_json() if machine.config is not None else dict(assignment.config)
         return {
             **page,
             "config": config,
             "created": rfc3339(assignment.created),
-            "state": shown,
+            "state": state_json(state, subjects=subjects, deleted=deleted),
             "cluster": _cluster(self._host.cluster_of(assignment.group)),
             "ts": rfc3339(self._wall()),
         }
@@ -358,15 +342,7 @@ class JetStreamApi:
             raise ApiError(500, 10051, str(damage)) from damage
         if message is None:
             raise api_error(10037)
-        shown: dict[str, object] = {
-            "subject": message.subject.decode(errors="replace"),
-            "seq": message.sequence,
-        }
-        if message.headers:
-            shown["hdrs"] = base64.b64encode(message.headers).decode()
-        if message.payload:
-            shown["data"] = base64.b64encode(message.payload).decode()
-        return {"message": shown | {"time": rfc3339(message.time)}}
+        return {"message": message_json(message)}
 
     async def _delete_message(self, name: str, payload: bytes) -> dict[str, object]:
         if not payload.strip():
@@ -419,15 +395,6 @@ class JetStreamApi:
         if result.error is not None:
             raise result.error
         return result.value
-
-
-def rfc3339(ns: int) -> str:
-    """Nanoseconds since 1970 as JetStream writes a time: UTC, without trailing zeros; 0 is no time."""
-    if not ns:
-        return NO_TIME
-    seconds, fraction = divmod(ns, 1_000_000_000)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{stamp}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
 
 
 def _applied(outcome: Outcome) -> object:

@@ -11,7 +11,7 @@ from .machine import StoredMessage, StreamState
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
-def format_time(nanoseconds: int) -> str:
+def rfc3339(nanoseconds: int) -> str:
     """RFC 3339 in UTC with up to nine decimals, trailing zeros trimmed; 0 is the zero time."""
     if nanoseconds == 0:
         return ZERO_TIME
@@ -32,9 +32,9 @@ def state_json(
         "messages": state.messages,
         "bytes": state.bytes,
         "first_seq": state.first_seq,
-        "first_ts": format_time(state.first_time),
+        "first_ts": rfc3339(state.first_time),
         "last_seq": state.last_seq,
-        "last_ts": format_time(state.last_time),
+        "last_ts": rfc3339(state.last_time),
     }
     if state.num_subjects:
         shown["num_subjects"] = state.num_subjects
@@ -58,5 +58,5 @@ def message_json(message: StoredMessage) -> dict[str, object]:
         shown["hdrs"] = base64.b64encode(message.headers).decode()
     if message.payload:
         shown["data"] = base64.b64encode(message.payload).decode()
-    shown["time"] = format_time(message.time)
+    shown["time"] = rfc3339(message.time)
     return shown

@@ -10,10 +10,11 @@ from typing import Any, cast
 import pytest
 
 from trimaran.actors.gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
-from trimaran.actors.gateway.jetstream import JetStreamApi, Target, api_target, rfc3339
+from trimaran.actors.gateway.jetstream import JetStreamApi, Target, api_target
 from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from trimaran.actors.stream import commands
 from trimaran.actors.stream.machine import StreamMachine
+from trimaran.actors.stream.views import rfc3339
 from trimaran.codec import Chunk, Kind, make_chunk, seal_batch, walk_batch
 from trimaran.codec.protocol import encode_publish
 from trimaran.storage.files import GroupFiles

@@ -8,7 +8,7 @@ import pytest
 
 from tests.stream.support import Log, MemoryFiles, command, configured, machine_on, now, publish
 from trimaran.actors.stream.commands import delete
-from trimaran.actors.stream.views import format_time, message_json, state_json
+from trimaran.actors.stream.views import message_json, rfc3339, state_json
 
 TIME = 1_700_000_000_000_000_000
 
@@ -24,7 +24,7 @@ TIME = 1_700_000_000_000_000_000
     ],
 )
 def test_times_are_rfc3339_with_trimmed_nanoseconds(nanoseconds: int, shown: str) -> None:
-    assert format_time(nanoseconds) == shown
+    assert rfc3339(nanoseconds) == shown
 
 
 def test_a_new_stream_shows_zeros() -> None:
