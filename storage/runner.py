@@ -7,6 +7,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar, cast
 
@@ -18,7 +19,7 @@ from .disk import Lane
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5.0
-"""How long `ThreadRunner.close` waits for a lane whose disk may be stuck."""
+"""How long `ThreadRunner.close` waits for all lanes together: a disk may be stuck."""
 
 
 class ThreadRunner:
@@ -52,8 +53,9 @@ class ThreadRunner:
     def close(self) -> None:
         for thread in self._lanes.values():
             thread.jobs.put(None)
+        deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._lanes.values():
-            thread.join(CLOSE_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._lanes.clear()
         self._wakes.clear()
 
