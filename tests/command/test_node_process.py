@@ -16,7 +16,7 @@ import trio
 from trimaran.__main__ import INTERRUPTED
 from trimaran.client import connect
 from trimaran.commands.node import EXIT_CANNOT_LISTEN
-from trimaran.commands.processes import plan, running, wait_healthy
+from trimaran.commands.processes import free_addresses, plan, running, wait_healthy
 from trimaran.commands.status import fetch
 from trimaran.storage.errors import DirectoryLocked
 
@@ -72,16 +72,11 @@ async def ready(started: Started) -> str:
     return listening.rpartition(" ")[2]
 
 
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_node_serves_and_stops_cleanly(number: signal.Signals, tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    async with node(tmp_path, "--listen", "127.0.0.1:-1", "--http", url.removeprefix("http://")) as started:
+    (monitor,) = free_addresses(1)
+    url = f"http://{monitor}"
+    async with node(tmp_path, "--listen", "127.0.0.1:-1", "--http", monitor) as started:
         address = await ready(started)
         async with connect(address) as client:
             while (await trio.to_thread.run_sync(fetch, url, "/healthz"))["status"] != "ok":

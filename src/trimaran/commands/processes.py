@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
@@ -23,6 +24,8 @@ POLL_SECONDS: Final = 0.05
 TAIL_LINES: Final = 12
 
 HOST: Final = "127.0.0.1"
+PORTS: Final = range(10_000, 32_000)
+"""Below what Linux and macOS hand out to outgoing connections."""
 NAMES: Final = ("a", "b", "c")
 
 
@@ -116,9 +119,20 @@ async def _unhealthy(node: NodeProcess) -> str:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback that were free a moment ago."""
+    """Addresses on loopback that were free a moment ago.
+
+    Their ports are none of those that outgoing connections get, so that nobody takes one by chance before
+    its node listens there, or while that node is down.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        sockets: list[socket.socket] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            if len(sockets) == count:
+                break
+            try:
+                sockets.append(stack.enter_context(socket.create_server((HOST, port))))
+            except OSError:
+                pass  # In use; there are enough others.
         return [f"{HOST}:{each.getsockname()[1]}" for each in sockets]
 
 
