@@ -64,12 +64,22 @@ class Applier:
     async def run(self) -> None:
         """Apply until cancelled. Raises MachineFailed if the machine raises."""
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
             while self.applied < self._commit:
-                async with self.exclusive:
+                await self._take_turn()
+                try:
                     if self.applied < self._commit:  # a snapshot may have come in meanwhile
                         await self._apply_some()
+                finally:
+                    self.exclusive.release()
+            self._wake = trio.Event()
+            await self._wake.wait()
+
+    async def _take_turn(self) -> None:
+        """Acquire `exclusive`, without giving way to other tasks where nobody else holds it."""
+        try:
+            self.exclusive.acquire_nowait()
+        except trio.WouldBlock:
+            await self.exclusive.acquire()
 
     async def _apply_some(self) -> None:
         for batch in await self._read(self.applied + 1, self._commit, FETCH_BYTES):

@@ -175,8 +175,9 @@ class Link:
 
     async def _flush_forever(self, stream: trio.abc.HalfCloseableStream) -> None:
         while True:
-            await self._wake.wait()
             self._wake = trio.Event()
+            if not self._queue and not self._flush_hooks:
+                await self._wake.wait()
             # What all groups sent in the pass that woke this task is here by now: one write for all.
             hooks, self._flush_hooks = self._flush_hooks, []
             for hook in hooks:

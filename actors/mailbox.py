@@ -51,14 +51,19 @@ class Mailbox(Generic[Message]):
         """Wait until there is something, then everything there is: watermarks first, then messages in
         order."""
         taken: list[Message] = []
-        self._sort(await self._receive.receive(), taken)
+        self._drain(taken)
+        if not taken and not self._marks:  # Trio's receive gives way even when something is there
+            self._sort(await self._receive.receive(), taken)
+            self._drain(taken)
+        marks, self._marks = list(self._marks.values()), {}
+        return marks + taken
+
+    def _drain(self, taken: list[Message]) -> None:
         while True:
             try:
                 self._sort(self._receive.receive_nowait(), taken)
             except trio.WouldBlock:
-                break
-        marks, self._marks = list(self._marks.values()), {}
-        return marks + taken
+                return
 
     def _sort(self, item: Message | _Marked, taken: list[Message]) -> None:
         if isinstance(item, _Marked):

@@ -1,11 +1,13 @@
 """Byte streams between nodes: TCP, or connections inside one Trio program."""
 
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
+RECEIVE_BYTES = 64 * 1024
 Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
@@ -42,6 +44,67 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class TcpStream(trio.abc.HalfCloseableStream):
+    """A connected socket that is tried first, and waited for only when it must be.
+
+    Trio's own stream gives way to other tasks at every call. Between nodes each call carries a whole batch,
+    and another turn of the event loop costs as much as the call; so this one gives way only when there is
+    nothing to read, no room to write, or when a peer fills every read to the brim.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        """Takes the socket over; `stream` must not be used any more."""
+        self._socket = socket.socket(fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+        self._brimful = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+            except OSError as error:
+                raise self._gone() from error
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.wait_writable(self._socket)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        size = max_bytes if max_bytes is not None else RECEIVE_BYTES
+        if self._brimful:
+            await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                data = self._socket.recv(size)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except OSError as error:
+                raise self._gone() from error
+            else:
+                self._brimful = len(data) == size
+                return data
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._gone() from error
+
+    async def aclose(self) -> None:
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+    def _gone(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        if self._socket.fileno() < 0:
+            return trio.ClosedResourceError("this node closed the connection")
+        return trio.BrokenResourceError("the connection is gone")
+
+
 class TcpListener:
     def __init__(self, listeners: list[trio.SocketListener]) -> None:
         self._listeners = listeners
@@ -49,7 +112,10 @@ class TcpListener:
         self.address = join_address(host, port)
 
     async def serve(self, handler: Serve) -> None:
-        await trio.serve_listeners(handler, self._listeners)
+        async def take(stream: trio.SocketStream) -> None:
+            await handler(TcpStream(stream))
+
+        await trio.serve_listeners(take, self._listeners)
 
 
 class TcpNetwork:
@@ -57,7 +123,7 @@ class TcpNetwork:
 
     async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
         host, port = split_address(address)
-        return await trio.open_tcp_stream(host, port)
+        return TcpStream(await trio.open_tcp_stream(host, port))
 
     async def listen(self, address: str) -> Listener:
         host, port = split_address(address)

@@ -18,7 +18,6 @@ from ..codec import Chunk
 from ..storage.actor import Storage, StorageOptions
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
-from ..storage.runner import InlineRunner
 from .api import ApiDesk, ApiRouter
 from .birth import Birth, Founding
 from .directory import NodeBackend, StreamDirectory
@@ -90,7 +89,9 @@ class Node:
         from .. import __version__  # here, since the package's face imports this module
 
         self._version = __version__
-        self._world = world if world is not None else World.real(options.data)
+        self._world = (
+            world if world is not None else World.real(options.data, inline_log=options.wal_sync == "inline")
+        )
         self._machines = dict(machines or {})
         self._port = port
         self._failure: StorageFailed | None = None
@@ -170,10 +171,9 @@ class Node:
 
     async def _open_storage(self) -> Storage:
         options, world = self.options, self._world
-        runner = InlineRunner() if options.wal_sync == "inline" else world.runner
         return await Storage.open(
             world.disk,
-            runner,
+            world.runner,
             name=options.name,
             draw=self._draw_id,
             options=StorageOptions(segment_bytes=options.segment_bytes),

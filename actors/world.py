@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from ..storage.disk import Disk, FileDisk, Runner
+from ..storage.disk import Disk, FileDisk, Lane, Runner
 from ..storage.runner import ThreadRunner
 from .network import Network, TcpNetwork
 
@@ -55,6 +55,7 @@ class World:
     network: Network = field(default_factory=TcpNetwork)
 
     @classmethod
-    def real(cls, data: Path) -> "World":
-        """This machine, with the node's files below `data`."""
-        return cls(disk=FileDisk(data), runner=ThreadRunner())
+    def real(cls, data: Path, *, inline_log: bool = False) -> "World":
+        """This machine, with the node's files below `data`; with `inline_log` the log is synced on the
+        loop."""
+        return cls(disk=FileDisk(data), runner=ThreadRunner(inline=[Lane.LOG] if inline_log else ()))
