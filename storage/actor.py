@@ -44,7 +44,7 @@ from .segment import (
     encode_record,
     write_size,
 )
-from .wal import NO_SPACE, BuiltWrite, Segment, prepare_segment, retire_segment, segment_path, write_and_sync
+from .wal import NO_SPACE, BuiltWrite, Segment, prepare_segment, retire_segment, segment_path
 
 FLUSH_DELAY: Final = 0.005
 """Seconds for which small writes are collected, so that a message does not cost a thread hop of its own."""
@@ -373,8 +373,8 @@ class Storage:
         built = self._writer.build(items, oldest, self._newest)
         self._sync_began = began = trio.current_time()
         try:
-            await self._runner.run(
-                Lane.LOG, write_and_sync, self._disk, built.segment.descriptor, built.buffers, built.start
+            await self._runner.write_and_sync(
+                self._disk, built.segment.descriptor, built.buffers, built.start
             )
         except OSError as error:
             self._fail(error)

@@ -48,6 +48,15 @@ class Runner(Protocol):
         """
         ...
 
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        """One gathered write to the log and the sync that covers it, in the LOG lane.
+
+        If either fails (OSError), neither is ever tried again. The buffers must not change any more.
+        """
+        ...
+
     def close(self) -> None:
         """Lets the lanes end their jobs and waits for them, but not forever: a stuck disk must not block."""
         ...

@@ -8,18 +8,24 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import outcome
 import trio
 
-from .disk import Lane
+from ..codec import Buffer
+from ..codec.syncer import Syncer, open_syncer
+from .disk import Disk, FileDisk, Lane
 
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5.0
 """How long `ThreadRunner.close` waits for all lanes together: a disk may be stuck."""
+
+
+_LEFT_ALONE: Final[list[Syncer]] = []
+"""Syncers whose disk did not answer in time: their threads still read from the buffers they were given."""
 
 
 class ThreadRunner:
@@ -34,6 +40,10 @@ class ThreadRunner:
         self._inline = frozenset(inline)
         self._lanes: dict[Lane, _LaneThread] = {}
         self._wakes: list[_Wake] = []
+        self._syncer: Syncer | None = None
+        """Writes and syncs the log where there is C for it: a Python thread would take turns with the
+        loop."""
+        self._syncer_asked = False
 
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
         if lane in self._inline:
@@ -50,7 +60,27 @@ class ThreadRunner:
         self._wakes.append(wake)
         return cast("T", job.result())
 
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        if Lane.LOG in self._inline or not isinstance(disk, FileDisk):
+            await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
+            return
+        if not self._syncer_asked:
+            self._syncer_asked = True
+            self._syncer = open_syncer()
+        if self._syncer is None:
+            await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
+            return
+        self._syncer.submit(descriptor, buffers, offset)
+        await trio.lowlevel.wait_readable(self._syncer.receiver)
+        self._syncer.result()
+
     def close(self) -> None:
+        if self._syncer is not None:
+            if not self._syncer.close():
+                _LEFT_ALONE.append(self._syncer)
+            self._syncer = None
         for thread in self._lanes.values():
             thread.jobs.put(None)
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -66,8 +96,18 @@ class InlineRunner:
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
         return await _run_here(function, *args)
 
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
+
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _write_and_sync(disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
+    disk.pwritev(descriptor, buffers, offset)
+    disk.fdatasync(descriptor)
 
 
 async def _run_here(function: Callable[..., T], *args: object) -> T:

@@ -137,15 +137,9 @@ def _fill_with_zeros(disk: Disk, descriptor: int, size: int) -> None:
             disk.fdatasync(descriptor)
 
 
-def write_and_sync(disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """One gathered write and the sync that covers it. If either fails, neither is ever tried again."""
-    disk.pwritev(descriptor, buffers, offset)
-    disk.fdatasync(descriptor)
-
-
 @dataclass(slots=True)
 class BuiltWrite:
-    """A gathered write, ready for `write_and_sync`, and where each of its bodies will lie."""
+    """A gathered write, ready for `Runner.write_and_sync`, and where each of its bodies will lie."""
 
     segment: Segment
     buffers: list[Buffer]

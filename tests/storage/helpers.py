@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TypeVar
 
 import trio
 
-from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
+from trimaran.codec import Buffer, EntryType, Kind, make_chunk, seal_batch
 from trimaran.storage import (
     BatchRecord,
     Disk,
@@ -81,6 +81,15 @@ class GatedRunner:
             return function(*args)
         finally:
             await trio.lowlevel.checkpoint()
+
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        def job() -> None:
+            disk.pwritev(descriptor, buffers, offset)
+            disk.fdatasync(descriptor)
+
+        await self.run(Lane.LOG, job)
 
     def close(self) -> None:
         pass
