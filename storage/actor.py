@@ -46,7 +46,7 @@ from .segment import (
 )
 from .wal import NO_SPACE, BuiltWrite, Segment, prepare_segment, retire_segment, segment_path
 
-FLUSH_DELAY: Final = 0.005
+FLUSH_DELAY: Final = 0.02
 """Seconds for which small writes are collected, so that a message does not cost a thread hop of its own."""
 
 SPACE_RETRY_SECONDS: Final = 1.0
