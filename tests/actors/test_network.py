@@ -1,0 +1,121 @@
+"""Streams between nodes: TCP and memory behave alike where the links rely on it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import wait_all_tasks_blocked
+
+from trimaran.actors.network import MemoryNetwork, Network, TcpNetwork
+
+NETWORKS = [TcpNetwork, MemoryNetwork]
+Stream = trio.abc.HalfCloseableStream
+
+
+@asynccontextmanager
+async def connected(network: Network) -> AsyncIterator[tuple[Stream, Stream]]:
+    """Both ends of one connection."""
+    listener = await network.listen("127.0.0.1:0")
+    send, receive = trio.open_memory_channel[Stream](1)
+    done = trio.Event()
+
+    async def handle(stream: Stream) -> None:
+        await send.send(stream)
+        await done.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.serve, handle)
+        await wait_all_tasks_blocked(0.01)
+        near = await network.dial(listener.address)
+        far = await receive.receive()
+        async with near, far:
+            yield near, far
+        done.set()
+        nursery.cancel_scope.cancel()
+
+
+async def receive_exactly(stream: Stream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = await stream.receive_some(65536)
+        assert more, "the stream ended early"
+        data += more
+    return data
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_bytes_arrive_whole_and_in_order_however_large(network: type[Network]) -> None:
+    async with connected(network()) as (near, far):
+        sent = bytes(range(256)) * 40_000  # more than any socket buffer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, sent)
+            assert await receive_exactly(far, len(sent)) == sent
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_the_end_of_one_side_is_seen_by_the_other(network: type[Network]) -> None:
+    async with connected(network()) as (near, far):
+        await near.send_all(b"last words")
+        await near.send_eof()
+        assert await receive_exactly(far, 10) == b"last words"
+        assert await far.receive_some(10) == b""
+        await far.send_all(b"heard")  # the other direction still stands
+        assert await receive_exactly(near, 5) == b"heard"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_closing_wakes_whoever_waits_on_either_side(network: type[Network]) -> None:
+    async with connected(network()) as (near, far):
+        ends: list[object] = []
+
+        async def wait(stream: Stream) -> None:
+            try:
+                ends.append(await stream.receive_some(1))
+            except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+                ends.append(type(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, near)
+            nursery.start_soon(wait, far)
+            await wait_all_tasks_blocked(0.01)
+            await near.aclose()
+        assert sorted(ends, key=str) == sorted([trio.ClosedResourceError, b""], key=str)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_sending_to_a_peer_that_is_gone_is_a_broken_connection(network: type[Network]) -> None:
+    async with connected(network()) as (near, far):
+        await far.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            for _ in range(100):
+                await near.send_all(b"x" * 100_000)
+                await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_nobody_there_is_an_oserror(network: type[Network]) -> None:
+    with pytest.raises(OSError):
+        await network().dial("127.0.0.1:9")
+
+
+async def test_a_peer_that_fills_every_read_does_not_starve_the_other_tasks() -> None:
+    async with connected(TcpNetwork()) as (near, far):
+        turns = 0
+        flowing = True
+
+        async def count() -> None:
+            nonlocal turns
+            while flowing:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            nursery.start_soon(near.send_all, b"x" * 4_000_000)
+            received = 0
+            while received < 4_000_000:
+                received += len(await far.receive_some(1000))
+            flowing = False
+        assert turns > 100
