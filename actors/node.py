@@ -350,7 +350,11 @@ class Node:
         await self._meta_changed.wait()
 
     async def _take_in(self, record: NodeRecord) -> None:
-        """Another node asks to become a member (see `Birth`)."""
+        """Another node asks to become a member (see `Birth`). A name belongs to its bearer while that
+        lives."""
+        bearer = self.peers.linked().get(record.name)
+        if bearer not in (None, record.node):
+            raise Refusal(f"node {record.name} is alive under id {bearer:016x}")
         command = {"op": "join", "node": record.node, "name": record.name, "address": record.address}
         with trio.fail_after(JOIN_SECONDS):
             outcome = await self.desk.propose_meta(command)

@@ -6,7 +6,9 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import Cluster, open_memory_cluster, until
 from trimaran import GroupHandle, NotDone
+from trimaran.actors.birth import JOIN
 from trimaran.actors.meta import META_GROUP
+from trimaran.actors.requests import Refusal
 
 
 async def count(handle: GroupHandle, *texts: bytes) -> None:
@@ -168,3 +170,12 @@ async def test_a_lone_node_is_a_durable_cluster_of_one(autojump_clock: MockClock
         await cluster.ready()
         await count_until_taken(cluster, "solo", handle.group, b"3")
         assert cluster.counted("solo", handle.group) == [b"1", b"2", b"3"]
+
+
+async def test_nobody_takes_the_name_of_a_living_node(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        before = dict(cluster["a"].state.nodes)
+        a, b, c = (cluster[name].me for name in "abc")
+        with pytest.raises(Refusal, match="alive"):
+            await cluster["c"].requests.ask(a.node, JOIN, [c.node, b.name, c.address], 5)
+        assert cluster["a"].state.nodes == before
