@@ -86,6 +86,7 @@ class Birth:
         self._draw_id = draw_id
         self._join = join
         self._confirmed = trio.Event()
+        self._missing: frozenset[str] = frozenset()
         self.cluster = storage.recovered.node.cluster_id
         self.founding = self._recovered()
         if self.cluster:
@@ -123,6 +124,7 @@ class Birth:
 
     async def _step(self) -> None:
         linked = dict(self._around.linked())
+        self._tell_missing(self._peers - linked.keys())
         answers: dict[str, Mapping[str, object]] = {}
         for name, node in linked.items():
             answer = await self._requests.ask(node, STATUS, None, STATUS_SECONDS)
@@ -135,6 +137,12 @@ class Birth:
             nodes = {**{name: linked[name] for name in self._peers}, self._me.name: self._me.node}
             if min(nodes.values()) == self._me.node:
                 await self._found(nodes, answers)
+
+    def _tell_missing(self, missing: frozenset[str]) -> None:
+        """A cluster is born when all its nodes are there: say for whom this one waits."""
+        if missing and missing != self._missing:
+            logger.info("not in a cluster yet: waiting for %s", ", ".join(sorted(missing)))
+        self._missing = missing
 
     async def _enter(self, peer: int, cluster: int, packed: bytes) -> None:
         """A peer belongs to a cluster: ours, if we prepared it with the others, else one to join."""

@@ -250,9 +250,8 @@ class Groups:
     def on_role(self, group: Group) -> None:
         """Role, term or leader of a hosted group changed."""
         state = group.state
-        logger.info(
-            "group %s: %s in term %d, leader %016x", group.name, state.role.value, state.term, state.leader
-        )
+        led_by = f"led by {self._peers.name_of(state.leader)}" if state.leader else "no leader yet"
+        logger.info("group %s: %s in term %d, %s", group.name, state.role.value, state.term, led_by)
         known = self._leaders.get(group.number)
         if known is not None and state.term < known.term:
             return

@@ -71,6 +71,7 @@ class Link:
         self._sent_frames = self._sent_bytes = self._dropped = 0
         self._flush_hooks: list[Callable[[], None]] = []
         self._scope = trio.CancelScope()
+        self._refusal = ""
 
     @property
     def up(self) -> bool:
@@ -110,7 +111,9 @@ class Link:
         with self._scope:
             delay = RECONNECT_FIRST_SECONDS
             while True:
-                if await self._connection():
+                began = trio.current_time()
+                greeted = await self._connection()
+                if greeted and trio.current_time() - began > RECONNECT_LAST_SECONDS:
                     delay = RECONNECT_FIRST_SECONDS
                 await trio.sleep(delay * self._random.uniform(0.8, 1.2))
                 delay = min(delay * 2, RECONNECT_LAST_SECONDS)
@@ -145,10 +148,19 @@ class Link:
         with trio.move_on_after(HANDSHAKE_SECONDS):
             await stream.send_all(encode_hello(self._events.hello()))
             remote = await FrameStream(stream, max_attachment=0).hello()
-            reason = "the peer closed" if remote is None else self._events.accept(remote)
+            reason = "it hung up; its log says why" if remote is None else self._events.accept(remote)
             if reason is None:
+                self._refusal = ""
                 return remote
-            logger.debug("link to %s (%s) refused: %s", self.name, self.address, reason)
+            # Once: most often a mistake in somebody's options, which lasts, and the link goes on trying.
+            known, self._refusal = self._refusal == reason, reason
+            logger.log(
+                logging.DEBUG if known else logging.WARNING,
+                "no link to %s (%s): %s",
+                self.name,
+                self.address,
+                reason,
+            )
         return None
 
     def _up(self, remote: Hello) -> None:
@@ -244,6 +256,7 @@ class PeerServer:
     def __init__(self, events: LinkEvents, max_attachment: int) -> None:
         self._events = events
         self._max_attachment = max_attachment
+        self._refusal = ("", "")
         self.bad_frames = 0
 
     async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
@@ -265,11 +278,18 @@ class PeerServer:
             remote = await frames.hello()
             if remote is None:
                 return None
-            await stream.send_all(encode_hello(self._events.hello()))
             reason = self._events.accept(remote)
             if reason is None:
+                await stream.send_all(encode_hello(self._events.hello()))
                 return remote
-            logger.debug("connection of %s refused: %s", remote.name, reason)
+            # Without a greeting in return, so that the other side never takes its link for one that stands.
+            known, self._refusal = self._refusal == (remote.name, reason), (remote.name, reason)
+            logger.log(
+                logging.DEBUG if known else logging.WARNING,
+                "connection of node %r refused: %s",
+                remote.name,
+                reason,
+            )
         return None
 
     async def _receive(self, frames: FrameStream, remote: Hello) -> None:

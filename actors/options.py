@@ -358,6 +358,7 @@ class Options:
             _check_value(each, getattr(self, each.field))
         _check_times(self)
         _check_sizes(self)
+        _check_addresses(self)
         _check_peers(self)
 
     @property
@@ -509,6 +510,16 @@ def _parse_text(raw: object) -> str:
     return raw
 
 
+def _parse_path(raw: object) -> Path:
+    text = _parse_text(raw)
+    if not text or "\0" in text:  # an empty path would be the directory that happens to be the current one
+        raise ValueError(f"{text!r} names no directory")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~somebody, who is not there
+        raise ValueError(f"{text!r} names nobody's home directory") from None
+
+
 def _parse_address(raw: object) -> str:
     if isinstance(raw, bool) or not isinstance(raw, str | int):
         raise ValueError(f"{raw!r} is not HOST:PORT")
@@ -541,7 +552,7 @@ def _parse_peer(raw: object) -> Peer:
 _PARSERS: Final[Mapping[Unit, Callable[[object], object]]] = {
     Unit.TEXT: _parse_text,
     Unit.NAME: _parse_text,
-    Unit.PATH: lambda raw: raw if isinstance(raw, Path) else Path(_parse_text(raw)).expanduser(),
+    Unit.PATH: lambda raw: raw if isinstance(raw, Path) else _parse_path(raw),
     Unit.ADDRESS: _parse_address,
     Unit.PEERS: _parse_peers,
     Unit.DURATION: parse_duration,
@@ -604,6 +615,20 @@ def _check_sizes(options: Options) -> None:
 def _at_least(flag: str, value: int, least: int, otherwise: str) -> None:
     if value < least:
         raise BadOption(flag, f"{format_size(value)} is below {format_size(least)}: {otherwise}")
+
+
+def _check_addresses(options: Options) -> None:
+    """A node can't listen twice on one address; port 0 takes a free one each time."""
+    bound: dict[tuple[str, int], str] = {}
+    listening = [("listen", options.listen), ("http", options.http)]
+    if options.peers:
+        listening.insert(1, ("peer-listen", options.peer_listen))
+    for flag, address in listening:
+        if address is None or not (where := split_address(address))[1]:
+            continue
+        if where in bound:
+            raise BadOption(flag, f"{address} is this node's own --{bound[where]}")
+        bound[where] = flag
 
 
 def _check_peers(options: Options) -> None:

@@ -94,6 +94,13 @@ class Peers:
         """Name -> id of the nodes that a link stands to."""
         return {link.remote.name: node for node, link in self._by_id.items() if link.remote is not None}
 
+    def name_of(self, node: int) -> str:
+        """For log lines: the name of this node or of a linked one, else its id."""
+        link = self._by_id.get(node)
+        if node == self.me.node:
+            return self.me.name
+        return link.remote.name if link is not None and link.remote is not None else f"{node:016x}"
+
     def statistics(self) -> Mapping[str, LinkStatistics]:
         return {name: link.statistics() for name, link in self._links.items()}
 

@@ -59,7 +59,9 @@ class Vitals:
         if self._storage.failed is not None:
             reasons.append(f"the log has failed: {self._storage.failed}")
         if self._groups.get(META_GROUP) is None:
-            reasons.append("this node belongs to no cluster yet")
+            missing = {name for name, _ in self._options.peers} - self._peers.linked().keys()
+            waiting = f": waiting for {', '.join(sorted(missing))}" if missing else ""
+            reasons.append(f"this node belongs to no cluster yet{waiting}")
         for group in self._groups.hosted():
             reason = self._group_reason(group)
             if reason is not None:

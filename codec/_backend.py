@@ -14,7 +14,8 @@ def _choose() -> Literal["c", "python"]:
     if find_spec("._native", __package__) is not None:
         return "c"  # and if it cannot be imported, that error is shown: a broken build is not a missing one
     warnings.warn(
-        "Trimaran's C codec was not built: the Python codec is used, correct but hundreds of times slower",
+        "Trimaran's C codec was not built: the Python codec is used, correct but hundreds of times slower."
+        " With a C compiler, install again: pip install --force-reinstall --no-cache-dir",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -114,3 +114,27 @@ def test_the_command_ends_with_one_line_where_there_is_no_server(
     monkeypatch.setattr(module, "STREAM_SECONDS", 0.3)
     assert main(["bench", "--url", "127.0.0.1:1"]) == 1
     assert capsys.readouterr().err.startswith("trimaran: stream BENCH can't be made")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--url", ""),
+        ("--url", "http://127.0.0.1:4222"),
+        ("--url", "nats://127.0.0.1:99999"),
+        ("--url", "nats://[::1"),
+        ("--stream", "a b"),
+        ("--stream", "../x"),
+        ("--stream", ""),
+        ("--subject", "a.>"),
+        ("--subject", "a b"),
+        ("--subject", ""),
+        ("--seconds", "nan"),
+    ],
+)
+def test_a_mistaken_option_is_one_line_that_names_it(
+    arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trimaran: {arguments[0]}: ")

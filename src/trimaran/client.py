@@ -206,12 +206,16 @@ class ServerAddress:
         Raises:
             ValueError: not such an address.
         """
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
-        if parts.scheme != "nats" or not parts.hostname:
-            raise ValueError(f"not a NATS server's address: {url!r}")
+        try:
+            parts = urlsplit(url if "://" in url else f"nats://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError:  # a port beyond 65535, an open bracket
+            host = port = None
+        if not host or parts.scheme != "nats":
+            raise ValueError(f"{url!r} is not an address such as nats://127.0.0.1:4222")
         user = unquote(parts.username) if parts.username else None
         password = unquote(parts.password) if parts.password else None
-        return cls(parts.hostname, parts.port or 4222, user, password)
+        return cls(host, port or 4222, user, password)
 
     def credentials(self) -> dict[str, str]:
         """The fields of CONNECT that say who this is."""
@@ -521,7 +525,7 @@ class Client:
         self._linked = trio.Event()
         self._wanted = trio.Event()
         self._closed = False
-        self._last_failure: Exception | None = None
+        self._last_failure = "none was tried"
         self._inbox = f"_INBOX.{secrets.token_hex(11)}."
         self._next_token = 1
         self._waiters: dict[int, _Waiter | PendingAck] = {}
@@ -792,7 +796,9 @@ class Client:
                 with trio.fail_after(min(2.0, self._connect_timeout)):
                     return await self._handshake(server)
             except (OSError, trio.TooSlowError, trio.BrokenResourceError, NatsError, ProtocolError) as error:
-                self._last_failure = error
+                # Too slow and broken off have no text: something listens there that is no NATS server.
+                reason = str(error) or "no greeting of a NATS server"
+                self._last_failure = f"{server.host}:{server.port}: {reason}"
         await trio.sleep(RECONNECT_PAUSE)
         return None
 

@@ -143,3 +143,22 @@ async def test_a_greeting_that_does_not_fit_is_refused(change: dict[str, object]
     assert b.peers.accept(remote) is None
     refused = b.peers.accept(replace(remote, **change))  # type: ignore[arg-type]
     assert refused is not None and reason in refused
+
+
+async def test_a_node_that_is_refused_never_takes_its_link_for_one_that_stands(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = MemoryNetwork()
+    a = LinkedNode(1, "a", {"a": "a:1"}, network)  # it knows no b
+    b = LinkedNode(2, "b", {"a": "a:1", "b": "b:1"}, network)
+    ups: list[int] = []
+    b.peers.on_up.append(ups.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(a.peers.run, await network.listen("a:1"))
+        await nursery.start(b.peers.run, await network.listen("b:1"))
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert ups == []
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 2, "each of them says it once"
+    assert "no node 'b' is known here" in warned[0]

@@ -7,10 +7,10 @@ import pytest
 import trio
 
 from trimaran.__main__ import main
-from trimaran.commands import Failure, demo
+from trimaran.commands import Failure, demo, status
 from trimaran.commands.demo import Replica, Show, Verdict, directory_for, judge, payload_of
 from trimaran.commands.processes import NAMES, plan, running, wait_healthy
-from trimaran.commands.status import NodeStatus, fetch, groups_table, nodes_table
+from trimaran.commands.status import Json, NodeStatus, fetch, groups_table, nodes_table
 
 SIZE = 64
 SEQUENCES = {number: number + 1 for number in range(50)}
@@ -142,3 +142,24 @@ def test_status_shows_groups_and_cannot_be_made_to_draw() -> None:
     assert name == "\\[red]a\\x1b[2J"
     row = [next(iter(column.cells)) for column in groups_table([hostile]).columns]
     assert row == ["meta", "\\[red]a\\x1b[2J", "leader", "a", "3", "9", "7", "2"]
+
+
+def test_a_node_that_is_away_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(url: str, path: str) -> Json:
+        if url == "http://away":
+            raise Failure("no monitor at http://away")
+        return {"status": "ok", "server_name": "here", "$G": {"ORDERS": {"role": "leader"}}}
+
+    monkeypatch.setattr(status, "fetch", answer)
+    assert main(["status", "--url", "http://away", "--url", "http://here"]) == 2
+    said = capsys.readouterr()
+    assert "ORDERS" in said.out and "here" in said.out and "answer" in said.out
+    assert said.err == "trimaran: no monitor at http://away\n"
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:1/a b", "http://", "bad", ""])
+def test_a_mistaken_monitor_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--url", url]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -123,6 +123,11 @@ def test_flag_wins_over_toml_which_wins_over_the_default(tmp_path: Path) -> None
     assert options.election_min_ms == Options().election_min_ms
 
 
+def test_port_0_is_a_free_one_each_time_and_an_unused_address_no_clash() -> None:
+    assert from_mapping({"listen": 0, "http": 0, "peer": "b=127.0.0.1:1", "peer-listen": 0}).http
+    assert from_mapping({"listen": Options().peer_listen}).listen == Options().peer_listen
+
+
 def test_peers_can_be_a_toml_table() -> None:
     written = tomllib.loads('[peer]\nb = "127.0.0.1:6223"\nc = "127.0.0.1:6224"\n')
     assert from_mapping(written).peers == (("b", "127.0.0.1:6223"), ("c", "127.0.0.1:6224"))
@@ -205,6 +210,11 @@ def test_nonsense_is_no_address(text: str) -> None:
         ({"name": "a\nb"}, "name", "control character"),
         ({"listen": "nowhere"}, "listen", "HOST:PORT"),
         ({"http": 65_536}, "http", "port from 0 to 65535"),
+        ({"http": "127.0.0.1:4222"}, "http", "own --listen"),
+        ({"peer": "b=127.0.0.1:1", "peer-listen": "127.0.0.1:4222"}, "peer-listen", "own --listen"),
+        ({"data": ""}, "data", "no directory"),
+        ({"data": "a\0b"}, "data", "no directory"),
+        ({"data": "~nobody-of-this-name/x"}, "data", "home directory"),
         ({"heartbeat": "100"}, "heartbeat", "a duration such as"),
         ({"heartbeat": "1ms"}, "heartbeat", "between 5ms and 10s"),
         ({"heartbeat": "250ms"}, "election-min", "twice the heartbeat"),

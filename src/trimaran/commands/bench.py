@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import secrets
 import select
 import socket
@@ -39,6 +41,7 @@ RETRY_SECONDS: Final = 0.05
 STREAM_SECONDS: Final = 15.0
 """How long creating the stream may take: a cluster that has just started elects leaders first."""
 STREAM_NOT_FOUND: Final = 10059
+EXIT_BAD_OPTION: Final = 2
 INBOX_SID: Final = 1
 DIGITS: Final = b"0" * 10
 
@@ -376,7 +379,26 @@ def result_table(load: Load, result: Measurement) -> Table:
     return table
 
 
-@click.command()
+_SUBJECT: Final = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+_STREAM: Final = re.compile(r"[^\s.*>/\\]+")
+
+
+def check_options(load: Load) -> None:
+    """What click can't know of. Raises Failure, naming the option."""
+    for url in load.urls:
+        try:
+            ServerAddress.parse(url)
+        except ValueError as error:
+            raise Failure(f"--url: {error}", EXIT_BAD_OPTION) from None
+    if not _STREAM.fullmatch(load.stream):
+        raise Failure(f"--stream: {load.stream!r} is no name of a stream", EXIT_BAD_OPTION)
+    if not _SUBJECT.fullmatch(load.subject):
+        raise Failure(f"--subject: {load.subject!r} is no subject to publish to", EXIT_BAD_OPTION)
+    if math.isnan(load.seconds):
+        raise Failure("--seconds: nan is no time", EXIT_BAD_OPTION)
+
+
+@click.command(short_help="Measure how fast a stream acknowledges messages.")
 @click.option(
     "--url", "urls", multiple=True, metavar="URL", help=f"Server; may repeat. [default: {DEFAULT_URL}]"
 )
@@ -426,6 +448,7 @@ def bench(
         window=max(window, connections),
         seconds=seconds,
     )
+    check_options(load)
     try:
         result = measure(load, keep=keep)
     except BenchFailed as error:

@@ -455,7 +455,7 @@ def directory_for(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-@click.command()
+@click.command(short_help="Kill a leader under load; nothing acknowledged is lost.")
 @click.option(
     "--messages", type=click.IntRange(10, 1_000_000), default=20_000, show_default=True, metavar="COUNT"
 )

@@ -21,6 +21,7 @@ import trio
 
 from .. import logs
 from ..actors.options import BadOption, Options, Setting, Unit, from_mapping, setting, settings, split_address
+from ..codec import IMPLEMENTATION
 from . import Failure
 
 logger = logging.getLogger("trimaran.node")
@@ -94,6 +95,7 @@ def _run_command(config: Path | None = None, **given: object) -> int:
 
 node = click.Command(
     "node",
+    short_help="Run a node, alone or as one of a cluster.",
     callback=_run_command,
     params=[
         click.Option(
@@ -115,6 +117,8 @@ def run(options: Options) -> int:
     from ..actors.node import Node  # here, so that --help and a bad option answer at once
 
     logs.configure(options.log_format, options.log_level, name=options.name)
+    if IMPLEMENTATION == "python":
+        logger.warning("The C codec is not in use: everything works, many times slower")
     allow_files(options.max_connections + SPARE_FILES)
     try:
         trio.run(serve, lambda: Node(options), _exit_anyway)
@@ -222,6 +226,8 @@ def failure_of(error: BaseException, options: Options) -> Failure | None:
         return None
     if error.filename is None and (isinstance(error, socket.gaierror) or error.errno in _LISTEN_ERRORS):
         return Failure(f"cannot listen on {_refused_address(options, error)}", EXIT_CANNOT_LISTEN)
+    if error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(options.data):
+        return Failure(f"cannot use {error.filename}: {error.strerror}", EXIT_FAILED)
     return Failure(str(error), EXIT_FAILED)
 
 

@@ -27,7 +27,7 @@ def markdown() -> str:
     return "\n".join(rows) + "\n"
 
 
-@click.command()
+@click.command(short_help="Print the table of a node's options as Markdown.")
 def options() -> None:
     """Print the table of options as Markdown: flag, default, values, reason."""
     click.echo(markdown(), nl=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -30,12 +31,13 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """The monitor's answers of one node."""
+    """The monitor's answers of one node, or why there are none."""
 
     url: str
     health: Json
     varz: Json
     raftz: Json
+    unreachable: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -53,7 +55,7 @@ def fetch(url: str, path: str) -> Json:
     except urllib.error.HTTPError as error:
         with error:
             text = error.read(LARGEST_ANSWER)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise Failure(f"no monitor at {url}: {reason}", EXIT_UNREACHABLE) from None
     try:
@@ -66,8 +68,11 @@ def fetch(url: str, path: str) -> Json:
 
 
 def fetch_status(url: str) -> NodeStatus:
-    """All of one node. Raises Failure."""
-    return NodeStatus(url, fetch(url, "/healthz"), fetch(url, "/varz"), fetch(url, "/raftz"))
+    """All of one node. One that doesn't answer is part of the picture, so that the others are shown too."""
+    try:
+        return NodeStatus(url, fetch(url, "/healthz"), fetch(url, "/varz"), fetch(url, "/raftz"))
+    except Failure as failure:
+        return NodeStatus(url, {"error": "no answer"}, {"server_name": url}, {}, failure.message)
 
 
 def groups(raftz: Json) -> Iterator[tuple[str, Json]]:
@@ -126,7 +131,7 @@ def groups_table(nodes: list[NodeStatus]) -> Table:
     return table
 
 
-@click.command()
+@click.command(short_help="Show the health of nodes and of their groups.")
 @click.option(
     "--url",
     "urls",
@@ -136,13 +141,19 @@ def groups_table(nodes: list[NodeStatus]) -> Table:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what the monitors said, as JSON.")
 def status(urls: tuple[str, ...], as_json: bool) -> int:
-    """Show the health of nodes and the groups they host; exit code 0 only if all are healthy."""
+    """Show the health of nodes and the groups they host.
+
+    The exit code is 0 if all are healthy, 1 if one is not, 2 if one can't be reached.
+    """
     nodes = [fetch_status(url) for url in urls or (DEFAULT_URL,)]
+    silent = [node.unreachable for node in nodes if node.unreachable]
     if as_json:
         facts = [{"url": n.url, "healthz": n.health, "varz": n.varz, "raftz": n.raftz} for n in nodes]
         click.echo(json.dumps(facts, indent=2))
-    else:
+    elif len(silent) < len(nodes):
         console = Console()
         console.print(nodes_table(nodes))
         console.print(groups_table(nodes))
+    if silent:
+        raise Failure("; ".join(silent), EXIT_UNREACHABLE)
     return 0 if all(node.healthy for node in nodes) else EXIT_UNHEALTHY
