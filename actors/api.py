@@ -65,7 +65,7 @@ class ApiRouter:
                 if meta is not None and index:
                     await meta.wait_applied(index)
                 return answer
-        except (trio.TooSlowError, PeerLost, Refusal) as error:
+        except (trio.TooSlowError, PeerLost, Refusal, NotDone) as error:
             logger.info("no answer to %s: %s", subject, describe(error))
             return None
 
@@ -150,8 +150,11 @@ class ApiRouter:
         if group is None:
             raise NotHere("the stream is not hosted here")
         machine = cast(StreamMachine, group.machine)
-        while machine.version < version:
-            await group.wait_applied(group.applier.applied + 1)
+        try:
+            while machine.version < version:
+                await group.wait_applied(group.applier.applied + 1)
+        except NotDone as closed:
+            raise NotHere(str(closed)) from None
         return await self._api.handle(f"$JS.API.STREAM.INFO.{name}", b"")
 
 

@@ -26,7 +26,8 @@ from .meta import STREAM_KIND, Command
 from .network import MemoryNetwork
 from .node import MakeStateMachine, Node
 from .options import Options
-from .outcomes import Applied
+from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .sessions import WINDOW, Operation, SessionEntry, SessionStatus
 from .stream.config import from_request
 from .stream.errors import ApiError
 from .stream.machine import StoredMessage, StreamMachine
@@ -35,6 +36,11 @@ from .user_machine import UserMachine
 from .world import World
 
 SETTLE_SECONDS: Final = 10.0
+SESSION_SECONDS: Final = 30.0  # how long a session repeats a proposal before it gives up
+REPEAT_SECONDS: Final = 0.02
+CLOSE_SECONDS: Final = 1.0
+FINAL: Final = frozenset((Reason.TOO_LARGE, Reason.MALFORMED, Reason.CLOSED))
+"""Refusals that a repetition would only meet again."""
 
 
 class ApiRefused(Exception):
@@ -111,27 +117,126 @@ class GroupHandle:
         chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
         return cast(list[object], await _propose(self.node, self.group, chunk))
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator["Session"]:
+        """Proposals inside the block are applied exactly once, also when one has to be repeated.
+
+        Raises NotDone if no session could be opened. The group forgets a session that was idle for an hour
+        (`actors/sessions.py`).
+        """
+        session = Session(self, 0)
+        [place] = await session.repeat([SessionEntry(Operation.OPEN)], SESSION_SECONDS)
+        session.number = cast(int, place)
+        yield session
+        with trio.move_on_after(CLOSE_SECONDS):  # else it expires
+            closing = SessionEntry(Operation.CLOSE, session.number)
+            await self.node.desk.propose(self.group, _session_chunk([closing]))
+
     @property
-    def machine(self) -> object:
-        """This node's own copy of the state machine, as far as it has applied (a stale read). LookupError:
+    def stale_machine(self) -> object:
+        """This node's own copy of the state machine, as far as it has applied: a stale read. LookupError:
         not here."""
         hosted = self.node.groups.get(self.group)
         if hosted is None or not isinstance(hosted.machine, UserMachine):
             raise LookupError("this node hosts no replica of the group")
         return hosted.machine.machine
 
+    async def read(self) -> object:
+        """This node's own copy of the state machine, showing everything acknowledged before the call.
+
+        Read it before the next await: then it may have moved on. Raises NotDone, or LookupError: not here.
+        """
+        await self.read_barrier()
+        return self.stale_machine
+
     async def read_barrier(self) -> None:
-        """Return once `machine` shows everything committed before the call. On the leader's node; else
-        NotDone."""
-        hosted = self.node.groups.get(self.group)
-        if hosted is None:
-            raise LookupError("this node hosts no replica of the group")
-        await hosted.read_barrier()
+        """Return once `stale_machine` shows everything that was acknowledged, by any node, before the call.
+
+        Works on every node with a replica, and costs one round of heartbeats (`actors/reads.py`). Raises
+        NotDone (no leader confirmed it in time: safe to repeat), or LookupError: no replica here.
+        """
+        await self.node.reads.barrier(self.group)
 
     @property
     def leads(self) -> bool:
         hosted = self.node.groups.get(self.group)
         return hosted is not None and hosted.leads
+
+
+class Session:
+    """Proposals to one group that are safe to repeat, and are repeated by themselves. Many tasks may share
+    it."""
+
+    def __init__(self, handle: GroupHandle, number: int) -> None:
+        self.number = number
+        """The session's id in the group."""
+        self._handle = handle
+        self._next = 1
+        self._unanswered: set[int] = set()
+
+    async def propose(self, entry: bytes, *, seconds: float = SESSION_SECONDS) -> object:
+        """Replicate one entry and return its result. Raises NotDone as `propose_many` does."""
+        return (await self.propose_many([entry], seconds=seconds))[0]
+
+    async def propose_many(
+        self, entries: Sequence[bytes], *, seconds: float = SESSION_SECONDS
+    ) -> list[object]:
+        """Replicate entries in one batch, all or none, exactly once; one result each.
+
+        Repeated for at most `seconds` while it is refused or its end is unknown. Raises NotDone: what was not
+        applied by then never will be, and *unknown* stays unknown. SESSION_FULL: more than `WINDOW` entries
+        would wait for their answers. SESSION_EXPIRED: the session was idle for too long.
+        """
+        floor = min(self._unanswered, default=self._next)
+        if self._next + len(entries) - floor > WINDOW:
+            raise NotDone(NotApplied(Reason.SESSION_FULL))
+        numbers = range(self._next, self._next + len(entries))
+        self._next += len(entries)
+        self._unanswered.update(numbers)
+        pairs = zip(numbers, entries, strict=True)
+        try:
+            return await self.repeat(
+                [SessionEntry(Operation.APPLY, self.number, number, floor, entry) for number, entry in pairs],
+                seconds,
+            )
+        finally:
+            self._unanswered.difference_update(numbers)
+
+    async def repeat(self, entries: Sequence[SessionEntry], seconds: float) -> list[object]:
+        """Propose until it is applied. For entries whose repetition changes nothing."""
+        chunk = _session_chunk(entries)
+        doubt = False  # an attempt may have been applied, whatever the later ones say
+        end: Outcome = Unknown(Reason.NO_ANSWER)
+        with trio.move_on_after(seconds):
+            while True:
+                end = Unknown(Reason.NO_ANSWER)
+                end = await self._handle.node.desk.propose(self._handle.group, chunk)
+                if isinstance(end, Applied):
+                    return _session_results(cast(list[list[object]], end.result), doubt=doubt)
+                doubt = doubt or isinstance(end, Unknown)
+                if end.reason in FINAL:
+                    break
+                await trio.sleep(REPEAT_SECONDS)
+        assert not isinstance(end, Applied)
+        raise NotDone(Unknown(end.reason) if doubt else end)
+
+
+def _session_chunk(entries: Sequence[SessionEntry]) -> Chunk:
+    return make_chunk([(EntryType.SESSION, entry.encode()) for entry in entries])
+
+
+def _session_results(answers: Sequence[Sequence[object]], *, doubt: bool) -> list[object]:
+    """The results in what a group answered to a session's entries. All of them have equal ends."""
+    match SessionStatus(cast(int, answers[0][0])):
+        case SessionStatus.APPLIED | SessionStatus.REPEATED:
+            return [result for _, result in answers]
+        case SessionStatus.EXPIRED | SessionStatus.ANSWERED:
+            reason = Reason.SESSION_EXPIRED
+        case SessionStatus.FULL:
+            reason = Reason.SESSION_FULL
+        case SessionStatus.MALFORMED:
+            reason = Reason.MALFORMED
+    raise NotDone(Unknown(reason) if doubt else NotApplied(reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +268,16 @@ class StreamHandle:
         return Published(result.value, result.status is Status.DUPLICATE)
 
     async def get(self, sequence: int) -> StoredMessage | None:
-        """The message with this sequence, read from this node's replica; None if there is none (yet)."""
+        """The message with this sequence, or None: every publish acknowledged before the call is seen.
+
+        Raises NotDone (no leader confirmed it in time), or LookupError: no replica here.
+        """
+        await self.node.reads.barrier(self.group)
+        return await self.stale_get(sequence)
+
+    async def stale_get(self, sequence: int) -> StoredMessage | None:
+        """The message with this sequence as far as this node's replica has applied: a stale read, at no
+        cost beyond this node."""
         hosted = self.node.groups.get(self.group)
         if hosted is None:
             raise LookupError("this node hosts no replica of the stream")

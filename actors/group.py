@@ -117,9 +117,9 @@ class Group:
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
-        self._reads: list[tuple[int, int]] = []
         self._batches = self._entries = self._dropped = 0
         self._nursery: trio.Nursery | None = None
+        self._closed = False
         self._progressed = trio.Event()
         snapshots.attach(self)
 
@@ -167,9 +167,17 @@ class Group:
         entries."""
         return await self.call(lambda token: messages.Propose(chunk, token, expected_term))
 
+    async def read_index(self) -> int:
+        """A read that begins now is linearizable on any replica that has applied up to this (thesis 6.4).
+
+        Only the leader can tell, once a majority has confirmed it. Raises NotDone.
+        """
+        return (await self.call(messages.ReadIndex)).index
+
     async def read_barrier(self) -> None:
-        """Return once this replica shows everything that was committed when the call began (thesis 6.4)."""
-        await self.call(messages.ReadIndex)
+        """Return once the leader's own replica shows everything that was committed when the call began.
+        Raises NotDone."""
+        await self.wait_applied(await self.read_index())
 
     async def change_membership(self, change: Change) -> None:
         await self.call(lambda token: messages.ProposeMembership(change, token))
@@ -188,8 +196,11 @@ class Group:
             await self._progressed.wait()
 
     async def wait_applied(self, index: int) -> None:
-        """Return once this node's machine shows everything up to `index`."""
+        """Return once this node's machine shows everything up to `index`. Raises NotDone if that can't come
+        any more."""
         while self.applier.applied < index:
+            if self._closed:
+                raise NotDone(NotApplied(Reason.CLOSED))
             await self._progressed.wait()
 
     def statistics(self) -> GroupStatistics:
@@ -220,7 +231,7 @@ class Group:
 
     def _ask(self, make: Callable[[int], Message], done: Done) -> int:
         token = next(self._tokens)
-        if self.failed:
+        if self.failed or self._closed:
             done(NotApplied(Reason.CLOSED))
         else:
             self._waiting[token] = done
@@ -278,8 +289,7 @@ class Group:
             case asks.Resolve():
                 self._resolve(effect.token, effect.outcome)
             case asks.ReadReady():
-                self._reads.append((effect.index, effect.token))
-                self._answer_reads()
+                self._resolve(effect.token, Applied(effect.index))
             case asks.RoleChanged():
                 self._events.on_role(self)
             case asks.Fetch():
@@ -345,18 +355,9 @@ class Group:
         self._entries += len(results) // width
         for token, start, count in self._sealed.pop(index, ()):
             self._resolve(token, Applied(index, results[start * width : (start + count) * width]))
-        self._answer_reads()
         self._mailbox.mark("applied", messages.AppliedTo(index))
         self.snapshots.on_applied(size)
         self._progress()
-
-    def _answer_reads(self) -> None:
-        applied = self.applier.applied
-        if self._reads and min(index for index, _ in self._reads) <= applied:
-            ready = [(index, token) for index, token in self._reads if index <= applied]
-            self._reads = [(index, token) for index, token in self._reads if index > applied]
-            for index, token in ready:
-                self._resolve(token, Applied(index))
 
     def skip_to(self, index: int) -> None:
         """A snapshot covers everything up to `index`: what was sealed there may or may not be in it."""
@@ -388,4 +389,6 @@ class Group:
         waiting, self._waiting = self._waiting, {}
         for done in waiting.values():
             done(Unknown(Reason.CLOSED))
+        self._closed = True
+        self._progress()
         self.machine.close()

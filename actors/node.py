@@ -35,6 +35,7 @@ from .options import BATCH_OVERHEAD, Options
 from .outcomes import Applied
 from .peers import Peers
 from .proposals import Proposals
+from .reads import Reads
 from .reconciler import Reconciler
 from .requests import Refusal, Requests
 from .state import RaftOptions
@@ -129,6 +130,7 @@ class Node:
             nursery.start_soon(self._watch_failure)
             await nursery.start(self.requests.run)
             nursery.start_soon(self.proposals.run)
+            await nursery.start(self.reads.run)
             await nursery.start(self.groups.run)
             await nursery.start(self.peers.run, listener)
             await nursery.start(self.gateway.run)
@@ -215,6 +217,7 @@ class Node:
             self._make_machine,
         )
         self.proposals = Proposals(self.groups, self.peers)
+        self.reads = Reads(self.groups, self.requests)
         self.birth = Birth(
             self.me,
             frozenset(name for name, _ in options.peers),

@@ -33,6 +33,9 @@ class Reason(enum.Enum):
     NO_ANSWER = "the leader did not answer in time"
     LINK_LOST = "the link to the leader closed while the proposal was on its way"
     CLOSED = "the group was closed on this node"
+    SESSION_EXPIRED = "the group no longer knows the session"
+    SESSION_FULL = "too many proposals of the session wait for their answers"
+    UNREADABLE_ANSWER = "the answer can't be carried or read"
 
 
 @dataclass(frozen=True, slots=True)

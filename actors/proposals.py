@@ -6,6 +6,7 @@ by the term that was known when it was sent, so a later leadership refuses it as
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .wire import FrameKind
 HOLD_SECONDS: Final = 3.0  # two elections of the default timeouts, and then some
 HOLD_BYTES: Final = 64 * 1024 * 1024
 ANSWER_SECONDS: Final = 10.0  # a leader that keeps its link but never answers: the end is unknown
+LOOK_SECONDS: Final = 0.5
 
 Done = Callable[[Outcome], None]
 
@@ -86,6 +88,7 @@ class Proposals:
         self._held_bytes = 0
         self._forwarded = self._lost = 0
         self._waiting = trio.Event()
+        self._closed = False
 
     def statistics(self) -> ProposalStatistics:
         held = sum(len(queue) for queue in self._held.values())
@@ -93,6 +96,9 @@ class Proposals:
 
     def propose(self, group: int, chunk: Chunk, done: Done) -> None:
         """Propose from this node. Chunks of one group keep their order, also while they wait for a leader."""
+        if self._closed:
+            done(NotApplied(Reason.CLOSED))
+            return
         leader = self._reachable(group)
         if leader is None or group in self._held:
             self._hold(group, chunk, done)
@@ -136,41 +142,42 @@ class Proposals:
         """The leader's verdict on a forwarded chunk; one that nobody waits for any more is dropped."""
         number, status, detail, packed = cast(tuple[int, str, object, bool], tuple(envelope))
         waiting = self._in_flight.pop(number, None)
-        if waiting is None:
-            return
-        done = waiting.done
-        if status == "applied":
-            result = bytes(attachment) if packed else msgpack.unpackb(attachment, strict_map_key=False)
-            done(Applied(cast(int, detail), result))
-        elif status == "not applied":
-            done(NotApplied(Reason(cast(str, detail))))
-        else:
-            done(Unknown(Reason(cast(str, detail))))
+        if waiting is not None:
+            waiting.done(_read_verdict(status, detail, packed, attachment))
 
     async def run(self) -> None:
-        """End what waited too long: for a leader as not applied (safe to retry), for its answer as
-        unknown."""
-        while True:
-            await self._waiting.wait()
-            await trio.sleep_until(self._next_deadline())
-            now = trio.current_time()
-            self._expire_held(now)
-            for number in [number for number, sent in self._in_flight.items() if sent.deadline <= now]:
-                self._lose(number, Reason.NO_ANSWER)
-            if not self._held and not self._in_flight:
-                self._waiting = trio.Event()
+        """End what waited too long: for a leader as not applied (safe to retry), for its answer as unknown.
+
+        When it is cancelled, whatever still waits gets its end, and so does all that comes later.
+        """
+        try:
+            while True:
+                await self._waiting.wait()
+                # What comes meanwhile may be due earlier, so look again soon.
+                await trio.sleep_until(min(self._next_deadline(), trio.current_time() + LOOK_SECONDS))
+                self._expire(trio.current_time())
+                if not self._held and not self._in_flight:
+                    self._waiting = trio.Event()
+        finally:
+            self._closed = True
+            self._expire(math.inf, Reason.CLOSED, Reason.CLOSED)
+
+    def _expire(self, now: float, held: Reason = Reason.NO_LEADER, sent: Reason = Reason.NO_ANSWER) -> None:
+        self._expire_held(now, held)
+        for number in [number for number, kept in self._in_flight.items() if kept.deadline <= now]:
+            self._lose(number, sent)
 
     def _next_deadline(self) -> float:
         sent = next(iter(self._in_flight.values()), None)
         deadlines = [queue[0].deadline for queue in self._held.values()]
         return min(deadlines + ([sent.deadline] if sent else []), default=trio.current_time())
 
-    def _expire_held(self, now: float) -> None:
+    def _expire_held(self, now: float, why: Reason) -> None:
         for group, queue in list(self._held.items()):
             while queue and queue[0].deadline <= now:
                 held = queue.popleft()
                 self._held_bytes -= held.chunk.encoded_size
-                held.done(NotApplied(Reason.NO_LEADER))
+                held.done(NotApplied(why))
             if not queue:
                 self._held.pop(group, None)
 
@@ -213,15 +220,33 @@ class Proposals:
 
     def _reply(self, peer: int, number: int, outcome: Outcome) -> None:
         """Send a verdict. If the link is gone, so is whoever waited: its own node ends it as unknown."""
-        attachment = b""
-        packed = True
-        match outcome:
-            case Applied(index, result):
-                status, detail = "applied", cast(object, index)
-                packed = isinstance(result, bytes)
-                attachment = result if isinstance(result, bytes) else cast(bytes, msgpack.packb(result))
-            case NotApplied(reason):
-                status, detail = "not applied", reason.value
-            case Unknown(reason):
-                status, detail = "unknown", reason.value
+        status, detail, packed, attachment = _write_verdict(outcome)
         self._peers.send(peer, FrameKind.PROPOSE_REPLY, (number, status, detail, packed), attachment)
+
+
+def _write_verdict(outcome: Outcome) -> tuple[str, object, bool, bytes]:
+    """(status, detail, whether the attachment is the result as it is, attachment)."""
+    match outcome:
+        case Applied(index, bytes(result)):
+            return "applied", index, True, result
+        case Applied(index, result):
+            try:
+                return "applied", index, False, cast(bytes, msgpack.packb(result))
+            except (TypeError, ValueError, OverflowError):  # a user's machine answers what it likes
+                return "unknown", Reason.UNREADABLE_ANSWER.name, True, b""
+        case NotApplied(reason):
+            return "not applied", reason.name, True, b""
+        case Unknown(reason):
+            return "unknown", reason.name, True, b""
+
+
+def _read_verdict(status: str, detail: object, packed: bool, attachment: memoryview) -> Outcome:
+    """The inverse. What this node can't read is unknown: whoever waits must get an end."""
+    try:
+        if status == "applied":
+            result = bytes(attachment) if packed else msgpack.unpackb(attachment, strict_map_key=False)
+            return Applied(cast(int, detail), result)
+        reason = Reason[cast(str, detail)]
+    except (msgpack.UnpackException, ValueError, KeyError, TypeError):
+        return Unknown(Reason.UNREADABLE_ANSWER)
+    return NotApplied(reason) if status == "not applied" else Unknown(reason)

@@ -1,11 +1,16 @@
 """A user's own state machine in a group (DESIGN 8): the small interface users write, and its adapter."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, cast, runtime_checkable
 
-from ..codec import Entries
+import msgpack
+
+from ..codec import BatchHeader, Entries, EntryType
 from ..storage.manifest import FileEntry
 from .machine import Capture
+from .sessions import Answer, Operation, SessionEntry, SessionStatus, SessionTable
+
+STATE_VERSION: Final = 1
 
 
 @runtime_checkable
@@ -44,33 +49,89 @@ def refused(reason: str) -> dict[str, str]:
     return {"refused": reason}
 
 
+class BadState(ValueError):
+    """A snapshot of a user's machine that this version can't read."""
+
+
 class UserMachine:
-    """`Machine` around a user's `StateMachine`; its state rides in the manifest, without files."""
+    """`Machine` around a user's `StateMachine` and its sessions; their state rides in the manifest, without
+    files."""
 
     def __init__(self, kind: str, machine: StateMachine) -> None:
         self.kind = kind
         self.machine = machine
+        self.sessions = SessionTable()
 
     def empty(self) -> None:
         return
 
     def apply(self, batch: Entries) -> list[object]:
-        if not len(batch):
-            return []
-        entries = [bytes(batch.entry(position)) for position in range(len(batch))]
-        results = list(self.machine.apply(entries, batch.header.index, batch.header.time))
-        if len(results) != len(entries):
-            raise ValueError(f"apply returned {len(results)} results for {len(entries)} entries")
-        return results
+        """The user's machine sees what the sessions let through; the rest is answered here."""
+        self.sessions.expire(batch.header.time)
+        verdicts: list[tuple[SessionStatus | None, Answer]] = []
+        admitted: list[tuple[bytes, Answer]] = []
+        for position, (kind, data) in enumerate(batch):
+            if kind != EntryType.SESSION:
+                verdicts.append((None, Answer()))
+                admitted.append((bytes(data), verdicts[-1][1]))
+                continue
+            entry = SessionEntry.decode(bytes(data))
+            verdicts.append(self._judge(entry, batch.header, position))
+            if (
+                entry is not None
+                and entry.operation is Operation.APPLY
+                and verdicts[-1][0] is SessionStatus.APPLIED
+            ):
+                admitted.append((entry.data, verdicts[-1][1]))
+        if admitted:
+            self._apply(admitted, batch.header)
+        return [
+            answer.result if status is None else [int(status), answer.result] for status, answer in verdicts
+        ]
+
+    def _judge(
+        self, entry: SessionEntry | None, header: BatchHeader, position: int
+    ) -> tuple[SessionStatus, Answer]:
+        if entry is None:
+            return SessionStatus.MALFORMED, Answer()
+        if entry.operation is Operation.APPLY:
+            return self.sessions.admit(entry, header.time)
+        if entry.operation is Operation.CLOSE:
+            self.sessions.close(entry.session)
+            return SessionStatus.APPLIED, Answer()
+        place = header.index << 16 | position  # a batch has fewer than 2**16 entries
+        self.sessions.open(place, header.time)
+        return SessionStatus.APPLIED, Answer(place)
+
+    def _apply(self, admitted: list[tuple[bytes, Answer]], header: BatchHeader) -> None:
+        results = list(self.machine.apply([data for data, _ in admitted], header.index, header.time))
+        if len(results) != len(admitted):
+            raise ValueError(f"apply returned {len(results)} results for {len(admitted)} entries")
+        for (_, answer), result in zip(admitted, results, strict=True):
+            answer.result = result
 
     def capture(self) -> Capture:
-        return Capture(state=self.machine.snapshot())
+        state = {
+            "v": STATE_VERSION,
+            "sessions": self.sessions.capture(),
+            "machine": self.machine.snapshot(),
+        }
+        return Capture(state=cast(bytes, msgpack.packb(state)))
 
     def captured(self, capture: Capture) -> None:
         return
 
     async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
-        self.machine.restore(state)
+        """Raises BadState."""
+        try:
+            fields = msgpack.unpackb(state, strict_map_key=False)
+            version, sessions, machine = fields["v"], fields["sessions"], cast(bytes, fields["machine"])
+        except (msgpack.UnpackException, ValueError, KeyError, TypeError) as error:
+            raise BadState(f"{self.kind}: unreadable snapshot: {error}") from error
+        if version != STATE_VERSION:
+            raise BadState(f"{self.kind}: snapshot format {version} is not {STATE_VERSION}")
+        self.sessions.restore(sessions)
+        self.machine.restore(machine)
 
     async def settle(self) -> None:
         return

@@ -32,6 +32,7 @@ class EntryType(enum.IntEnum):
     """Who reads an entry's bytes. 0 is invalid, so that unwritten bytes are never an entry."""
 
     OPAQUE = 1
+    SESSION = 2
     PUBLISH = 16
     PUBLISH_CHECKED = 17
     STREAM_COMMAND = 18

@@ -10,6 +10,7 @@ from .actors.embedded import (
     ApiRefused,
     GroupHandle,
     Published,
+    Session,
     StreamHandle,
     open_cluster,
     open_group,
@@ -33,6 +34,7 @@ __all__ = [
     # groups and streams
     "GroupHandle",
     "Published",
+    "Session",
     "StateMachine",
     "StreamHandle",
     "open_group",

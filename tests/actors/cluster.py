@@ -167,7 +167,7 @@ class Cluster:
         return await open_group(self[name], "hits", machine="counter", replicas=replicas)
 
     def counted(self, name: str, group: int) -> list[bytes]:
-        machine = GroupHandle(self[name], group).machine
+        machine = GroupHandle(self[name], group).stale_machine
         assert isinstance(machine, Counter)
         return machine.seen
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
@@ -148,6 +149,57 @@ async def test_a_leader_that_never_answers_ends_as_unknown(autojump_clock: MockC
         await trio.sleep(60)
         assert ends == [Unknown(Reason.NO_ANSWER)]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_short_wait_is_not_prolonged_by_a_longer_one(autojump_clock: MockClock) -> None:
+    near, _ = pair()
+    ends: list[Outcome] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.proposals.run)
+        near.proposals.propose(GROUP, chunk(b"sent"), ends.append)
+        await trio.sleep(0.1)
+        near.leader = None
+        near.proposals.propose(GROUP, chunk(b"held"), ends.append)
+        await trio.sleep(HOLD_SECONDS + 1)
+        assert ends == [NotApplied(Reason.NO_LEADER)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_when_the_node_ends_everyone_gets_an_end_also_who_comes_later() -> None:
+    near, _ = pair()
+    ends: list[Outcome] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.proposals.run)
+        near.proposals.propose(GROUP, chunk(b"sent"), ends.append)
+        near.leader = None
+        near.proposals.propose(GROUP, chunk(b"held"), ends.append)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    near.proposals.propose(GROUP, chunk(b"late"), ends.append)
+    refused = NotApplied(Reason.CLOSED)
+    assert ends == [refused, Unknown(Reason.CLOSED), refused]
+
+
+async def test_an_answer_that_no_frame_can_carry_is_unknown() -> None:
+    near, far = pair()
+    ends: list[Outcome] = []
+    near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+    assert far.local is not None
+    far.local.taken[0][1](Applied(1, [object()]))
+    assert ends == [Unknown(Reason.UNREADABLE_ANSWER)]
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "data"), [("not applied", "NEWER_REASON", b""), ("applied", 1, b"\xc1")]
+)
+async def test_an_answer_that_this_node_can_not_read_is_unknown(
+    status: str, detail: object, data: bytes
+) -> None:
+    near, _ = pair()
+    ends: list[Outcome] = []
+    near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+    near.proposals.on_reply([1, status, detail, False], memoryview(data))
+    assert ends == [Unknown(Reason.UNREADABLE_ANSWER)]
 
 
 async def test_a_damaged_chunk_is_refused_and_changes_nothing() -> None:
