@@ -17,7 +17,7 @@ from ..codec.frame import Frame
 from ..storage.actor import Storage
 from ..storage.files import GroupFiles
 from ..storage.manifest import Manifest
-from ..storage.records import GroupCreate, GroupDelete
+from ..storage.records import GroupCreate, GroupDelete, TruncateSuffix
 from ..storage.recovery import RecoveredGroup
 from . import messages
 from .group import Group
@@ -160,6 +160,11 @@ class Groups:
 
     async def resume(self, recovered: RecoveredGroup, voters: Iterable[int]) -> Group:
         """Run a group that recovery found. `voters`: its first ones, for a log that was never compacted."""
+        doubts = [fault.index for fault in recovered.faults if fault.doubtful]
+        if doubts and len(doubts) == len(recovered.faults):
+            self._storage.append([TruncateSuffix(recovered.group, recovered.incarnation, doubts[0])])
+            await self._storage.drain()
+            recovered.faulty = []
         manifest = recovered.manifest
         applied = manifest.index if manifest is not None else 0
         entries = [(entry.index, entry.term, entry.kind, entry.size) for entry in recovered.entries]

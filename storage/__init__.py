@@ -22,7 +22,7 @@ from .errors import (
     StorageFailed,
 )
 from .files import GroupFiles, Incoming
-from .index import Entry, Prefix, Range
+from .index import Entry, Fault, Prefix, Range
 from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, manifest_crc
 from .memory_disk import MemoryDisk
 from .node import NodeHeader
@@ -60,6 +60,7 @@ __all__ = [
     "TruncateSuffix",
     # recovery
     "Entry",
+    "Fault",
     "NodeHeader",
     "Prefix",
     "Range",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,18 +27,20 @@ from .errors import (
     StorageFailed,
 )
 from .files import FileLane, FoundFiles, GroupFiles, OpenFiles, trim_quarantine
-from .index import Place
+from .index import Fault, Place
 from .node import NodeHeader, write_node_header
 from .records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record
 from .recovery import Opened, Recovered, apply_item, recover
 from .segment import (
     BATCH,
+    CLOSED,
     COMPACT,
     CREATE,
     DATA_START,
     DELETE,
     FRAME_SIZE,
     HARD_STATE,
+    READMITTED,
     Item,
     SegmentHeader,
     encode_record,
@@ -146,6 +148,8 @@ class Storage:
         self.recovered: Recovered = opened.recovered
         self.failed: StorageFailed | None = None
         """Set once a write or sync failed; nothing is written after that."""
+        self.on_damage: Callable[[int, int], None] = lambda group, index: None
+        """Told of each batch that was sound once and can't be read any more: (group, index)."""
         self._disk = disk
         self._runner = runner
         self._draw = draw
@@ -168,6 +172,8 @@ class Storage:
             log.group: (log.incarnation, log.term, log.vote) for log in self._index.groups.values()
         }
         """(incarnation, term, vote) of each group's last HardState in queue order."""
+        self._closed = {log.group for log in self._index.groups.values() if log.closed}
+        """Groups that are closed, in queue order."""
         self._rewrites: deque[_Rewrite] = deque()
 
         self._spare: Segment | None = None
@@ -275,12 +281,24 @@ class Storage:
         """False for a HardState that only moves the commit hint: it rides along with the next write."""
         if item.kind == DELETE:
             self._hard.pop(item.group, None)
+            self._closed.discard(item.group)
         if item.kind != HARD_STATE:
+            return True
+        if item.flags or item.group in self._closed:
+            self._follow_closing(item)
             return True
         state = (item.incarnation, item.term, item.index)
         same = self._hard.get(item.group) == state
         self._hard[item.group] = state
         return not same
+
+    def _follow_closing(self, item: Item) -> None:
+        """A closed group's hard states all say so: only the newest one stays when segments are freed."""
+        if item.flags & READMITTED:
+            self._closed.discard(item.group)
+        else:
+            item.flags |= CLOSED
+            self._closed.add(item.group)
 
     def credit(self) -> int:
         """Bytes that may be appended now without exceeding the queue's bound."""
@@ -462,16 +480,77 @@ class Storage:
         """
         places = self._places(group, first, last, max_bytes)
         names = [(group, index) for index in range(first, first + len(places))]
-        try:
-            if batches := await self._lane.run(_read_places, self._lane.open, places, names):
-                return batches
-        except OSError:
-            pass  # a segment may have been freed meanwhile; if not, the place is still the same
+        if batches := await self._read_sound(places, names):
+            return batches
         # The log may have moved on while the disk was read: then the bytes are somebody else's by now.
-        if self._index.place(group, first) == places[0]:
-            self._damaged_reads += 1
+        if self._is_damaged(places[0], names[0]):
             raise LogDamaged(segment_path(places[0].segment), places[0].offset, group, first, first)
         return await self.read_batches(group, first, last, max_bytes)
+
+    async def _read_sound(self, places: Sequence[Place], names: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The batches at these places, up to the first that can't be read or isn't the one named."""
+        try:
+            return await self._lane.run(_read_places, self._lane.open, places, names)
+        except OSError:
+            # A segment may have been freed meanwhile. If it is the disk, those before the bad one are lost
+            # to this read only: one by one they can be read.
+            return await self._read_sound(places[:1], names[:1]) if len(places) > 1 else []
+
+    def _is_damaged(self, place: Place, name: tuple[int, int]) -> bool:
+        """A batch could not be read at its place. False if that isn't its place any more."""
+        if self._index.place(*name) != place:
+            return False
+        self._damaged_reads += 1
+        self._index.mark_faulty(*name)
+        self.on_damage(*name)
+        return True
+
+    def faults(self, group: int) -> list[Fault]:
+        """What of a group's log can't be read, as of now."""
+        log = self._index.groups.get(group)
+        return log.faults() if log is not None else []
+
+    async def scrub(self, pace: Callable[[int], Awaitable[None]]) -> int:
+        """Reads every live batch of the closed segments once more, oldest first.
+
+        Before each read `pace` is awaited with its size in bytes. `on_damage` is told of each bad one; how
+        many they were is returned.
+        """
+        found = 0
+        for segment in sorted(number for number in self._sizes if number != self._newest):
+            if segment == self._writer.segment.number:
+                continue  # its reads would compete with the writes, and it is young
+            for places, names in self._pieces(segment):
+                await pace(sum(place.length for place in places))
+                found += await self._check(places, names)
+        return found
+
+    async def _check(self, places: list[Place], names: list[tuple[int, int]]) -> int:
+        """How many of these batches are damaged."""
+        found = 0
+        while places:
+            sound = len(await self._read_sound(places, names))
+            if sound < len(places):
+                found += self._is_damaged(places[sound], names[sound])
+                sound += 1
+            places, names = places[sound:], names[sound:]
+        return found
+
+    def _pieces(self, segment: int) -> Iterator[tuple[list[Place], list[tuple[int, int]]]]:
+        """The live batches of a segment, about REWRITE_BYTES at a time, as they are when asked for."""
+        entries = self._index.entries_in(segment)
+        while entries:
+            places: list[Place] = []
+            names: list[tuple[int, int]] = []
+            size = 0
+            while entries and size < REWRITE_BYTES:
+                log, index = entries.pop()
+                place = self._index.place(log.group, index)
+                if place is not None and place.segment == segment:
+                    places.append(place)
+                    names.append((log.group, index))
+                    size += place.length
+            yield places, names
 
     def _places(self, group: int, first: int, last: int, max_bytes: int) -> list[Place]:
         log = self._index.groups.get(group)
@@ -600,21 +679,9 @@ class Storage:
 
     async def _clean(self, segment: int) -> bool:
         """Rewrites a segment's live records; False if one can't be read."""
-        entries = self._index.entries_in(segment)
-        while entries:
-            places: list[Place] = []
-            names: list[tuple[int, int]] = []
-            size = 0
-            while entries and size < REWRITE_BYTES:
-                log, index = entries.pop()
-                place = self._index.place(log.group, index)
-                if place is not None and place.segment == segment:
-                    places.append(place)
-                    names.append((log.group, index))
-                    size += place.length
-            batches = await self._lane.run(_read_places, self._lane.open, places, names)
-            if len(batches) < len(places):
-                self._damaged_reads += 1
+        for places, names in self._pieces(segment):
+            batches = await self._read_sound(places, names)
+            if len(batches) < len(places) and self._is_damaged(places[len(batches)], names[len(batches)]):
                 return False
             items = [encode_record(BatchRecord(batch, repair=True)) for batch in batches]
             await self._rewrite([_Rewrite(segment, item.group, BATCH, item.index, item) for item in items])
@@ -670,7 +737,8 @@ class Storage:
                 return None  # only its frame was readable
             record = GroupCreate(log.group, log.incarnation, log.kind, log.name, log.members)
         elif rewrite.kind == HARD_STATE:
-            record = HardState(log.group, log.incarnation, log.term, log.vote, log.commit)
+            closed = True if log.closed else None
+            record = HardState(log.group, log.incarnation, log.term, log.vote, log.commit, closed)
         else:
             assert rewrite.kind == COMPACT
             prefix = log.prefix

@@ -15,11 +15,14 @@ from typing import Final, Protocol
 
 from .segment import (
     BATCH,
+    CLOSED,
     COMPACT,
     CREATE,
     DELETE,
     FRAME_SIZE,
     HARD_STATE,
+    LOST,
+    READMITTED,
     REPAIR,
     TRUNCATE,
     decode_commit,
@@ -29,6 +32,8 @@ from .segment import (
 
 FAULTY: Final = 0x80
 """Bit in an entry's kind: it was appended, and its bytes are damaged or gone."""
+DOUBTFUL: Final = 0x40
+"""Bit beside FAULTY: only a torn write had it, so it may never have been synced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,25 @@ class Entry:
     kind: int
     """The codec's batch kind; 0 if the batch is damaged."""
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A batch that must be there and can't be read: what a copy of it must be, and where its bytes should be.
+
+    Who holds a batch with this name and checksum may put it back (`BatchRecord` with `repair`).
+    """
+
+    index: int
+    term: int
+    """0 if not even the batch's name is left: then the group is closed."""
+    crc: int
+    """The checksum in the batch's header, which covers all of it; 0 if it is not known."""
+    doubtful: bool
+    """It was in a torn write and may never have been synced: neither held nor absent."""
+    segment: int
+    """Where its bytes lie damaged; 0 if they are gone."""
+    offset: int
 
 
 class Entries(Protocol):
@@ -91,6 +115,7 @@ class GroupLog:
     """One group's live records."""
 
     __slots__ = (
+        "checksums",
         "closed",
         "commit",
         "created",
@@ -119,7 +144,7 @@ class GroupLog:
         self.created = False
         """Whether its GroupCreate was seen."""
         self.closed = False
-        """Whether its term, vote or creation is lost."""
+        """Whether its term or vote is lost, and what it had promised with it."""
         self.term = self.vote = self.commit = 0
         self.prefix = Prefix()
         self.first = 1
@@ -129,6 +154,8 @@ class GroupLog:
         self.lengths = array("I")
         self.terms = array("Q")
         self.kinds = array("B")
+        self.checksums: dict[int, int] = {}
+        """Of faulty entries, by index: the checksum that the batch's header had."""
         self.homes: dict[int, tuple[int, int]] = {}
         """For each of CREATE, HARD_STATE, COMPACT: the segment of the live one, and its size."""
 
@@ -140,18 +167,36 @@ class GroupLog:
     def faulty(self) -> list[Range]:
         """Indexes that must be there and can't be read, as few ranges as they make."""
         ranges: list[Range] = []
-        if len(self.terms) and self.prefix.index + 1 < self.first:
-            ranges.append(Range(self.prefix.index + 1, self.first - 1))
-        start = 0
-        for position, kind in enumerate(self.kinds):
-            if kind & FAULTY and not start:
-                start = self.first + position
-            elif not kind & FAULTY and start:
-                ranges.append(Range(start, self.first + position - 1))
-                start = 0
-        if start:
-            ranges.append(Range(start, self.last))
+        for index in self._faulty_indexes():
+            if ranges and ranges[-1].last == index - 1:
+                ranges[-1] = Range(ranges[-1].first, index)
+            else:
+                ranges.append(Range(index, index))
         return ranges
+
+    def faults(self) -> list[Fault]:
+        """The same, one by one, with what is known of each."""
+        return [self._fault(index) for index in self._faulty_indexes()]
+
+    def _faulty_indexes(self) -> Iterator[int]:
+        if len(self.terms):
+            yield from range(self.prefix.index + 1, self.first)
+        for position, kind in enumerate(self.kinds):
+            if kind & FAULTY:
+                yield self.first + position
+
+    def _fault(self, index: int) -> Fault:
+        position = index - self.first
+        if position < 0:
+            return Fault(index, 0, 0, False, 0, 0)
+        return Fault(
+            index,
+            self.terms[position],
+            self.checksums.get(index, 0),
+            bool(self.kinds[position] & DOUBTFUL),
+            self.segments[position] if not self.kinds[position] & DOUBTFUL else 0,
+            self.offsets[position],
+        )
 
 
 class EntryTable:
@@ -200,6 +245,7 @@ class LogIndex:
         length: int,
         body: bytes,
         batch_kind: int,
+        crc: int,
         intact: bool = True,
     ) -> None:
         """Takes in the next record of the log. If it is not `intact`, only its frame's fields are known."""
@@ -207,12 +253,21 @@ class LogIndex:
         if log is None:
             return
         if kind == BATCH:
-            mark = batch_kind if intact else FAULTY
+            if flags & LOST:
+                mark = FAULTY | DOUBTFUL
+            else:
+                mark = batch_kind if intact else FAULTY
             self._add(log, index, term, segment, offset, length, mark, repair=bool(flags & REPAIR))
+            if mark & FAULTY:
+                log.checksums[index] = crc
+            else:
+                log.checksums.pop(index, None)
         elif kind == HARD_STATE:
             # The frame alone has term and vote; only the commit hint is lost with the body.
             log.term, log.vote = term, index
             log.commit = decode_commit(body) if intact else log.commit
+            if flags & (CLOSED | READMITTED):
+                log.closed = bool(flags & CLOSED)
             self._settle(log, HARD_STATE, segment, length)
         elif kind == TRUNCATE:
             self._cut(log, index)
@@ -235,6 +290,11 @@ class LogIndex:
         if log is None or not 0 <= position < len(log.terms) or log.kinds[position] & FAULTY:
             return None
         return Place(log.segments[position], log.offsets[position], log.lengths[position])
+
+    def mark_faulty(self, group: int, index: int) -> None:
+        """The batch there turned out to be unreadable; what `place` says of it no longer counts."""
+        log = self.groups[group]
+        log.kinds[index - log.first] |= FAULTY
 
     def close_all(self) -> None:
         """Something is lost and nothing says what: no group that existed then can trust its state."""

@@ -33,6 +33,8 @@ class HardState:
     term: int
     vote: int
     commit: int
+    closed: bool | None = None
+    """True: the group is closed on this node from here on (`RecoveredGroup.closed`); False: no longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,16 @@ anyone hears of it; nothing is ever written behind an old tail.
 
 A write that can't be read whole is one of two things. If a later write exists, its sync had ended (one
 sync is in flight at a time): what it lacks is *damage*, its records are faulty. If it is the last, it is a
-*torn tail* and was never acknowledged: at rest a mark follows the last acknowledged write.
+*torn tail*. Most likely it was never acknowledged, since at rest a mark follows the last acknowledged write;
+but it may have been, in the moment before that mark, and be damaged since. So nothing that it names is
+denied: what is readable in it is kept, and a batch that is not becomes a *doubtful* entry, about which the
+group decides with its peers.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,15 +23,19 @@ from ..codec import crc32c
 from .disk import Disk
 from .errors import DiskFull, ForeignDirectory, NodeHeaderDamaged, SegmentGap
 from .files import GROUPS, FoundFiles, group_directory, recover_files
-from .index import Entries, EntryTable, GroupLog, LogIndex, Prefix, Range
+from .index import Entries, EntryTable, Fault, GroupLog, LogIndex, Prefix, Range
 from .manifest import Manifest
 from .node import NODE_FILE, NodeHeader, make_durable, read_file, read_node_header, write_node_header
+from .records import HardState
 from .segment import (
     BATCH,
-    BATCH_CRC,
-    BATCH_CRC_AT,
+    COMPACT,
     DATA_START,
     FRAME_SIZE,
+    HARD_STATE,
+    LOST,
+    READMITTED,
+    REPAIR,
     SECTOR,
     Found,
     Item,
@@ -38,6 +45,9 @@ from .segment import (
     Write,
     build_write,
     decode_segment_header,
+    encode_commit,
+    encode_manifest_crc,
+    encode_record,
     write_size,
 )
 from .wal import (
@@ -76,8 +86,13 @@ class RecoveredGroup:
     """The last index of the log, or `compacted.index` if it is empty."""
     faulty: list[Range] = field(default_factory=list)
     """Indexes whose batches are damaged or missing: not absent, they may have been acknowledged."""
+    faults: list[Fault] = field(default_factory=list)
+    """The same, one by one, with what is known of each."""
     closed: bool = False
-    """Term, vote or the group's creation is unreadable: it must not take part under its old identity."""
+    """Something of the log is lost that nobody can name: term, vote and entries may be less than was
+    promised. It must not take part before the others have taken it in again."""
+    created: bool = True
+    """Whether the group's creation is readable; if not, kind, name and members are empty."""
     manifest: Manifest | None = None
     manifest_damaged: bool = False
     """The manifest on which the compacted log relies, or a file it names, is unreadable or missing."""
@@ -85,7 +100,7 @@ class RecoveredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TornTail:
-    """The unfinished last write that was cut off; nothing in it was acknowledged."""
+    """The last write, of which something is missing. What it names was never acknowledged, or is damaged."""
 
     file: str
     offset: int
@@ -102,6 +117,8 @@ class Recovered:
     created: bool
     """The directory was empty: this node has just drawn its id."""
     torn: TornTail | None = None
+    losses: tuple[str, ...] = ()
+    """Where something of the log is missing that nobody can name: it closed the groups of that time."""
     orphans: tuple[str, ...] = ()
     """Directories of groups that the log doesn't know. They are left alone."""
 
@@ -193,7 +210,7 @@ def _open(
     known = {group_directory(log.group, log.incarnation) for log in index.groups.values()}
     orphans = tuple(name for name in disk.listdir(GROUPS) if f"{GROUPS}/{name}" not in known)
     groups = {group: _describe(log, files[group]) for group, log in index.groups.items()}
-    recovered = Recovered(node, groups, created, replay.torn, orphans)
+    recovered = Recovered(node, groups, created, replay.torn, tuple(replay.losses), orphans)
     return Opened(lock, recovered, index, writer, sizes, oldest, files)
 
 
@@ -250,7 +267,8 @@ class _Replay:
         self.index = LogIndex()
         self.torn: TornTail | None = None
         self.tail: list[Item] = []
-        """The records of the last write, if it is intact: they are not in the index yet, to be copied."""
+        """The records of the last write, as far as there are any: not in the index yet, to be copied."""
+        self.losses: list[str] = []
         self.counted = 0
         """Of the last write in the index. The one after it may not be on the disk, even a mark."""
         self.sequence = 0
@@ -269,7 +287,10 @@ class _Replay:
         if pending is not None:
             self._decide_last(pending)
         if self._lost_at_end:
-            self.index.close_all()
+            self._close_all(f"the end of {segment_path(self.segment)}")
+        # A segment with a loss in it may be freed one day; that the groups are closed must outlive it.
+        closed = [_closing(log, self.tail) for log in self.index.groups.values() if log.closed]
+        self.tail += [item for item in closed if item is not None]
 
     def _writes(self) -> Iterator[_Seen]:
         """Every write that counts, in order."""
@@ -295,7 +316,9 @@ class _Replay:
                 yield _Seen(write, data, lost, ragged)
                 lost, unproven = False, write.vouch is None
                 before, expected, after = write.sequence, write.end, write.sequence + 1
-                chain = crc32c(write.frames, chain)
+                # A write says itself what the chain was before it: what is missing is told once, not for
+                # all that follows, and groups that were made later are none of its victims.
+                chain = crc32c(write.frames, chain if write.vouch is None else write.chain_before)
                 self.segment = header.number
             # A segment had its full size before its first use: if it is shorter now, somebody cut it.
             lost |= len(data) < header.size
@@ -304,8 +327,12 @@ class _Replay:
     def _confirm(self, seen: _Seen) -> None:
         """Follows a write that was synced, as far as it is readable."""
         if seen.lost or seen.ragged:
-            self.index.close_all()
+            self._close_all(f"{segment_path(seen.write.segment)} before offset {seen.write.start}")
         self._apply(seen.write)
+
+    def _close_all(self, where: str) -> None:
+        self.losses.append(where)
+        self.index.close_all()
 
     def _apply(self, write: Write) -> None:
         for record in write.records:
@@ -317,14 +344,36 @@ class _Replay:
         """The last write was in flight, or was acknowledged less than the mark's delay ago."""
         write, data = seen.write, seen.data
         if seen.lost:
-            self.index.close_all()
+            self._close_all(f"{segment_path(write.segment)} before offset {write.start}")
+        # Without its begin and without its trailer its names have gaps. Damage in one place doesn't do that
+        # to a write that was whole, so this one never was: it is the one case that is cut off.
+        if write.vouch is not None or not seen.ragged:
+            self.tail = [item for record in write.records if (item := self._kept(record, data)) is not None]
         if write.intact:
             self.vouch = write.vouch
-            self.tail = [_item(record, data) for record in write.records]
             return
         batches = [record for record in write.records if record.kind == BATCH]
         names = tuple((record.group, record.index, record.term) for record in batches)
         self.torn = TornTail(segment_path(write.segment), write.start, names)
+
+    def _kept(self, record: Found, data: bytes) -> Item | None:
+        """A record of the last write, as it is to be copied; None if nothing of it can be used.
+
+        To take in what was never synced does no harm: its sender doesn't count on it. To leave out what was
+        would, so the term and vote in a frame and the name of a batch are enough.
+        """
+        if record.intact or record.length == 0:
+            return _item(record, data)
+        if record.kind == BATCH and not record.flags & REPAIR:  # else what it repeats is still in its place
+            return _renamed(record, record.flags | LOST, b"", record.crc)
+        if record.kind == HARD_STATE:
+            known = self.index.groups.get(record.group)
+            body = encode_commit(known.commit if known is not None else 0)
+        elif record.kind == COMPACT:
+            body = encode_manifest_crc(0)
+        else:
+            return None
+        return _renamed(record, record.flags, body, crc32c(body))
 
 
 def _resumptions(disk: Disk, headers: list[SegmentHeader]) -> list[int | None]:
@@ -350,10 +399,25 @@ def _is_begun(disk: Disk, header: SegmentHeader, later: int) -> bool:
 def _item(record: Found, data: bytes) -> Item:
     """A found record as one to be written again."""
     body = data[record.offset : record.offset + record.length]
-    crc = BATCH_CRC.unpack_from(body, BATCH_CRC_AT)[0] if record.kind == BATCH else crc32c(body)
-    return Item(
-        record.kind, record.flags, record.group, record.incarnation, record.index, record.term, body, crc
-    )
+    return _renamed(record, record.flags, body, record.crc)
+
+
+def _renamed(record: Found, flags: int, body: bytes, crc: int) -> Item:
+    return Item(record.kind, flags, record.group, record.incarnation, record.index, record.term, body, crc)
+
+
+def _closing(log: GroupLog, tail: Sequence[Item]) -> Item | None:
+    """The hard state of a closed group behind the `tail`; it says from now on that the group is closed.
+
+    None if the tail says that the group was taken in again.
+    """
+    term, vote = log.term, log.vote
+    for item in tail:
+        if (item.kind, item.group, item.incarnation) == (HARD_STATE, log.group, log.incarnation):
+            if item.flags & READMITTED:
+                return None
+            term, vote = item.term, item.index
+    return encode_record(HardState(log.group, log.incarnation, term, vote, log.commit, closed=True))
 
 
 def _start_segment(
@@ -458,7 +522,9 @@ def _describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
         entries=EntryTable(log),
         last_index=log.last if log.terms else prefix.index,
         faulty=log.faulty(),
-        closed=log.closed or not log.created,
+        faults=log.faults(),
+        closed=log.closed,
+        created=log.created,
         manifest=None if damaged else manifest,
         manifest_damaged=damaged,
     )
@@ -478,6 +544,7 @@ def apply_found(index: LogIndex, record: Found, segment: int) -> None:
         length=record.length,
         body=record.body,
         batch_kind=record.batch_kind,
+        crc=record.crc,
         intact=record.intact,
     )
 
@@ -495,5 +562,6 @@ def apply_item(index: LogIndex, item: Item, segment: int, offset: int) -> None:
         offset=offset,
         length=len(item.body),
         body=item.body,
-        batch_kind=item.body[3] if item.kind == BATCH else 0,
+        batch_kind=item.body[3] if item.kind == BATCH and item.body else 0,
+        crc=item.crc,
     )

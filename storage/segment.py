@@ -55,8 +55,15 @@ DELETE: Final = 6
 TRAILER: Final = 255
 KNOWN_KINDS: Final = frozenset({BATCH, HARD_STATE, TRUNCATE, COMPACT, CREATE, DELETE})
 
+# Frame flags.
 REPAIR: Final = 1
-"""Frame flag: the batch is put back at its place, replacing nothing else."""
+"""Of a batch: it is put back at its place, replacing nothing else."""
+LOST: Final = 2
+"""Of a batch: only its name is here. A torn write may have held it, so it can't be called absent."""
+CLOSED: Final = 4
+"""Of a hard state: something is lost that nobody can name, so term and vote may have been others."""
+READMITTED: Final = 8
+"""Of a hard state: the group was taken in again since, and what it had promised before counts no more."""
 
 _TRAILER_HEAD: Final = struct.Struct("<IIII")
 _TRAILER_TAIL: Final = struct.Struct("<II")
@@ -156,13 +163,14 @@ def encode_record(record: Record) -> Item:
             _, _, group, incarnation, index, term = _BATCH_IDENTITY.unpack_from(batch)
             crc = BATCH_CRC.unpack_from(batch, BATCH_CRC_AT)[0]
             return Item(BATCH, REPAIR if repair else 0, group, incarnation, index, term, batch, crc)
-        case HardState(group, incarnation, term, vote, commit):
-            body = _COMMIT.pack(commit)
-            return Item(HARD_STATE, 0, group, incarnation, vote, term, body, crc32c(body))
+        case HardState(group, incarnation, term, vote, commit, closed):
+            body = encode_commit(commit)
+            flags = 0 if closed is None else CLOSED if closed else READMITTED
+            return Item(HARD_STATE, flags, group, incarnation, vote, term, body, crc32c(body))
         case TruncateSuffix(group, incarnation, first_removed):
             return Item(TRUNCATE, 0, group, incarnation, first_removed, 0, b"", 0)
         case CompactPrefix(group, incarnation, index, term, manifest_crc):
-            body = _MANIFEST_CRC.pack(manifest_crc, 0)
+            body = encode_manifest_crc(manifest_crc)
             return Item(COMPACT, 0, group, incarnation, index, term, body, crc32c(body))
         case GroupCreate(group, incarnation, kind, name, members):
             packed = msgpack.packb({"v": 1, "kind": kind, "name": name, "members": members})
@@ -171,6 +179,16 @@ def encode_record(record: Record) -> Item:
             return Item(CREATE, 0, group, incarnation, 0, 0, body, crc32c(body))
         case GroupDelete(group, incarnation):
             return Item(DELETE, 0, group, incarnation, 0, 0, b"", 0)
+
+
+def encode_commit(commit: int) -> bytes:
+    """A HardState's body."""
+    return _COMMIT.pack(commit)
+
+
+def encode_manifest_crc(crc: int) -> bytes:
+    """A CompactPrefix's body; 0 if the manifest's checksum is not known."""
+    return _MANIFEST_CRC.pack(crc, 0)
 
 
 def decode_commit(body: bytes) -> int:
@@ -298,6 +316,8 @@ class Found:
     """Of the body, in the segment."""
     length: int
     intact: bool
+    crc: int
+    """The body's checksum as the frame has it; of a batch that of its header."""
     batch_kind: int = 0
     body: bytes = b""
     """Empty for a batch: those are only checked, and read again when they are wanted."""
@@ -419,19 +439,21 @@ class SegmentScan:
         """The record whose frame is at `position` and, repeated in the trailer, at `copy`."""
         data = self._data
         _, kind, flags, _, length, group, _, incarnation, index, term, crc, _ = FRAME.unpack_from(data, copy)
-        found = Found(kind, flags, group, incarnation, index, term, position + FRAME_SIZE, length, False)
+        found = Found(kind, flags, group, incarnation, index, term, position + FRAME_SIZE, length, False, crc)
         framed = data[position : position + FRAME_SIZE] == data[copy : copy + FRAME_SIZE]
         if framed and length <= limit - found.offset:
-            self._check_body(found, crc)
+            self._check_body(found)
         return found
 
-    def _check_body(self, found: Found, crc: int) -> None:
+    def _check_body(self, found: Found) -> None:
         """Sets `intact`, and takes the body along if it is no batch."""
         body = self._view[found.offset : found.offset + found.length]
-        if found.kind == BATCH:
-            found.intact = is_batch(body, found.group, found.incarnation, found.index, found.term, crc)
+        if found.kind == BATCH and found.flags & LOST:
+            found.intact = found.length == 0
+        elif found.kind == BATCH:
+            found.intact = is_batch(body, found.group, found.incarnation, found.index, found.term, found.crc)
             found.batch_kind = body[3] if found.intact else 0
-        elif crc32c(body) == crc:
+        elif crc32c(body) == found.crc:
             found.intact = True
             found.body = bytes(body)
 
@@ -474,8 +496,8 @@ class SegmentScan:
             if kind == TRAILER or length > len(self._data) - position - FRAME_SIZE:
                 break
             offset = position + FRAME_SIZE
-            found = Found(kind, flags, group, incarnation, index, term, offset, length, False)
-            self._check_body(found, crc)
+            found = Found(kind, flags, group, incarnation, index, term, offset, length, False, crc)
+            self._check_body(found)
             records.append(found)
             frames.append(self._data[position : position + FRAME_SIZE])
             position = offset + length

@@ -75,9 +75,14 @@ class Model:
 
 
 def view(opened: Opened) -> View:
-    """The recovered state in the model's words; nothing may be faulty or closed."""
+    """The recovered state in the model's words. A batch that a torn write named counts as there, in doubt;
+    nothing else may be faulty, and nothing closed."""
     for group in opened.recovered.groups.values():
-        assert not group.faulty and not group.closed, group
+        assert all(fault.doubtful for fault in group.faults) and not group.closed, (
+            group.faults,
+            group.compacted,
+            list(group.entries),
+        )
     return {
         group: (
             log.incarnation,

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from trimaran.codec import read_header
 from trimaran.storage import (
     BatchRecord,
     Compacted,
     CompactPrefix,
+    GroupDelete,
+    HardState,
     Lane,
     LogDamaged,
     MemoryDisk,
     Range,
+    StorageOptions,
     TruncateSuffix,
 )
 from trimaran.storage.segment import DATA_START, SegmentScan, Write, decode_segment_header
@@ -234,3 +238,237 @@ async def test_a_read_that_the_log_overtook_is_no_damage() -> None:
             disk.damage(f"wal/{place.segment:016x}.wal", place.offset, bytes(place.length))
             runner.gate.set()
         assert storage.statistics().damaged_reads == 0
+
+
+async def test_a_fault_says_what_a_copy_of_the_batch_must_be(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    await a_log(disk)
+    [number] = [n for n in (1, 2, 3) if disk.exists(f"wal/{n:016x}.wal") and len([*writes(disk, n)]) > 3]
+    target = [*writes(disk, number)][3].records[0]
+    disk.damage(f"wal/{number:016x}.wal", target.offset + 80, b"????")
+    async with opened(disk) as storage:
+        [fault] = storage.recovered.groups[target.group].faults
+        assert storage.faults(target.group) == [fault]
+        good = read_header(batch(target.index, group=target.group, size=600))
+        assert (fault.index, fault.term, fault.crc) == (good.index, good.term, good.header_crc)
+        assert (fault.doubtful, fault.segment, fault.offset) == (False, number, target.offset)
+        storage.append([GroupDelete(target.group, INCARNATION)])
+        await storage.drain()
+        assert storage.faults(target.group) == []
+
+
+# --- the last write: torn, or damaged in the moment before its mark
+
+
+async def doubtful_log(disk: MemoryDisk) -> tuple[str, Write]:
+    """Batches 1 and 2, and as the last write, which no mark follows: 3, a hard state, 4."""
+    async with opened(disk) as storage:
+        storage.append([create(), record(1), record(2)])
+        await storage.drain()
+        storage.append([record(3, size=1500), state(5, vote=9), record(4, size=1500)])
+        await storage.drain()
+        number = storage._writer.segment.number
+    return f"wal/{number:016x}.wal", [*writes(disk, number)][-1]
+
+
+async def test_what_a_torn_write_names_is_neither_held_nor_absent() -> None:
+    disk = MemoryDisk()
+    path, last = await doubtful_log(disk)
+    disk.damage(path, last.records[2].offset + 700, bytes(512))
+    for _ in range(3):  # the doubt outlives restarts: what was cut off once must not be forgotten
+        async with opened(disk) as storage:
+            group = storage.recovered.groups[GROUP]
+            assert not group.closed
+            [fault] = group.faults
+            header = read_header(batch(4, size=1500))
+            assert (fault.index, fault.term, fault.crc, fault.doubtful) == (4, 1, header.header_crc, True)
+            assert await storage.read_batches(GROUP, 3, 3, 1) == [batch(3, size=1500)]
+            assert (group.term, group.vote) == (5, 9)
+
+
+@pytest.mark.parametrize("found", [True, False])
+async def test_a_doubt_ends_with_a_copy_or_with_a_cut(found: bool) -> None:
+    disk = MemoryDisk()
+    path, last = await doubtful_log(disk)
+    disk.damage(path, last.records[2].offset + 700, bytes(512))
+    async with opened(disk) as storage:
+        cure = (
+            BatchRecord(batch(4, size=1500), repair=True) if found else TruncateSuffix(GROUP, INCARNATION, 4)
+        )
+        storage.append([cure])
+        await storage.drain()
+        assert storage.faults(GROUP) == []
+    async with opened(disk) as storage:
+        assert storage.recovered.groups[GROUP].faults == []
+        assert names(storage) == [(1, 1), (2, 1), (3, 1), (4, 1)][: 4 if found else 3]
+
+
+async def test_a_vote_in_a_torn_write_is_kept_as_far_as_its_frame_says_it() -> None:
+    """Whether it was promised is not known; to keep a promise that nobody got does no harm."""
+    disk = MemoryDisk()
+    path, last = await doubtful_log(disk)
+    disk.damage(path, last.records[1].offset, b"?")
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert (group.term, group.vote, group.faults) == (5, 9, [])
+        assert group.last_index == 4
+
+
+async def test_a_last_write_that_lost_its_trailer_keeps_its_records() -> None:
+    disk = MemoryDisk()
+    path, last = await doubtful_log(disk)
+    disk.damage(path, last.end - 600, bytes(600))
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert (group.faults, group.last_index, group.term) == ([], 4, 5)
+
+
+# --- closed groups
+
+
+async def test_a_group_stays_closed_when_the_place_of_the_loss_is_long_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Segments are freed; that a promise may be forgotten is not. Only being taken in again ends it."""
+    options = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+    disk = MemoryDisk()
+    async with opened(disk, options=options) as storage:
+        storage.append([create(), create(3), create(4), state(4, vote=5)])
+        for index in range(1, 13):
+            storage.append([record(index, size=20)])
+            await storage.drain()
+        number = storage._writer.segment.number
+        await trio.sleep(1)
+    disk.damage(f"wal/{number:016x}.wal", [*writes(disk, number)][4].start, bytes(2048))
+    index = 0
+    for _ in range(3):
+        async with opened(disk, options=options) as storage:
+            assert storage.recovered.groups[GROUP].closed and storage.recovered.groups[3].closed
+            for _ in range(40):
+                index += 1
+                storage.append([record(index, group=3, size=1000), state(2, vote=index, group=3)])
+                storage.append([CompactPrefix(3, INCARNATION, index, 1, 0)])
+                storage.append([TruncateSuffix(GROUP, INCARNATION, 1)])
+                await storage.drain()
+            await trio.sleep(1)
+    assert not disk.exists(f"wal/{number:016x}.wal")
+    async with opened(disk, options=options) as storage:
+        assert storage.recovered.losses == ()
+        assert [storage.recovered.groups[number].closed for number in (2, 3, 4)] == [True] * 3
+        assert (storage.recovered.groups[GROUP].term, storage.recovered.groups[GROUP].vote) == (4, 5)
+        storage.append([HardState(GROUP, INCARNATION, 7, 1, 0, closed=False)])
+        await storage.drain()
+    async with opened(disk, options=options) as storage:
+        assert not storage.recovered.groups[GROUP].closed
+        assert storage.recovered.groups[3].closed
+        assert storage.recovered.groups[GROUP].term == 7
+
+
+async def test_a_loss_is_told_with_its_place(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    await a_log(disk)
+    number = max(n for n in range(1, 4) if disk.exists(f"wal/{n:016x}.wal") and [*writes(disk, n)])
+    path = f"wal/{number:016x}.wal"
+    gone = [*writes(disk, number)][3]
+    disk.damage(path, gone.start, bytes(gone.end - gone.start))
+    async with opened(disk) as storage:
+        assert storage.recovered.losses == (f"{path} before offset {gone.end}",)
+
+
+async def test_a_group_that_was_made_behind_a_loss_is_none_of_its_victims(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        for records in (
+            [create(2)],
+            [create(3)],
+            [record(1)],
+            [record(2)],
+            [create(4)],
+            [record(1, group=4)],
+        ):
+            storage.append(records)
+            await storage.drain()
+        number = storage._writer.segment.number
+        await trio.sleep(1)
+    gone = [write for write in writes(disk, number) if write.records][2]
+    disk.damage(f"wal/{number:016x}.wal", gone.start, bytes(gone.end - gone.start))
+    async with opened(disk) as storage:
+        groups = storage.recovered.groups
+        assert [groups[number].closed for number in (2, 3, 4)] == [True, True, False]
+
+
+async def test_an_unreadable_creation_is_told_apart_from_a_lost_vote(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Kind and name can come from elsewhere, and term and vote are known: nothing was forgotten."""
+    disk = MemoryDisk()
+    await a_log(disk)
+    for number in range(1, 4):
+        if disk.exists(f"wal/{number:016x}.wal"):
+            for write in writes(disk, number):
+                for one in write.records:
+                    if one.kind == 5 and one.group == GROUP:
+                        disk.damage(f"wal/{number:016x}.wal", one.offset + 8, b"????")
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert (group.created, group.closed, group.kind) == (False, False, "")
+        assert (group.term, group.vote, group.last_index) == (4, 5, 6)
+        storage.append([create()])
+        await storage.drain()
+    async with opened(disk) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert (group.created, group.kind, group.last_index) == (True, "test", 6)
+
+
+# --- while the node runs
+
+
+async def free(size: int) -> None:
+    """A pace that never waits."""
+    assert size > 0
+
+
+async def test_the_scrub_finds_damage_in_closed_segments_and_names_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    options = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+    async with opened(disk, options=options) as storage:
+        storage.append([create(), create(3)])
+        for index in range(1, 30):
+            storage.append([record(index, size=1000), record(index, group=3, size=10)])
+            await storage.drain()
+        await trio.sleep(1)
+        told: list[tuple[int, int]] = []
+        storage.on_damage = lambda group, index: told.append((group, index))
+        assert await storage.scrub(free) == 0
+        for group, index in ((GROUP, 3), (3, 4), (GROUP, 4)):
+            place = storage._index.place(group, index)
+            assert place is not None and place.segment < storage._writer.segment.number
+            disk.damage(f"wal/{place.segment:016x}.wal", place.offset + 75, b"?")
+        assert await storage.scrub(free) == 3
+        assert sorted(told) == [(GROUP, 3), (GROUP, 4), (3, 4)]
+        assert [fault.index for fault in storage.faults(GROUP)] == [3, 4]
+        assert await storage.scrub(free) == 0, "it is known already"
+        storage.append([BatchRecord(batch(index, size=1000), repair=True) for index in (3, 4)])
+        await storage.drain()
+        assert storage.faults(GROUP) == []
+        assert await stored(storage) == [batch(index, size=1000) for index in range(1, 30)]
+
+
+async def test_a_batch_found_bad_by_a_reader_is_told_once() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), record(1), record(2)])
+        await storage.drain()
+        told: list[tuple[int, int]] = []
+        storage.on_damage = lambda group, index: told.append((group, index))
+        place = storage._index.place(GROUP, 2)
+        assert place is not None
+        disk.damage(f"wal/{place.segment:016x}.wal", place.offset + 75, b"?")
+        for _ in range(2):
+            with pytest.raises(LogDamaged):
+                await storage.read_batches(GROUP, 2, 2, 1)
+        assert told == [(GROUP, 2)]
