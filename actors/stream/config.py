@@ -7,6 +7,7 @@ clients compare them. What Trimaran does not do yet is refused, never silently i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
@@ -17,6 +18,10 @@ from .subjects import is_subject, subject_matches, subjects_overlap
 MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 4096
 MAX_REPLICAS: Final = 5
+MAX_FIRST: Final = 1 << 55
+"""Where a stream may begin, or be purged to. Results have 56 bits for a sequence; half of them stay free."""
+MAX_SUBJECTS: Final = 1000
+"""Every pair is checked for overlap, on the event loop: half a million comparisons are half a second."""
 SHORTEST: Final = 100_000_000
 """100 ms: no age or window is shorter."""
 DUPLICATE_WINDOW: Final = 120_000_000_000
@@ -138,6 +143,11 @@ _OBJECTS: Final = {
     "subject_transform": "SubjectTransformConfig",
     "consumer_limits": "StreamConsumerLimits",
 }
+_INSIDE: Final[dict[str, dict[str, str]]] = {
+    "placement": {"cluster": "string", "preferred": "string", "tags": "[]string"},
+    "consumer_limits": {"inactive_threshold": "time.Duration", "max_ack_pending": "int"},
+}
+"""Fields of the objects that are kept, and their Go types: what is kept must fit the log's records."""
 _TEXTS: Final = ("name", "description")
 _RANGES: Final = {
     "int": (-(1 << 63), (1 << 63) - 1),
@@ -166,15 +176,24 @@ UNSUPPORTED_RETENTION: Final = {
 
 
 def decode_json(payload: bytes) -> object:
-    """The value of a request's JSON. Raises ApiError 10025."""
+    """The value of a request's JSON, whose texts can all be encoded again. Raises ApiError 10025."""
     try:
-        value: object = json.loads(payload, parse_constant=_no_constant)
+        text = payload.decode()
+        value: object = json.loads(text, parse_constant=_no_constant)
+        if _ESCAPED_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        ended = not payload[error.pos :].strip()
+        ended = not text[error.pos :].strip()
         raise json_error("unexpected EOF" if ended else f"{error.msg} at {error.pos}") from error
+    except UnicodeEncodeError as error:
+        raise json_error("half of a surrogate pair") from error
     except (ValueError, RecursionError) as error:
         raise json_error("the value can not be read") from error
     return value
+
+
+_ESCAPED_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+"""May be half of a pair, which JSON allows and UTF-8 does not."""
 
 
 def _no_constant(text: str) -> object:
@@ -190,10 +209,6 @@ def from_request(name: str, request: object, *, nodes: int | None = None) -> Str
         raise json_error(
             f"json: cannot unmarshal {_go_kind(request)} into Go value of type server.StreamConfigRequest"
         )
-    try:
-        json.dumps(request, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise json_error("half of a surrogate pair") from error
     fields = _parse(cast("dict[str, object]", request))
     if fields.get("name", "") != name:
         raise api_error(10056)
@@ -276,8 +291,7 @@ def _parse(request: Mapping[str, object]) -> dict[str, object]:
 
 def _typed(name: str, value: object) -> object:
     if name in _INTEGERS:
-        low, high = _RANGES[_INTEGERS[name]]
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if not _fits(value, _INTEGERS[name]):
             raise _mistyped(name, value, _INTEGERS[name])
     elif name in _BOOLEANS:
         if not isinstance(value, bool):
@@ -294,12 +308,38 @@ def _typed(name: str, value: object) -> object:
     elif name in _OBJECTS:
         if not isinstance(value, dict):
             raise _mistyped(name, value, f"server.{_OBJECTS[name]}")
+        if name in _INSIDE:
+            return _inside(name, value)
     elif name == "metadata":
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
             raise _mistyped(name, value, "map[string]string")
     elif not isinstance(value, list) or (name == "subjects" and not all(isinstance(s, str) for s in value)):
         raise _mistyped(name, value, "[]string" if name == "subjects" else "[]*server.StreamSource")
     return value
+
+
+def _inside(name: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """An object's known fields with values of their types; null and absent are the same."""
+    kept: dict[str, object] = {}
+    for inner, value in fields.items():
+        go_type = _INSIDE[name].get(inner)
+        if go_type is None:
+            raise json_error(f'json: unknown field "{inner}"')
+        if value is None:
+            continue
+        if not _fits(value, go_type):
+            raise _mistyped(f"{name}.{inner}", value, go_type)
+        kept[inner] = value
+    return kept
+
+
+def _fits(value: object, go_type: str) -> bool:
+    if go_type == "string":
+        return isinstance(value, str)
+    if go_type == "[]string":
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    low, high = _RANGES[go_type]
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def _mistyped(name: str, value: object, go_type: str) -> ApiError:
@@ -367,6 +407,8 @@ def _check_name(name: str) -> None:
 def _check_numbers(config: StreamConfig) -> None:
     if len(config.description) > MAX_DESCRIPTION:
         raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
+    if config.first_seq > MAX_FIRST:
+        raise configuration_error(f"first sequence is too high, maximum allowed is {MAX_FIRST}")
     if config.num_replicas < 0:
         raise api_error(10133)
     if config.num_replicas > MAX_REPLICAS:
@@ -392,6 +434,8 @@ def _check_numbers(config: StreamConfig) -> None:
 
 
 def _check_subjects(config: StreamConfig) -> None:
+    if len(config.subjects) > MAX_SUBJECTS:
+        raise configuration_error(f"stream has too many subjects, maximum allowed is {MAX_SUBJECTS}")
     for position, subject in enumerate(config.subjects):
         if not is_subject(subject):
             raise configuration_error("invalid subject")

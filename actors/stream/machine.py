@@ -23,7 +23,7 @@ from ...storage.manifest import FileEntry
 from ..machine import Capture
 from . import headers
 from .commands import read_command
-from .config import StreamConfig
+from .config import MAX_FIRST, StreamConfig
 from .errors import (
     BEYOND_LAST,
     DELETE_DENIED,
@@ -348,7 +348,7 @@ class StreamMachine:
         self.version = version
         store = self._store
         if first_time and config.first_seq > 1 and store.last == 0:
-            store.skip_to(min(config.first_seq, HIGHEST_SEQUENCE))
+            store.skip_to(min(config.first_seq, MAX_FIRST))
         self._expire()
         if config.max_msgs_per_subject > 0:
             self._enforce_per_subject(list(store.subjects.values()))
@@ -370,7 +370,7 @@ class StreamMachine:
 
     def _purge(self, pattern: str, sequence: int, keep: int) -> int:
         config, store = self.config, self._store
-        if config is None or (sequence and keep) or not 0 <= sequence <= HIGHEST_SEQUENCE or keep < 0:
+        if config is None or (sequence and keep) or not 0 <= sequence <= MAX_FIRST or keep < 0:
             return refused(10003)
         if config.sealed:
             return _SEALED

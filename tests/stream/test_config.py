@@ -123,11 +123,17 @@ def test_a_short_max_age_shortens_the_duplicate_window() -> None:
         ("description", [], "array", "string"),
         ("metadata", {"a": 1}, "object", "map[string]string"),
         ("placement", "x", "string", "server.Placement"),
+        ("placement.cluster", 10**40, f"number {10**40}", "string"),
+        ("placement.tags", ["a", 1], "array", "[]string"),
+        ("consumer_limits.max_ack_pending", 10**40, f"number {10**40}", "int"),
+        ("consumer_limits.inactive_threshold", True, "bool", "time.Duration"),
     ],
 )
 def test_wrong_types_are_bad_json(field: str, value: Any, shown: str, go_type: str) -> None:
     where = f"Go struct field StreamConfigRequest.{field} of type {go_type}"
-    assert refusal(**{field: value}) == f"400/10025 invalid JSON: json: cannot unmarshal {shown} into {where}"
+    name, _, inner = field.partition(".")
+    given = {name: {inner: value} if inner else value}
+    assert refusal(**given) == f"400/10025 invalid JSON: json: cannot unmarshal {shown} into {where}"
 
 
 def test_unknown_fields_are_bad_json() -> None:
@@ -243,6 +249,10 @@ def test_what_is_not_done_yet_is_refused_and_its_zero_value_accepted(field: str)
         (b"[" * 100_000, "the value can not be read"),
         (b"\xff", "the value can not be read"),
         (b"9" * 10_000, "the value can not be read"),
+        (b'{"a": ["\\uD800"]}', "half of a surrogate pair"),
+        (b'{"\\udfff": 1}', "half of a surrogate pair"),
+        (b'"\xed\xa0\x80"', "the value can not be read"),
+        ("[]".encode("utf-16"), "the value can not be read"),
     ],
 )
 def test_unreadable_json_is_told(payload: bytes, answer: str) -> None:
@@ -251,8 +261,34 @@ def test_unreadable_json_is_told(payload: bytes, answer: str) -> None:
     assert text(caught.value) == f"400/10025 invalid JSON: {answer}"
 
 
-def test_a_request_that_is_no_object_or_no_text_is_told() -> None:
-    bodies: list[object] = [[], "x", 1, None, {"name": "T", "description": "\ud800"}]
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert decode_json(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+def test_what_is_kept_of_a_request_fits_the_log() -> None:
+    """Numbers beyond 64 bits and deep nesting have no form in a record: no kept field lets them in."""
+    hostile: list[object] = [10**40, -(10**40), [[10**40]], {"a": 10**40}, {"a": {"b": [1.5, {"c": 10**30}]}}]
+    nested: object = 1
+    for _ in range(600):
+        nested = {"cluster": nested}
+    for field in ("placement", "consumer_limits", "metadata", "mirror", "sources", "republish", "first_seq"):
+        for value in [*hostile, nested]:
+            assert "10025" in refusal(**{field: value}) or "10052" in refusal(**{field: value})
+
+
+def test_a_stream_begins_where_its_numbers_fit_the_acknowledgements() -> None:
+    assert request(first_seq=1 << 55).first_seq == 1 << 55
+    assert refusal(first_seq=(1 << 55) + 1).startswith("500/10052 first sequence is too high")
+
+
+def test_subjects_are_compared_pair_by_pair_so_there_is_a_most() -> None:
+    assert len(request(subjects=[f"s.{n}" for n in range(1000)]).subjects) == 1000
+    many = [f"s.{n}" for n in range(1001)]
+    assert refusal(subjects=many) == "500/10052 stream has too many subjects, maximum allowed is 1000"
+
+
+def test_a_request_that_is_no_object_is_told() -> None:
+    bodies: list[object] = [[], "x", 1, None]
     for body in bodies:
         with pytest.raises(ApiError) as caught:
             from_request("T", body)

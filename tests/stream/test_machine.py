@@ -52,6 +52,16 @@ def test_messages_are_numbered_in_log_order() -> None:
     assert now(stream.machine.next_by_subject(3, "s.2")) is None
 
 
+def test_no_purge_brings_the_numbers_where_an_acknowledgement_has_no_room() -> None:
+    stream = Stream()
+    for sequence in ((1 << 55) + 1, 1 << 56, (1 << 64) - 1):
+        assert stream.error(command(purge(seq=sequence))) == "400/10003 bad request"
+    stream.apply(command(purge(seq=1 << 55)))
+    first = 1 << 55
+    stored = stream.apply(*[publish("s.1") for _ in range(3)])
+    assert stored == [(Status.STORED, first), (Status.STORED, first + 1), (Status.STORED, first + 2)]
+
+
 def test_before_its_configuration_a_stream_takes_nothing() -> None:
     machine = machine_on(MemoryFiles())
     batch = Log().batch(publish("s.1"), publish("s.1", Msg_Id="a"), command(purge()), command(delete(1)))
