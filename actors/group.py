@@ -25,6 +25,7 @@ from . import effects as asks
 from . import messages, roles
 from .applier import Applier, MachineFailed
 from .effects import Effect
+from .events import BatchApplied, EventHook, events_of, replica_of, started
 from .machine import Machine, Results
 from .mailbox import Mailbox
 from .membership import Change
@@ -99,6 +100,7 @@ class Group:
         clock: Clock,
         events: GroupEvents,
         snapshots: Snapshots,
+        listen: EventHook | None = None,
     ) -> None:
         self.name = name
         self.number = state.group
@@ -113,6 +115,8 @@ class Group:
         self._storage = storage
         self._clock = clock
         self._events = events
+        self.listen = listen
+        """Hears every event; None costs nothing."""
         self._mailbox: Mailbox[Message] = Mailbox(MAILBOX_BOUND)
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Done] = {}
@@ -244,6 +248,8 @@ class Group:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the role, the applier and the snapshots until cancelled; then everyone who waits gets an
         end."""
+        if self.listen is not None:
+            self.listen(started(self.state))
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -271,7 +277,11 @@ class Group:
 
     def _step(self, message: Message) -> None:
         now = Now(self._clock.monotonic(), self._clock.wall())
-        for effect in roles.step(self.state, message, now):
+        effects = roles.step(self.state, message, now)
+        if self.listen is not None:
+            for event in events_of(self.state, message, effects):
+                self.listen(event)
+        for effect in effects:
             self._carry_out(effect)
         if isinstance(message, messages.Synced):
             self._progress()
@@ -351,6 +361,9 @@ class Group:
 
     def _on_applied(self, index: int, size: int, results: Results) -> None:
         self._batches += 1
+        if self.listen is not None:
+            replica = replica_of(self.state)
+            self.listen(BatchApplied(**replica, index=index, rolling_hash=self.applier.rolling_hash))
         width = 8 if isinstance(results, bytes) else 1
         self._entries += len(results) // width
         for token, start, count in self._sealed.pop(index, ()):

@@ -20,6 +20,7 @@ from ..storage.manifest import Manifest
 from ..storage.records import GroupCreate, GroupDelete, TruncateSuffix
 from ..storage.recovery import RecoveredGroup
 from . import messages
+from .events import EventHook
 from .group import Group
 from .machine import Machine
 from .membership import Membership
@@ -74,6 +75,7 @@ class Groups:
         options: RaftOptions,
         snapshot_log_bytes: int,
         make_machine: MakeMachine,
+        listen: EventHook | None = None,
     ) -> None:
         self.me = me
         self.unknown_messages = 0
@@ -86,6 +88,7 @@ class Groups:
         self._options = options
         self._snapshot_log_bytes = snapshot_log_bytes
         self._make_machine = make_machine
+        self._listen = listen
         self._hosted: dict[int, _Hosted] = {}
         self._leaders: dict[int, Leadership] = {}
         self._leader_changed = trio.Event()
@@ -205,13 +208,21 @@ class Groups:
         if delete:
             self._storage.append([GroupDelete(group, hosted.group.incarnation)])
 
+    def fail(self, group: int, why: str) -> None:
+        """Stop a group on this node for a reason that only a person can judge. It stays listed, with the
+        reason."""
+        hosted = self._hosted.get(group)
+        if hosted is not None and not hosted.group.failed:
+            hosted.group.failed = why
+            hosted.scope.cancel()
+
     async def _run(self, state: GroupState, kind: str, name: str, manifest: Manifest | None) -> Group:
         if self._nursery is None:
             raise RuntimeError("Groups.run must be running")
         files = self._storage.group_files(state.group, state.incarnation)
         machine = self._make_machine(kind, name, files)
         snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest)
-        group = Group(name, state, machine, files, self._storage, self._clock, self, snapshots)
+        group = Group(name, state, machine, files, self._storage, self._clock, self, snapshots, self._listen)
         if manifest is None:
             machine.empty()
         else:

@@ -109,6 +109,10 @@ class Log:
             return None
         return self._run_terms[bisect_right(self._run_starts, index) - 1]
 
+    def terms(self) -> tuple[tuple[int, int], ...]:
+        """(first index, term) of each run of equal terms."""
+        return tuple(zip(self._run_starts, self._run_terms, strict=True))
+
     def size_of(self, first: int, last: int) -> int:
         """Bytes of the batches from `first` to `last`, both of which the log has."""
         start = first - self.first_index

@@ -20,7 +20,9 @@ from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
 from .api import ApiDesk, ApiRouter
 from .birth import Birth, Founding
+from .checker import Checker, Violation
 from .directory import NodeBackend, StreamDirectory
+from .events import Event, EventHook
 from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
 from .group import Group, NotDone
@@ -73,6 +75,7 @@ class Node:
         machines: kinds of user state machines that this node can run, by name. Every node of a cluster needs
         the
             same ones.
+        listen: hears every event of every group (`actors/events.py`).
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Node:
         world: World | None = None,
         machines: Mapping[str, MakeStateMachine] | None = None,
         port: Port | None = None,
+        listen: EventHook | None = None,
     ) -> None:
         self.options = options
         self.client_address = options.listen
@@ -95,6 +99,7 @@ class Node:
         )
         self._machines = dict(machines or {})
         self._port = port
+        self._listen = listen
         self._failure: StorageFailed | None = None
         self._failed = trio.Event()
         self._meta_machine: MetaMachine | None = None
@@ -215,6 +220,7 @@ class Node:
             raft_options(options),
             options.snapshot_log_bytes,
             self._make_machine,
+            self._listener(),
         )
         self.proposals = Proposals(self.groups, self.peers)
         self.reads = Reads(self.groups, self.requests)
@@ -273,6 +279,24 @@ class Node:
     def _on_leader(self, group: int) -> None:
         self.proposals.on_leader(group)
         self.reconciler.wake()
+
+    def _listener(self) -> EventHook | None:
+        """Whoever hears what the groups do: who asked for it, and the checker if it is switched on."""
+        if self.options.check_invariants == "off":
+            return self._listen
+        checker, listen = Checker(self._on_violation), self._listen
+
+        def both(event: Event) -> None:
+            checker(event)
+            if listen is not None:
+                listen(event)
+
+        return both
+
+    def _on_violation(self, violation: Violation) -> None:
+        """A rule of Raft is broken: this node goes on without the group, until a person has looked."""
+        logger.critical("an invariant is violated, the group stops here: %s", violation)
+        self.groups.fail(violation.event.group, f"an invariant is violated: {violation}")
 
     # --- joining the cluster, starting groups ------------------------------------------------------------
 

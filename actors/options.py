@@ -240,6 +240,13 @@ class Options:
         "Inline saves a thread hop (about 80 us) on a fast disk; a slow one would stall every client.",
         choices=("thread", "inline"),
     )
+    check_invariants: Literal["off", "on"] = _setting(
+        "off",
+        Unit.CHOICE,
+        "Check the rules of Raft on every event; a group that breaks one stops on this node.",
+        "Costs some microseconds a batch; for those who would rather lose a replica than not know.",
+        choices=("off", "on"),
+    )
     uncommitted_bytes: int = _setting(
         64 * MIB,
         Unit.SIZE,

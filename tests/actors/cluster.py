@@ -14,6 +14,7 @@ from random import Random
 import trio
 
 from trimaran import GroupHandle, Node, Options, World, open_group
+from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.network import MemoryNetwork
 from trimaran.storage.memory_disk import MemoryDisk
@@ -96,6 +97,8 @@ class Cluster:
         self._machines = machines
         self._options = options
         self.network = MemoryNetwork()
+        self.violations: list[Violation] = []
+        self.checker = Checker(self.violations.append)
         self.members = {name: Member(name, seed * 101 + number) for number, name in enumerate(names)}
         self.addresses = {name: f"{name}:1" for name in names}
 
@@ -116,7 +119,7 @@ class Cluster:
             network=self.network,
         )
         member.port = MemoryPort()
-        member.node = Node(options, world, self._machines, member.port)
+        member.node = Node(options, world, self._machines, member.port, self.checker)
         member.scope = trio.CancelScope()
         member.gone = trio.Event()
         await self._nursery.start(self._run, member)
@@ -176,7 +179,7 @@ class Cluster:
 async def open_memory_cluster(
     *names: str, options: Options = OPTIONS, seed: int = 1
 ) -> AsyncIterator[Cluster]:
-    """A healthy cluster whose nodes know the user machine `counter`."""
+    """A healthy cluster whose nodes know the user machine `counter`. Raft's invariants are checked."""
     async with trio.open_nursery() as nursery:
         cluster = Cluster(nursery, names or ("a", "b", "c"), {"counter": Counter}, options, seed)
         for name in cluster.members:
@@ -184,3 +187,4 @@ async def open_memory_cluster(
         await cluster.ready()
         yield cluster
         nursery.cancel_scope.cancel()
+    assert not cluster.violations, cluster.violations[0]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from trimaran.actors import roles
+from trimaran.actors.checker import Checker
 from trimaran.actors.effects import (
     Commit,
     Dropped,
@@ -30,6 +31,7 @@ from trimaran.actors.effects import (
     Send,
     SendSnapshot,
 )
+from trimaran.actors.events import BatchApplied, events_of, replica_of, started
 from trimaran.actors.log import NOTHING, EntryId
 from trimaran.actors.membership import Change, ChangeKind, Membership
 from trimaran.actors.messages import (
@@ -223,6 +225,7 @@ class Node:
         self.life += 1
         seed = cluster.random.getrandbits(64)
         self.state = self.disk.recover(self.id, cluster.options, random.Random(seed), self.now())
+        cluster.checker(started(self.state))
         manifest = self.disk.manifest()
         self.hash = manifest.rolling_hash if manifest else 0
         self.applied = self.disk.compacted.index
@@ -263,6 +266,8 @@ class Node:
             return
         before = Before(state.role, state.term, state.commit, state.membership)
         effects = roles.step(state, message, self.now())
+        for event in events_of(state, message, effects):
+            self.cluster.checker(event)
         for effect in effects:
             self.carry_out(state, effect, before)
         self.cluster.invariants.check_step(self, state, before.role, before.term, before.commit)
@@ -385,6 +390,7 @@ class Node:
         self.hash = crc32c(batches[0], self.hash)
         self.applied = index
         self.cluster.invariants.check_applied(self, batches[0], self.hash)
+        self.cluster.checker(BatchApplied(**replica_of(state), index=index, rolling_hash=self.hash))
         for token in self.sealed.pop((index, header.term), ()):
             self.cluster.invariants.check_outcome(token, Applied(index))
 
@@ -469,6 +475,7 @@ class Cluster:
         self.tokens = 0
         self.cut: set[tuple[int, int]] = set()  # (from, to): such messages are lost
         self.invariants = Invariants()
+        self.checker = Checker(_violated)
         self.calm_since: float | None = None  # no more faults since then
         self.story: list[str] | None = None
         birth = Membership.of(voters)
@@ -703,6 +710,10 @@ class Cluster:
             if kind is ChangeKind.REMOVE and self.random.random() < 0.7:
                 return  # for good, so not too often
             leader.step(ProposeMembership(change, self.token()))
+
+
+def _violated(violation: object) -> None:
+    raise AssertionError(str(violation))
 
 
 def swarm_cluster(seed: int) -> Cluster:
