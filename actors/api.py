@@ -12,12 +12,14 @@ from typing import Final, Protocol, cast
 import trio
 
 from ..codec import Chunk
+from .administration import Administration, is_administration
 from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from .gateway.jetstream import JetStreamApi, Target, api_target
 from .group import Group, NotDone
 from .groups import Groups
 from .meta import META_GROUP, MetaState, command_chunk
 from .outcomes import Applied, Outcome
+from .peers import Peers
 from .proposals import Proposals
 from .requests import NotHere, PeerLost, Refusal, Requests, describe
 from .stream.machine import StreamMachine
@@ -34,6 +36,11 @@ RETRY_SECONDS: Final = 0.02
 HOPS: Final = 3  # asked node -> meta leader -> stream leader
 
 
+def request_target(subject: str) -> Target | str | None:
+    """Who answers a request, as `api_target` says it, for both kinds of requests."""
+    return Target.META if is_administration(subject) else api_target(subject)
+
+
 class MetaView(Protocol):
     """The applied meta state of this node."""
 
@@ -42,13 +49,14 @@ class MetaView(Protocol):
 
 
 class ApiRouter:
-    """Answers `$JS.API.` requests from any node."""
+    """Answers `$JS.API.` and `$TRIMARAN.API.` requests from any node."""
 
     def __init__(self, groups: Groups, requests: Requests, meta: MetaView, desk: "ApiDesk") -> None:
         self._groups = groups
         self._requests = requests
         self._meta = meta
         self._api = JetStreamApi(desk)
+        self._administration = Administration(desk)
         desk.router = self
         requests.handle(API, self._on_api)
         requests.handle(STREAM_INFO, self._on_stream_info)
@@ -89,7 +97,7 @@ class ApiRouter:
         """(answer, the meta index that this node should have applied before it shows the answer)."""
         if hops == 0:
             raise Refusal("the request went round in a circle")
-        target = api_target(subject)
+        target = request_target(subject)
         if target is None:
             return None, 0
         group = META_GROUP
@@ -98,7 +106,8 @@ class ApiRouter:
             group = stream.group if stream is not None else META_GROUP
 
         async def here() -> list[object]:
-            answer = await self._api.handle(subject, payload)
+            answerer = self._administration if is_administration(subject) else self._api
+            answer = await answerer.handle(subject, payload)
             meta = self._groups.get(META_GROUP)
             return [answer, meta.applier.applied if meta is not None else 0]
 
@@ -130,7 +139,7 @@ class ApiRouter:
 
     async def _on_api(self, asker: int, argument: object) -> object:
         subject, payload, hops = cast(tuple[str, bytes, int], tuple(cast(list[object], argument)))
-        target = api_target(subject)
+        target = request_target(subject)
         stream = self._meta.state.named("stream", target) if isinstance(target, str) else None
         group = self._groups.get(stream.group if stream is not None else META_GROUP)
         if stream is None and (group is None or not group.leads):
@@ -170,8 +179,10 @@ class ApiDesk:
         proposals: Proposals,
         clock: Clock,
         cluster_name: str,
+        peers: Peers,
     ) -> None:
         self._groups = groups
+        self._peers = peers
         self._meta = meta
         self._proposals = proposals
         self._clock = clock
@@ -193,6 +204,21 @@ class ApiDesk:
 
     def node_names(self) -> Mapping[int, str]:
         return {node: record.name for node, record in self._meta.state.nodes.items()}
+
+    @property
+    def meta_state(self) -> MetaState:
+        return self._meta.state
+
+    @property
+    def cluster_id(self) -> int:
+        return self._peers.me.cluster
+
+    def is_reachable(self, node: int) -> bool:
+        return node == self._groups.me or self._peers.is_up(node)
+
+    def led_by(self, node: int) -> int:
+        known = [self._groups.leadership(group) for group in self._meta.state.groups]
+        return sum(leader is not None and leader.node == node for leader in known)
 
     async def propose_meta(self, command: Mapping[str, object]) -> Outcome:
         """The first result of the command's chunk stands for it."""
@@ -231,6 +257,10 @@ class ApiDesk:
         except NotDone:
             return False
         return True
+
+    def leader_of(self, group: int) -> int:
+        leader = self._groups.leadership(group)
+        return leader.node if leader is not None else 0
 
     def cluster_of(self, group: int) -> ClusterInfo:
         hosted = self._groups.get(group)

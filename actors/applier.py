@@ -92,8 +92,8 @@ class Applier:
         if header.index != self.applied + 1:
             raise RuntimeError(f"batch {header.index} handed to the applier after {self.applied}")
         results: Results = []
-        # The membership of a group is its Raft log's affair; every other batch moves at least the clock.
-        if header.kind != Kind.MEMBERSHIP:
+        # Membership and snapshot entries are the Raft log's affair; any other batch moves at least the clock.
+        if header.kind not in (Kind.MEMBERSHIP, Kind.SNAPSHOT):
             try:
                 results = self.machine.apply(entries)
             except Exception as error:

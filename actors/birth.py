@@ -11,7 +11,7 @@ the node it replaces: a wiped disk is a new member, it forgot its votes.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -60,9 +60,13 @@ class Surroundings(Protocol):
         """Name -> id of the peers that a link stands to."""
         ...
 
+    def learn(self, name: str, address: str) -> None:
+        """A member is called so and listens there."""
+        ...
 
-JoinCluster = Callable[[NodeRecord], Awaitable[None]]
-"""Ask the meta group for membership. Raises Refusal."""
+
+JoinCluster = Callable[[NodeRecord], Awaitable[Iterable[NodeRecord]]]
+"""Ask the meta group for membership; the members there are then. Raises Refusal."""
 
 
 class Birth:
@@ -87,6 +91,7 @@ class Birth:
         self._join = join
         self._confirmed = trio.Event()
         self._missing: frozenset[str] = frozenset()
+        self._refused = ""
         self.cluster = storage.recovered.node.cluster_id
         self.founding = self._recovered()
         if self.cluster:
@@ -149,11 +154,25 @@ class Birth:
         if self.founding is not None and self.founding.cluster == cluster:
             await self._confirm()
             return
-        logger.info("joining cluster %016x as a new member", cluster)
-        record = self._me
-        await self._requests.ask(peer, JOIN, [record.node, record.name, record.address], ASK_SECONDS)
+        members = await self._ask_to_join(peer, cluster)
+        for name, address in members:
+            self._around.learn(name, address)
         await self._prepare(Founding.unpack(packed))
         await self._confirm()
+
+    async def _ask_to_join(self, peer: int, cluster: int) -> list[tuple[str, str]]:
+        """(name, address) of the members. Raises Refusal, once said aloud: an operator may yet invite us."""
+        record = self._me
+        argument = [record.node, record.name, record.address]
+        try:
+            members = await self._requests.ask(peer, JOIN, argument, ASK_SECONDS)
+        except Refusal as refusal:
+            if str(refusal) != self._refused:
+                self._refused = str(refusal)
+                logger.warning("not taken into cluster %016x: %s", cluster, refusal)
+            raise
+        logger.info("joining cluster %016x as a new member", cluster)
+        return [(str(name), str(address)) for name, address in cast(list[list[object]], members)]
 
     async def _found(self, nodes: Mapping[str, int], answers: Mapping[str, Mapping[str, object]]) -> None:
         """This node has the lowest id of all, and all are empty: have everyone prepare, then confirm."""
@@ -220,5 +239,5 @@ class Birth:
         node, name, address = cast(tuple[int, str, str], tuple(cast(list[object], argument)))
         if not self.cluster or node != asker:
             raise Refusal("this node can't take anyone in")
-        await self._join(NodeRecord(node, name, address))
-        return True
+        members = await self._join(NodeRecord(node, name, address))
+        return [[member.name, member.address] for member in members]

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, cast
 
+import msgpack
 import trio
 
-from ..codec import Chunk
+from ..codec import Chunk, EntryType, make_chunk
 from ..storage.actor import Storage
 from ..storage.errors import StorageError
 from ..storage.files import GroupFiles
@@ -185,6 +186,22 @@ class Group:
 
     async def change_membership(self, change: Change) -> None:
         await self.call(lambda token: messages.ProposeMembership(change, token))
+
+    async def announce_snapshot(self) -> None:
+        """Rule S7: before a group grows from one replica, its log says which snapshot the newcomer gets.
+
+        Index, term and hash, no data; fenced by the term in which it is queued. Raises NotDone.
+        """
+        term = self.state.term
+        await self.snapshots.take()
+        manifest = self.snapshots.manifest
+        if manifest is None:
+            return  # nothing was ever applied: the newcomer gets the whole log
+        announced = msgpack.packb(
+            {"v": 1, "index": manifest.index, "term": manifest.term, "hash": manifest.rolling_hash}
+        )
+        chunk = make_chunk([(EntryType.OPAQUE, cast(bytes, announced))])
+        await self.call(lambda token: messages.ProposeSnapshot(chunk, token, term))
 
     async def transfer(self, target: int | None) -> None:
         """Hand the leadership over. Raises NotDone."""

@@ -60,6 +60,7 @@ class Birth:
 class _Hosted:
     group: Group
     scope: trio.CancelScope
+    ended: trio.Event
 
 
 class Groups:
@@ -199,12 +200,19 @@ class Groups:
         return await self._run(state, recovered.kind, recovered.name, manifest)
 
     async def close(self, group: int, *, delete: bool) -> None:
-        """Stop a group here; with `delete` its log is given up too (its files are quarantined by storage)."""
+        """Stop a group here, and return once it has. With `delete` its log and files are given up too.
+
+        Without, they stay: the replica remembers its votes and what it acknowledged, so that it may come
+        back under the same id (a replica that forgets must not).
+        """
         hosted = self._hosted.pop(group, None)
         if hosted is None:
             return
         hosted.scope.cancel()
-        self._leaders.pop(group, None)
+        await hosted.ended.wait()
+        leader = self._leaders.get(group)
+        if delete or (leader is not None and leader.node == self.me):
+            self._leaders.pop(group, None)  # else it leads on without this node, which still forwards to it
         if delete:
             self._storage.append([GroupDelete(group, hosted.group.incarnation)])
 
@@ -229,14 +237,17 @@ class Groups:
             await machine.restore(manifest.state, manifest.files)
             group.applier.start_from(manifest.index, manifest.term, manifest.time, manifest.rolling_hash)
         group.applier.advance(state.commit)
-        hosted = _Hosted(group, trio.CancelScope())
+        hosted = _Hosted(group, trio.CancelScope(), trio.Event())
         self._hosted[state.group] = hosted
         await self._nursery.start(self._run_scoped, hosted)
         return group
 
     async def _run_scoped(self, hosted: _Hosted, *, task_status: trio.TaskStatus[None]) -> None:
-        with hosted.scope:
-            await hosted.group.run(task_status=task_status)
+        try:
+            with hosted.scope:
+                await hosted.group.run(task_status=task_status)
+        finally:
+            hosted.ended.set()
 
     async def _read_membership(self, group: int, index: int) -> Membership:
         [batch] = await self._storage.read_batches(group, index, index, READ_BYTES)
@@ -264,7 +275,10 @@ class Groups:
         self._peers.send_message(peer, message)
 
     def on_role(self, group: Group) -> None:
-        """Role, term or leader of a hosted group changed."""
+        """Role, term or leader of a hosted group changed. One that is being closed has nothing to say about
+        who leads the others."""
+        if self.get(group.number) is not group:
+            return
         state = group.state
         led_by = f"led by {self._peers.name_of(state.leader)}" if state.leader else "no leader yet"
         logger.info("group %s: %s in term %d, %s", group.name, state.role.value, state.term, led_by)

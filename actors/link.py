@@ -35,6 +35,7 @@ class LinkEvents(Protocol):
     def on_link_up(self, link: "Link", remote: Hello) -> None: ...
     def on_link_down(self, link: "Link", remote: Hello) -> None: ...
     def accept(self, remote: Hello) -> str | None: ...
+    def farewell(self, remote: Hello) -> tuple[object, ...] | None: ...
     def on_frame(self, remote: Hello, frame: Frame) -> None: ...
 
 
@@ -127,14 +128,15 @@ class Link:
             if handshake.cancelled_caught:
                 return False
             async with stream:
-                remote = await self._greet(stream)
+                frames = FrameStream(stream, max_attachment=0)
+                remote = await self._greet(stream, frames)
                 if remote is None:
                     return False
                 greeted = True
                 self._up(remote)
                 try:
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._watch, stream, nursery.cancel_scope)
+                        nursery.start_soon(self._watch, remote, frames, nursery.cancel_scope)
                         await self._flush_forever(stream)
                 finally:
                     self._down(remote)
@@ -144,10 +146,10 @@ class Link:
             logger.warning("link to %s closed: %s", self.name, errors.exceptions[0])
         return greeted
 
-    async def _greet(self, stream: trio.abc.HalfCloseableStream) -> Hello | None:
+    async def _greet(self, stream: trio.abc.HalfCloseableStream, frames: "FrameStream") -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):
             await stream.send_all(encode_hello(self._events.hello()))
-            remote = await FrameStream(stream, max_attachment=0).hello()
+            remote = await frames.hello()
             reason = "it hung up; its log says why" if remote is None else self._events.accept(remote)
             if reason is None:
                 self._refusal = ""
@@ -177,10 +179,14 @@ class Link:
         self._flush_hooks.clear()
         self._events.on_link_down(self, remote)
 
-    async def _watch(self, stream: trio.abc.HalfCloseableStream, scope: trio.CancelScope) -> None:
-        """The peer says nothing on this connection; its end tells at once that the peer's process is gone."""
+    async def _watch(self, remote: Hello, frames: "FrameStream", scope: trio.CancelScope) -> None:
+        """The peer says nothing on this connection but a goodbye; its end tells at once that the peer's
+        process is gone."""
         try:
-            await stream.receive_some(1)
+            while (some := await frames.some()) is not None:
+                for frame in some:
+                    if frame.kind == FrameKind.GOODBYE:
+                        self._events.on_frame(remote, frame)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
@@ -257,6 +263,7 @@ class PeerServer:
         self._events = events
         self._max_attachment = max_attachment
         self._refusal = ("", "")
+        self._connections: dict[int, set[trio.CancelScope]] = {}
         self.bad_frames = 0
 
     async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
@@ -266,7 +273,7 @@ class PeerServer:
                 frames = FrameStream(stream, self._max_attachment)
                 remote = await self._greet(stream, frames)
                 if remote is not None:
-                    await self._receive(frames, remote)
+                    await self._receive_from(remote, frames)
         except FrameError as error:
             self.bad_frames += 1
             logger.warning("peer connection closed: %s", error)
@@ -290,7 +297,25 @@ class PeerServer:
                 remote.name,
                 reason,
             )
+            farewell = self._events.farewell(remote)
+            if farewell is not None:  # which ends that node for good
+                await stream.send_all(encode_hello(self._events.hello()))
+                await stream.send_all(encode_frame(FrameKind.GOODBYE, farewell, 0))
         return None
+
+    def close(self, node: int) -> None:
+        """End what a node says here; if it dials again it is greeted anew."""
+        for scope in self._connections.pop(node, ()):
+            scope.cancel()
+
+    async def _receive_from(self, remote: Hello, frames: FrameStream) -> None:
+        scope = trio.CancelScope()
+        self._connections.setdefault(remote.node, set()).add(scope)
+        try:
+            with scope:
+                await self._receive(frames, remote)
+        finally:
+            self._connections.get(remote.node, set()).discard(scope)
 
     async def _receive(self, frames: FrameStream, remote: Hello) -> None:
         while (some := await frames.some()) is not None:

@@ -24,6 +24,7 @@ class ChangeKind(enum.Enum):
     ADD_LEARNER = "add_learner"
     PROMOTE = "promote"  # learner -> voter
     DEMOTE = "demote"  # voter -> learner
+    RELEASE = "release"  # its node stays in the cluster and may be asked again
     REMOVE = "remove"  # for good: a removed id never returns
 
 
@@ -68,6 +69,8 @@ class Membership:
                 return Membership(self.voters | alone, self.learners - alone, self.removed)
             case ChangeKind.DEMOTE if node in self.voters and len(self.voters) > 1:
                 return Membership(self.voters - alone, self.learners | alone, self.removed)
+            case ChangeKind.RELEASE if node in self.members and self.voters != alone:
+                return Membership(self.voters - alone, self.learners - alone, self.removed)
             case ChangeKind.REMOVE if node in self.members and self.voters != alone:
                 return Membership(self.voters - alone, self.learners - alone, self.removed | alone)
         return None

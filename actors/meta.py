@@ -15,6 +15,7 @@ import msgpack
 
 from ..codec import Chunk, Entries, EntryType, make_chunk
 from ..storage.manifest import FileEntry
+from . import placement
 from .machine import Capture
 from .stream.config import StreamConfig, check_overlap, check_update, same_config
 from .stream.errors import ApiError, api_error
@@ -22,7 +23,14 @@ from .stream.errors import ApiError, api_error
 META_GROUP: Final = 1
 META_KIND: Final = "meta"
 STREAM_KIND: Final = "stream"
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+
+NODE_EXISTS: Final = 20010
+NODE_REMOVED: Final = 20011
+NOT_INVITED: Final = 20012
+NODE_NEEDED: Final = 20013
+NO_SUCH_NODE: Final = 20014
+"""Error codes of the changes of a cluster's nodes. The reference server has none: there, names are enough."""
 
 Command = Mapping[str, object]
 
@@ -38,6 +46,16 @@ class NodeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    """A name that may join, with an empty directory."""
+
+    name: str
+    address: str
+    replaces: int
+    """The member that leaves as soon as this one has joined; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """A group as it should be."""
 
@@ -50,6 +68,8 @@ class Assignment:
     """Node ids that should be its voters."""
     initial: tuple[int, ...]
     """Its first voters, which never change: the membership that its log starts from."""
+    settled: tuple[int, ...]
+    """The members that its own log had when its leader last reported them: who may still be needed."""
     version: int
     """Of `config`; grows with each accepted one."""
     config: Mapping[str, object]
@@ -59,9 +79,15 @@ class Assignment:
 
 @dataclass(slots=True)
 class MetaState:
-    """Everything the cluster agreed upon. Only `MetaMachine.apply` changes it."""
+    """Everything the cluster agreed upon. Only `MetaMachine.apply` changes it.
+
+    A node is invited by name, joins under its id, may be leaving while its replicas move, and is removed.
+    """
 
     nodes: dict[int, NodeRecord] = field(default_factory=dict)
+    invited: dict[str, Invitation] = field(default_factory=dict)
+    leaving: set[int] = field(default_factory=set)
+    """Members that hold no desired replica any more, and go once no group's log needs them."""
     removed: set[int] = field(default_factory=set)
     groups: dict[int, Assignment] = field(default_factory=dict)
     next_group: int = META_GROUP + 1
@@ -76,6 +102,13 @@ class MetaState:
     def streams(self) -> Iterable[Assignment]:
         return (group for group in self.groups.values() if group.kind == STREAM_KIND)
 
+    def staying(self) -> list[int]:
+        """The members that may take replicas."""
+        return [node for node in self.nodes if node not in self.leaving]
+
+    def node_named(self, name: str) -> NodeRecord | None:
+        return next((record for record in self.nodes.values() if record.name == name), None)
+
 
 class MetaMachine:
     """Applies the meta log. `changed` is called after every batch that changed something."""
@@ -86,7 +119,10 @@ class MetaMachine:
         self.state = MetaState(nodes={record.node: record for record in nodes})
         self._changed = changed
         self._commands: dict[str, Callable[[Command, int, int], Command]] = {
+            "invite": self._invite,
             "join": self._join,
+            "leave": self._leave,
+            "settled": self._settled,
             "create_stream": self._create_stream,
             "update_stream": self._update_stream,
             "delete_stream": self._delete_stream,
@@ -118,6 +154,8 @@ class MetaMachine:
             {
                 "v": STATE_VERSION,
                 "nodes": [[record.node, record.name, record.address] for record in state.nodes.values()],
+                "invited": [[each.name, each.address, each.replaces] for each in state.invited.values()],
+                "leaving": sorted(state.leaving),
                 "removed": sorted(state.removed),
                 "groups": [_pack_assignment(group) for group in state.groups.values()],
                 "next_group": state.next_group,
@@ -131,6 +169,8 @@ class MetaMachine:
             raise ValueError(f"meta state has version {fields['v']}, this node reads {STATE_VERSION}")
         self.state = MetaState(
             nodes={node: NodeRecord(node, name, address) for node, name, address in fields["nodes"]},
+            invited={name: Invitation(name, address, old) for name, address, old in fields["invited"]},
+            leaving=set(fields["leaving"]),
             removed=set(fields["removed"]),
             groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
             next_group=fields["next_group"],
@@ -151,22 +191,59 @@ class MetaMachine:
 
     # --- Commands, each (command, index, time) -> result -----------------------------------------
 
+    def _invite(self, command: Command, index: int, time: int) -> Command:
+        """A name may join, perhaps to replace a member. Inviting again changes the address."""
+        name, replaced = str(command["name"]), str(command.get("replaces") or "")
+        if self.state.node_named(name) is not None:
+            raise ApiError(409, NODE_EXISTS, f"node {name} is a member already")
+        old = self._member(replaced).node if replaced else 0
+        self.state.invited[name] = Invitation(name, str(command["address"]), old)
+        return {}
+
     def _join(self, command: Command, index: int, time: int) -> Command:
-        """A node takes its name; the id that bore it before is removed for good (a wiped disk is a new
-        member)."""
+        """A node takes its name. The id that bore it before is removed for good: a wiped disk is a new
+        member. Nobody else comes in uninvited."""
         state = self.state
         node, name = cast(int, command["node"]), str(command["name"])
         if node in state.removed:
-            raise ApiError(409, 10039, f"node id {node:016x} was removed and never returns")
-        for old in [
-            record.node for record in state.nodes.values() if record.name == name and record.node != node
-        ]:
-            del state.nodes[old]
-            state.removed.add(old)
-            for group in list(state.groups.values()):
-                replicas = tuple(node if replica == old else replica for replica in group.replicas)
-                state.groups[group.group] = replace(group, replicas=replicas)
+            raise ApiError(409, NODE_REMOVED, f"node id {node:016x} was removed and never returns")
+        invitation = state.invited.pop(name, None)
+        old = state.node_named(name)
+        if old is None and invitation is None:
+            raise ApiError(403, NOT_INVITED, f"nobody invited {name}: trimaran cluster add {name}=HOST:PORT")
         state.nodes[node] = NodeRecord(node, name, str(command["address"]))
+        if old is not None and old.node != node:
+            self._hand_on(old.node, node)
+            self._remove(old.node)
+        if invitation is not None and invitation.replaces in state.nodes:
+            self._hand_on(invitation.replaces, node)
+            state.leaving.add(invitation.replaces)
+            self._dismiss()
+        return {}
+
+    def _leave(self, command: Command, index: int, time: int) -> Command:
+        """A member is to go (or an invitation is taken back): first its replicas move, then it is removed."""
+        state, name = self.state, str(command["name"])
+        if state.node_named(name) is None and state.invited.pop(name, None) is not None:
+            return {}
+        leaving = self._member(name).node
+        others = len([node for node in state.staying() if node != leaving])
+        crowded = [group.name for group in state.groups.values() if len(group.replicas) > others]
+        if not others or crowded:
+            why = f"scale down first: {', '.join(sorted(crowded)[:5])}" if crowded else "it is the last one"
+            raise ApiError(400, NODE_NEEDED, f"node {name} can't leave {others} others behind; {why}")
+        state.leaving.add(leaving)
+        self._hand_on(leaving)
+        self._dismiss()
+        return {}
+
+    def _settled(self, command: Command, index: int, time: int) -> Command:
+        """A group's leader reports the members that its log has; a report on an earlier life is dropped."""
+        group = self.state.groups.get(cast(int, command["group"]))
+        if group is not None and group.incarnation == command["incarnation"]:
+            members = tuple(cast(list[int], command["members"]))
+            self.state.groups[group.group] = replace(group, settled=members)
+            self._dismiss()
         return {}
 
     def _create_stream(self, command: Command, index: int, time: int) -> Command:
@@ -187,12 +264,16 @@ class MetaMachine:
         self._check_overlap(config)
         if existing.config != config.to_json():
             self.state.groups[existing.group] = replace(
-                existing, config=config.to_json(), version=existing.version + 1
+                existing,
+                config=config.to_json(),
+                version=existing.version + 1,
+                replicas=self._resized(existing, config.num_replicas, cast(int, command.get("keep", 0))),
             )
         return {}
 
     def _delete_stream(self, command: Command, index: int, time: int) -> Command:
         del self.state.groups[self._existing_stream(str(command["name"])).group]
+        self._dismiss()
         return {}
 
     def _create_group(self, command: Command, index: int, time: int) -> Command:
@@ -210,6 +291,7 @@ class MetaMachine:
         if existing is None:
             raise ApiError(404, 10059, "group not found")
         del self.state.groups[existing.group]
+        self._dismiss()
         return {}
 
     # --- Shared by them --------------------------------------------------------------------------
@@ -237,6 +319,7 @@ class MetaMachine:
             name=name,
             replicas=replicas,
             initial=replicas,
+            settled=replicas,
             version=1,
             config=config,
             created=time,
@@ -247,17 +330,53 @@ class MetaMachine:
     def _place(self, count: int) -> tuple[int, ...]:
         """The least loaded nodes, the first of them with the fewest groups it comes first in (it leads
         first)."""
-        nodes = self.state.nodes
-        if count > len(nodes):
+        staying, groups = self.state.staying(), self.state.groups.values()
+        if count > len(staying):
             raise api_error(10005)
-        hosted = dict.fromkeys(nodes, 0)
-        led = dict.fromkeys(nodes, 0)
-        for group in self.state.groups.values():
-            for node in group.replicas:
-                hosted[node] = hosted.get(node, 0) + 1
-            led[group.replicas[0]] = led.get(group.replicas[0], 0) + 1
-        chosen = sorted(nodes, key=lambda node: (hosted[node], node))[:count]
-        return tuple(sorted(chosen, key=lambda node: (led[node], node)))
+        load = placement.hosted(staying, groups)
+        return placement.place(
+            {node: load[node] for node in staying}, placement.first(staying, groups), count
+        )
+
+    def _resized(self, group: Assignment, count: int, keep: int) -> tuple[int, ...]:
+        """The replica set with `count` nodes; `keep`, who leads it now, is not the one to go."""
+        if count == len(group.replicas):
+            return group.replicas
+        resized = placement.resize(group.replicas, self._load(), count, keep)
+        if len(resized) < count:
+            raise api_error(10005)
+        return resized
+
+    def _load(self) -> dict[int, int]:
+        staying = self.state.staying()
+        load = placement.hosted(staying, self.state.groups.values())
+        return {node: load[node] for node in staying}
+
+    # --- Nodes that go -----------------------------------------------------------------------------
+
+    def _member(self, name: str) -> NodeRecord:
+        record = self.state.node_named(name)
+        if record is None:
+            raise ApiError(404, NO_SUCH_NODE, f"no node {name} in this cluster")
+        return record
+
+    def _hand_on(self, leaving: int, heir: int = 0) -> None:
+        """Desired replicas of a node go to its heir, or each to the node with the fewest."""
+        for group in list(self.state.groups.values()):
+            if leaving in group.replicas:
+                replicas = placement.substitute(group.replicas, self._load(), leaving, heir)
+                self.state.groups[group.group] = replace(group, replicas=replicas)
+
+    def _dismiss(self) -> None:
+        """Remove every leaving node that no group wants and no group's log has any more."""
+        needed = {node for group in self.state.groups.values() for node in (*group.replicas, *group.settled)}
+        for node in sorted(self.state.leaving - needed):
+            self._remove(node)
+
+    def _remove(self, node: int) -> None:
+        self.state.nodes.pop(node, None)
+        self.state.leaving.discard(node)
+        self.state.removed.add(node)
 
 
 def command_chunk(command: Command) -> Chunk:
@@ -278,6 +397,7 @@ def _pack_assignment(group: Assignment) -> list[object]:
         group.name,
         list(group.replicas),
         list(group.initial),
+        list(group.settled),
         group.version,
         dict(group.config),
         group.created,
@@ -285,7 +405,7 @@ def _pack_assignment(group: Assignment) -> list[object]:
 
 
 def _unpack_assignment(packed: Sequence[object]) -> Assignment:
-    group, incarnation, kind, name, replicas, initial, version, config, created = packed
+    group, incarnation, kind, name, replicas, initial, settled, version, config, created = packed
     return Assignment(
         group=cast(int, group),
         incarnation=cast(int, incarnation),
@@ -293,6 +413,7 @@ def _unpack_assignment(packed: Sequence[object]) -> Assignment:
         name=str(name),
         replicas=tuple(cast(list[int], replicas)),
         initial=tuple(cast(list[int], initial)),
+        settled=tuple(cast(list[int], settled)),
         version=cast(int, version),
         config=cast(Mapping[str, object], config),
         created=cast(int, created),

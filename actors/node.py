@@ -8,7 +8,7 @@ files.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -54,6 +54,7 @@ LINK_BYTES: Final = 64 * 1024 * 1024
 STOP_SECONDS: Final = 2.0
 DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
+DISMISS_SECONDS: Final = 0.5
 
 MakeStateMachine = Callable[[], StateMachine]
 
@@ -64,6 +65,18 @@ class NodeFailed(Exception):
     def __init__(self, cause: StorageFailed) -> None:
         super().__init__(str(cause))
         self.exit_code = cause.exit_code
+
+
+class NodeRemoved(Exception):
+    """This node's id was removed from its cluster and never returns. The process must end."""
+
+    exit_code: Final = 4
+
+    def __init__(self, name: str, node: int, cluster: int) -> None:
+        super().__init__(
+            f"node {name} ({node:016x}) was removed from cluster {cluster:016x} and its id never returns; to "
+            f"use this machine again, invite it (trimaran cluster add) and start with an empty directory"
+        )
 
 
 class Node:
@@ -102,6 +115,7 @@ class Node:
         self._listen = listen
         self._failure: StorageFailed | None = None
         self._failed = trio.Event()
+        self._removed = trio.Event()
         self._meta_machine: MetaMachine | None = None
         self._directory = StreamDirectory()
         self._meta_changed = trio.Event()
@@ -116,6 +130,7 @@ class Node:
             OSError: an address can't be bound.
             StorageError: the data directory can't be served; each kind has its exit code.
             NodeFailed: the disk failed while running.
+            NodeRemoved: the cluster removed this node, now or while it was away.
         """
         self.storage = await self._open_storage()
         try:
@@ -125,6 +140,8 @@ class Node:
                 await self.storage.close()
         if self._failure is not None:
             raise NodeFailed(self._failure)
+        if self._removed.is_set():
+            raise NodeRemoved(self.me.name, self.me.node, self.peers.me.cluster)
 
     async def _run_tree(self, task_status: trio.TaskStatus[None]) -> None:
         listener = await self._listen_to_peers()
@@ -133,6 +150,7 @@ class Node:
             self._scope = nursery.cancel_scope
             await nursery.start(self.storage.run)
             nursery.start_soon(self._watch_failure)
+            nursery.start_soon(self._watch_removal)
             await nursery.start(self.requests.run)
             nursery.start_soon(self.proposals.run)
             await nursery.start(self.reads.run)
@@ -170,6 +188,10 @@ class Node:
         logger.critical("%s", self._failure)
         self._scope.cancel()
 
+    async def _watch_removal(self) -> None:
+        await self._removed.wait()
+        self._scope.cancel()
+
     def _on_storage_failure(self, failure: StorageFailed) -> None:
         self._failure = failure
         self._failed.set()
@@ -193,12 +215,12 @@ class Node:
     async def _listen_to_peers(self) -> Listener | None:
         if not self.options.clustered:
             return None
-        return await self._world.network.listen(self.options.peer_listen)
+        return await self._world.network.listen(self.options.peer_address)
 
     def _build(self, listener: Listener | None) -> None:
         options, world = self.options, self._world
         node = self.storage.recovered.node
-        address = _advertised(options.peer_listen, listener)
+        address = _advertised(options.peer_address, listener)
         self.me = NodeRecord(node.node_id, options.name, address)
         hello = Hello(
             version=PROTOCOL_VERSION,
@@ -233,11 +255,16 @@ class Node:
             self._draw_id,
             self._take_in,
         )
-        desk = ApiDesk(self.groups, self, self.proposals, world.clock, options.cluster_name)
+        desk = ApiDesk(self.groups, self, self.proposals, world.clock, options.cluster_name, self.peers)
         self.api_router = ApiRouter(self.groups, self.requests, self, desk)
         self.desk = desk
         self.reconciler = Reconciler(
-            world.clock, self.groups.led_by_me, lambda: self.state, self._configuration, _next_due
+            world.clock,
+            self.groups.led_by_me,
+            lambda: self.state,
+            self._configuration,
+            _next_due,
+            self._report_members,
         )
         backend = NodeBackend(
             node.node_id, self._version, options, self._directory, self.proposals, self.api_router, self.peers
@@ -261,7 +288,8 @@ class Node:
     def _wire(self) -> None:
         """Who is told what. In one place, so that the flow of events can be read."""
         peers, groups = self.peers, self.groups
-        peers.refuses = lambda remote: "its id was removed" if remote.node in self.state.removed else None
+        peers.refuses = lambda remote: "its id was removed" if self._is_gone(remote.node) else None
+        peers.on_goodbye = lambda reason: self._removed.set()
         peers.handle(FrameKind.ASK, self.requests.on_ask)
         peers.handle(FrameKind.ANSWER, lambda _, envelope, data: self.requests.on_answer(envelope, data))
         peers.handle(FrameKind.PROPOSE, self.proposals.on_propose)
@@ -314,7 +342,24 @@ class Node:
         self.ready.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reconciler.run)
+            nursery.start_soon(self._dismiss_removed)
             await self._follow_meta()
+
+    async def _dismiss_removed(self) -> None:
+        """End the connections of removed nodes. Level-triggered: a commit of the meta log wakes nobody."""
+        while True:
+            linked = [node for node in self.peers.up() if self._is_gone(node)]
+            for node in linked:
+                self.peers.dismiss(node)
+            await trio.sleep(DISMISS_SECONDS)
+
+    def _is_gone(self, node: int) -> bool:
+        """Removed, and no member of the meta group's log any more: until then it may be needed to commit."""
+        meta = self.groups.get(META_GROUP)
+        if node not in self.state.removed or meta is None:
+            return False
+        state = meta.state
+        return node not in state.membership.members | state.memberships.at(state.commit).members
 
     async def _start_meta(self, founding: Founding) -> None:
         voters = tuple(record.node for record in founding.founders)
@@ -331,22 +376,39 @@ class Node:
             changed = self._meta_changed
             meta = self.groups.get(META_GROUP)
             state = self.state
-            for record in list(state.nodes.values()):
-                self.peers.learn(record.name, record.address)
+            members = [(each.name, each.address) for each in state.nodes.values()]
+            invited = [(each.name, each.address) for each in state.invited.values()]
+            for name, address in members + invited:
+                self.peers.learn(name, address)
             for assignment in list(state.groups.values()):
-                if self.me.node in assignment.replicas and self.groups.get(assignment.group) is None:
+                if self._is_host(assignment) and self.groups.get(assignment.group) is None:
                     await self._host(assignment)
             for group in list(self.groups.hosted()):
-                known = meta is not None and meta.applier.applied >= group.incarnation
-                if group.number != META_GROUP and known and group.number not in state.groups:
-                    logger.info("group %s is deleted", group.name)
-                    await self.groups.close(group.number, delete=True)
+                caught_up = meta is not None and meta.applier.applied >= group.incarnation
+                if group.number != META_GROUP and caught_up:
+                    await self._close_if_gone(group, state.groups.get(group.number))
             self.reconciler.wake()
             await changed.wait()
+
+    def _is_host(self, assignment: Assignment) -> bool:
+        """Whether a replica belongs here: it is wanted, or the group's log may still count on it (S14)."""
+        return self.me.node in assignment.replicas or self.me.node in assignment.settled
+
+    async def _close_if_gone(self, group: Group, assignment: Assignment | None) -> None:
+        if assignment is None:
+            logger.info("group %s is deleted", group.name)
+            await self.groups.close(group.number, delete=True)
+        elif not self._is_host(assignment):
+            logger.info("group %s has moved away", group.name)
+            await self.groups.close(group.number, delete=False)
 
     async def _host(self, assignment: Assignment) -> None:
         if assignment.kind != STREAM_KIND and assignment.kind not in self._machines:
             logger.error("group %s: this node has no state machine %r", assignment.name, assignment.kind)
+            return
+        dormant = await self.storage.reopen(assignment.group)
+        if dormant is not None and dormant.incarnation == assignment.incarnation:
+            await self.groups.resume(dormant, Membership.decode(dormant.members).voters)
             return
         birth = GroupBirth(
             assignment.group,
@@ -376,7 +438,17 @@ class Node:
         """Wait for the next change of desired state."""
         await self._meta_changed.wait()
 
-    async def _take_in(self, record: NodeRecord) -> None:
+    async def _report_members(self, assignment: Assignment, members: frozenset[int]) -> None:
+        """Tell meta whom a group's log counts on, so that it knows who can be done without."""
+        command = {
+            "op": "settled",
+            "group": assignment.group,
+            "incarnation": assignment.incarnation,
+            "members": sorted(members),
+        }
+        await self.desk.propose_meta(command)
+
+    async def _take_in(self, record: NodeRecord) -> Iterable[NodeRecord]:
         """Another node asks to become a member (see `Birth`). A name belongs to its bearer while that
         lives."""
         bearer = self.peers.linked().get(record.name)
@@ -388,7 +460,8 @@ class Node:
         if not isinstance(outcome, Applied):
             raise Refusal(outcome.reason.value)
         if isinstance(outcome.result, dict) and "error" in outcome.result:
-            raise Refusal(str(outcome.result["error"]))
+            raise Refusal(str(outcome.result["error"]["description"]))
+        return list(self.state.nodes.values())
 
     def _configuration(self, group: Group, assignment: Assignment) -> Chunk | None:
         """The configuration that a stream's own log still lacks."""

@@ -29,6 +29,7 @@ __all__ = [
     "render",
     "from_mapping",
     "split_address",
+    "check_name",
     "parse_size",
     "parse_duration",
     "format_size",
@@ -48,6 +49,7 @@ BATCH_OVERHEAD: Final = 4 * KIB
 SEGMENT_OVERHEAD: Final = 64 * KIB
 """Room kept in a log segment beside its largest batch: segment header, frames, trailer."""
 
+DEFAULT_PEER_ADDRESS: Final = "127.0.0.1:6222"
 DATA_DIRECTORY: Final = Path("trimaran-data")
 
 Default = TypeVar("Default")
@@ -172,11 +174,11 @@ class Options:
         "Address for NATS clients. Port 0 or -1 takes a free one.",
         "The port NATS clients try first, on loopback because there is no authentication yet.",
     )
-    peer_listen: str = _setting(
-        "127.0.0.1:6222",
+    peer_listen: str | None = _setting(
+        None,
         Unit.ADDRESS,
-        "Address for the other nodes. Bound only when there are peers.",
-        "The port NATS servers use among themselves.",
+        "Address for the other nodes, 127.0.0.1:6222 if there are peers. Given alone, the cluster can grow.",
+        "A node alone needs none; the port is the one NATS servers use among themselves.",
     )
     peers: tuple[Peer, ...] = _setting(
         (),
@@ -369,9 +371,14 @@ class Options:
         _check_peers(self)
 
     @property
+    def peer_address(self) -> str:
+        """Where this node listens for others, if it does."""
+        return self.peer_listen or DEFAULT_PEER_ADDRESS
+
+    @property
     def clustered(self) -> bool:
-        """Whether there are other nodes."""
-        return bool(self.peers)
+        """Whether there are other nodes, or may be: then the peer address is bound."""
+        return bool(self.peers) or self.peer_listen is not None
 
 
 def settings() -> tuple[Setting, ...]:
@@ -576,7 +583,7 @@ def _check_value(each: Setting, value: object) -> None:
     """One value against its own unit and range."""
     try:
         if each.unit is Unit.NAME:
-            _check_name(cast(str, value))
+            check_name(cast(str, value))
         elif each.unit is Unit.ADDRESS and value is not None:
             split_address(cast(str, value))
     except ValueError as error:
@@ -588,7 +595,8 @@ def _check_value(each: Setting, value: object) -> None:
         raise BadOption(each.flag, f"{render(each, value)} is not between {low} and {high}")
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises ValueError for what can't name a node or a cluster."""
     if not name or len(name) > _LONGEST_NAME:
         raise ValueError(f"{name!r} has not 1 to {_LONGEST_NAME} characters")
     if not name.isprintable() or _FORBIDDEN_IN_NAMES & set(name):
@@ -628,8 +636,8 @@ def _check_addresses(options: Options) -> None:
     """A node can't listen twice on one address; port 0 takes a free one each time."""
     bound: dict[tuple[str, int], str] = {}
     listening = [("listen", options.listen), ("http", options.http)]
-    if options.peers:
-        listening.insert(1, ("peer-listen", options.peer_listen))
+    if options.clustered:
+        listening.insert(1, ("peer-listen", options.peer_address))
     for flag, address in listening:
         if address is None or not (where := split_address(address))[1]:
             continue
@@ -641,10 +649,10 @@ def _check_addresses(options: Options) -> None:
 def _check_peers(options: Options) -> None:
     names: set[str] = set()
     addresses: set[str] = set()
-    own = split_address(options.peer_listen)
+    own = split_address(options.peer_address)
     for name, address in options.peers:
         try:
-            _check_name(name)
+            check_name(name)
             remote = split_address(address)
         except ValueError as error:
             raise BadOption("peer", str(error)) from None

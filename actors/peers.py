@@ -40,6 +40,8 @@ class Peers:
         self.unknown_frames = 0
         self.refuses: Callable[[Hello], str | None] = lambda remote: None
         """One more reason to refuse a greeting (the node knows who was removed), or None."""
+        self.on_goodbye: Callable[[str], None] = lambda reason: None
+        """A member of this node's own cluster says that this node was removed from it."""
         self._network = network
         self._random = rng
         self._known = dict(known)
@@ -127,6 +129,14 @@ class Peers:
             old.close()
         self._dial(name)
 
+    def dismiss(self, node: int) -> None:
+        """A node was removed: end its connections. It is told why when it dials again."""
+        for name, link in list(self._links.items()):
+            if link.remote is not None and link.remote.node == node:
+                link.close()
+                del self._links[name], self._known[name]
+        self._server.close(node)
+
     def _dial(self, name: str) -> None:
         if self._nursery is not None:
             link = Link(name, self._known[name], self._network, self, self._random, self._link_bytes)
@@ -159,9 +169,20 @@ class Peers:
             return f"it belongs to cluster {remote.cluster_name!r}"
         if remote.cluster and me.cluster and remote.cluster != me.cluster:
             return f"it belongs to another cluster ({remote.cluster:016x})"
-        if remote.name not in self._known:
+        if remote.name not in self._known and not (me.cluster and remote.cluster == me.cluster):
             return f"no node {remote.name!r} is known here"
-        return self.refuses(remote)
+        reason = self.refuses(remote)
+        if reason is None and remote.name not in self._known:
+            # A fellow member whom this node has not heard of yet, because it was away or is new itself.
+            self.learn(remote.name, remote.address)
+        return reason
+
+    def farewell(self, remote: Hello) -> tuple[object, ...] | None:
+        """What a refused node of the same cluster is told before the connection closes, or None."""
+        reason = self.refuses(remote)
+        if reason is None or not self.me.cluster or remote.cluster != self.me.cluster:
+            return None
+        return (self.me.cluster, remote.node, reason)
 
     def on_link_up(self, link: Link, remote: Hello) -> None:
         self._by_id[remote.node] = link
@@ -182,6 +203,9 @@ class Peers:
         if frame.kind <= FrameKind.SNAPSHOT_REPLY and self._messages is not None:
             self._messages(remote.node, frame)
             return
+        if frame.kind == FrameKind.GOODBYE:
+            self._on_goodbye(frame.envelope)
+            return
         handler = self._handlers.get(frame.kind)
         if handler is None:
             self.unknown_frames += 1
@@ -191,3 +215,8 @@ class Peers:
         except (TypeError, ValueError) as error:
             # An envelope of the right frame but the wrong shape: the peer is to blame, not this node.
             raise FrameError(f"frame of kind {frame.kind} from {remote.name}: {error}") from error
+
+    def _on_goodbye(self, envelope: list[object]) -> None:
+        """Believed only if it names this node's own cluster and id: an address may have a new owner."""
+        if envelope[:2] == [self.me.cluster, self.me.node] and self.me.cluster:
+            self.on_goodbye(str(envelope[2]) if len(envelope) > 2 else "")

@@ -6,7 +6,7 @@ compares, it never remembers what it did, so a new leader goes on where the old 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import trio
@@ -23,18 +23,21 @@ PERIOD_SECONDS: Final = 0.25
 STEP_SECONDS: Final = 5.0
 
 
-def next_change(members: Membership, desired: frozenset[int]) -> Change | None:
+def next_change(
+    members: Membership, desired: frozenset[int], cluster: frozenset[int] = frozenset(), leader: int = 0
+) -> Change | None:
     """The next single change from these members towards the desired voters, or None when there.
 
     New members come in as learners and are promoted (the leader refuses until they have caught up) before
-    anyone leaves, so the group never has fewer able voters than it should.
+    anyone leaves, so the group never has fewer able voters than it should. The leader leaves last. A node
+    that stays in the `cluster` is released and may come back; any other id is removed for good.
     """
     for node in sorted(desired - members.members - members.removed):
         return Change(ChangeKind.ADD_LEARNER, node)
     for node in sorted(desired & members.learners):
         return Change(ChangeKind.PROMOTE, node)
-    for node in sorted(members.members - desired):
-        return Change(ChangeKind.REMOVE, node)
+    for node in sorted(members.members - desired, key=lambda node: (node == leader, node)):
+        return Change(ChangeKind.RELEASE if node in cluster else ChangeKind.REMOVE, node)
     return None
 
 
@@ -48,12 +51,14 @@ class Reconciler:
         meta: Callable[[], MetaState],
         configure: Callable[[Group, Assignment], Chunk | None],
         due: Callable[[Group], int | None],
+        report: Callable[[Assignment, frozenset[int]], Awaitable[None]],
     ) -> None:
         self._clock = clock
         self._led = led
         self._meta = meta
         self._configure = configure
         self._due = due
+        self._report = report
         self._wake = trio.Event()
         self._busy: set[int] = set()
 
@@ -74,12 +79,29 @@ class Reconciler:
 
     def _differs(self, group: Group) -> bool:
         assignment = self._meta().groups.get(group.number)
-        desired = self._desired(group.number)
         return (
-            (bool(desired) and next_change(group.state.membership, desired) is not None)
+            self._next_change(group) is not None
             or (assignment is not None and self._configure(group, assignment) is not None)
+            or (assignment is not None and self._unreported(group, assignment) is not None)
             or self._is_due(group)
         )
+
+    def _next_change(self, group: Group) -> Change | None:
+        desired, state = self._desired(group.number), group.state
+        return (
+            next_change(state.membership, desired, frozenset(self._meta().nodes), state.node)
+            if desired
+            else None
+        )
+
+    def _unreported(self, group: Group, assignment: Assignment) -> frozenset[int] | None:
+        """Members that meta does not have yet, or still has: who the log needs, now or on the way.
+
+        Meta has them before the log does, so no node is thought dispensable while it has a vote.
+        """
+        needed = group.state.membership.members | frozenset(assignment.replicas)
+        settled = group.state.commit >= group.state.memberships.last_change
+        return needed if settled and needed != frozenset(assignment.settled) else None
 
     def _desired(self, group: int) -> frozenset[int]:
         if group == META_GROUP:
@@ -111,9 +133,21 @@ class Reconciler:
         if self._is_due(group):
             await group.tick()
             return
-        desired = self._desired(group.number)
-        change = next_change(group.state.membership, desired) if desired else None
+        unreported = self._unreported(group, assignment) if assignment is not None else None
+        if assignment is not None and unreported is not None:
+            await self._report(assignment, unreported)
+            return
+        change = self._next_change(group)
         if change is not None:
-            await group.change_membership(change)
-            logger.info("group %s: %s %016x", group.name, change.kind.value, change.node)
+            await self._change(group, change)
             self.wake()
+
+    async def _change(self, group: Group, change: Change) -> None:
+        """One change; a leader that is to go hands over first, so that nobody waits for an election."""
+        if change.node == group.state.node:
+            await group.transfer(None)
+            return
+        if change.kind is ChangeKind.ADD_LEARNER and len(group.state.membership.voters) == 1:
+            await group.announce_snapshot()
+        await group.change_membership(change)
+        logger.info("group %s: %s %016x", group.name, change.kind.value, change.node)

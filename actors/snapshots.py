@@ -54,6 +54,7 @@ class Snapshots:
         self._log_bytes = log_bytes
         self._grown = 0
         self._due = trio.Event()
+        self._taking = trio.Lock()
         self._transfers = itertools.count(1)
         self._progress: dict[int, trio.MemorySendChannel[tuple[str, object]]] = {}
         self._sending = 0
@@ -88,6 +89,10 @@ class Snapshots:
         The log between the last two manifests stays, so that a follower that was away for a moment catches up
         from the log.
         """
+        async with self._taking:
+            await self._take()
+
+    async def _take(self) -> None:
         await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
         group, applier, previous = self._group, self._group.applier, self.manifest
         if previous is not None and previous.index >= applier.applied:

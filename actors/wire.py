@@ -46,6 +46,8 @@ class FrameKind(enum.IntEnum):
     LEADERS = 16
     INTEREST = 17
     ROUTE = 18
+    GOODBYE = 19
+    """To whoever was removed from the cluster: (cluster id, its node id, why). Nothing follows."""
 
 
 @dataclass(frozen=True, slots=True)

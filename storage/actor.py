@@ -26,11 +26,19 @@ from .errors import (
     RecordTooLarge,
     StorageFailed,
 )
-from .files import FileLane, FoundFiles, GroupFiles, OpenFiles, trim_quarantine
+from .files import (
+    FileLane,
+    FoundFiles,
+    GroupFiles,
+    OpenFiles,
+    group_directory,
+    recover_files,
+    trim_quarantine,
+)
 from .index import Fault, Place
 from .node import NodeHeader, write_node_header
 from .records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record
-from .recovery import Opened, Recovered, apply_item, recover
+from .recovery import Opened, Recovered, RecoveredGroup, apply_item, describe, recover
 from .segment import (
     BATCH,
     CLOSED,
@@ -744,6 +752,26 @@ class Storage:
             prefix = log.prefix
             record = CompactPrefix(log.group, log.incarnation, prefix.index, prefix.term, prefix.manifest_crc)
         return encode_record(record)
+
+    async def reopen(self, group: int) -> RecoveredGroup | None:
+        """A group as a restart would find it now; None if the log doesn't have it. Nobody may be using it.
+
+        For a replica that was stopped and is wanted again: its files are cut to its manifest, as ever.
+        """
+        if group not in self._index.groups:
+            return None
+        await self._synced()
+        log = self._index.groups[group]
+        directory = group_directory(group, log.incarnation)
+        found = await self._lane.run(self._recover_files, directory)
+        self._files.pop((group, log.incarnation), None)
+        self._found_files[group] = found
+        return describe(log, found)
+
+    def _recover_files(self, directory: str) -> FoundFiles:
+        for name in self._disk.listdir(directory) if self._disk.exists(directory) else ():
+            self._lane.open.forget(f"{directory}/{name}")
+        return recover_files(self._disk, directory)
 
     # --- files
 

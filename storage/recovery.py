@@ -209,7 +209,7 @@ def _open(
     }
     known = {group_directory(log.group, log.incarnation) for log in index.groups.values()}
     orphans = tuple(name for name in disk.listdir(GROUPS) if f"{GROUPS}/{name}" not in known)
-    groups = {group: _describe(log, files[group]) for group, log in index.groups.items()}
+    groups = {group: describe(log, files[group]) for group, log in index.groups.items()}
     recovered = Recovered(node, groups, created, replay.torn, tuple(replay.losses), orphans)
     return Opened(lock, recovered, index, writer, sizes, oldest, files)
 
@@ -499,7 +499,8 @@ def _size(disk: Disk, path: str) -> int:
         disk.close(descriptor)
 
 
-def _describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
+def describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
+    """A group out of what its log and its directory hold."""
     manifest, prefix = files.manifest, log.prefix
     damaged = files.damaged
     if manifest is None:

@@ -131,8 +131,8 @@ class ApiHost(Protocol):
         """Change desired state.
 
         Commands: `{"op": "create_stream", "name", "config", "replicas"}` (config: JetStream JSON with
-        defaults; replicas: how many), `{"op": "update_stream", ...}` alike, and
-        `{"op": "delete_stream", "name"}`.
+        defaults; replicas: how many), `{"op": "update_stream", ...}` alike with `keep`, the id of a node
+        that is not to lose its replica (0: any may), and `{"op": "delete_stream", "name"}`.
         `Applied.result` is a mapping. A refusal decided at apply is `{"error": {"code", "err_code",
         "description"}}`; else `{"created": bool}` for create (False: it existed with an equal configuration)
         and `{}` for the others.
@@ -156,6 +156,9 @@ class ApiHost(Protocol):
 
     async def propose(self, group: int, chunk: Chunk) -> Outcome:
         """Propose and wait for the outcome; `Applied.result` holds one result per entry of the chunk."""
+
+    def leader_of(self, group: int) -> int:
+        """Id of the node that leads a group, as far as this node knows; 0: none."""
 
     def cluster_of(self, group: int) -> ClusterInfo:
         """Leader and replicas of a group that this node hosts."""

@@ -37,7 +37,7 @@ Clients parse it as a semantic version and switch features on by it; Trimaran's 
 PASS_BYTES: Final = 4 << 20
 """Bytes read in one pass, which bounds how long it keeps the loop; who is left over is ready in the next."""
 
-API_PREFIX: Final = b"$JS.API."
+API_PREFIXES: Final = (b"$JS.API.", b"$TRIMARAN.API.")
 API_MAX: Final = 1024
 """API requests under way; more are refused with a typed error instead of queueing without end."""
 
@@ -309,7 +309,7 @@ class Gateway:
 
     def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
         delivered = self.router.publish(subject, reply, header_size, body, client)
-        if subject.startswith(API_PREFIX):
+        if subject.startswith(API_PREFIXES):
             self._start_api(client, subject, reply, body[header_size:])
         elif reply and not delivered:
             no_responders(client, self.table, reply, subject)

@@ -261,7 +261,8 @@ class JetStreamApi:
         config = check_update(StreamConfig.from_json(standing.config), config)
         self._check_overlap(config)
         command = {"op": "update_stream", "name": name, "config": config.to_json()}
-        await self._change(command | {"replicas": config.num_replicas})
+        keep = self._host.leader_of(standing.group)
+        await self._change(command | {"replicas": config.num_replicas, "keep": keep})
         return await self._standing(name)
 
     async def _delete(self, name: str, payload: bytes) -> dict[str, object]:

@@ -649,6 +649,11 @@ class Client:
         data = json.dumps(body).encode() if body is not None else b""
         return _parse_response(await self.request(f"$JS.API.{subject}", data))
 
+    async def administer(self, subject: str, body: Mapping[str, object] | None = None) -> dict[str, object]:
+        """A request about the cluster itself: `administer("CLUSTER.INFO")`. Raises as `api`."""
+        data = json.dumps(body).encode() if body is not None else b""
+        return _parse_response(await self.request(f"$TRIMARAN.API.{subject}", data))
+
     async def create_stream(
         self, name: str, subjects: Iterable[str], *, replicas: int = 1, **config: object
     ) -> dict[str, object]:

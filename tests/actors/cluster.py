@@ -17,6 +17,7 @@ from trimaran import GroupHandle, Node, Options, World, open_group
 from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.network import MemoryNetwork
+from trimaran.actors.node import NodeRemoved
 from trimaran.storage.memory_disk import MemoryDisk
 from trimaran.storage.runner import InlineRunner
 
@@ -77,6 +78,8 @@ class Member:
         self.port = MemoryPort()
         self.scope = trio.CancelScope()
         self.gone = trio.Event()
+        self.ended_by: NodeRemoved | None = None
+        """Why its node ended by itself."""
 
     @property
     def running(self) -> Node:
@@ -96,6 +99,7 @@ class Cluster:
         self._nursery = nursery
         self._machines = machines
         self._options = options
+        self._seed = seed
         self.network = MemoryNetwork()
         self.violations: list[Violation] = []
         self.checker = Checker(self.violations.append)
@@ -104,6 +108,11 @@ class Cluster:
 
     def __getitem__(self, name: str) -> Node:
         return self.members[name].running
+
+    def add(self, name: str) -> None:
+        """One more place with an empty disk; who starts from now on knows its address."""
+        self.members[name] = Member(name, self._seed * 101 + len(self.members))
+        self.addresses[name] = f"{name}:1"
 
     async def start(self, name: str) -> Node:
         member = self.members[name]
@@ -129,6 +138,8 @@ class Cluster:
         try:
             with member.scope:
                 await member.running.run(task_status=task_status)
+        except NodeRemoved as removed:
+            member.ended_by = removed
         finally:
             member.node = None
             member.gone.set()

@@ -6,7 +6,7 @@ from typing import cast
 import msgpack
 import pytest
 
-from trimaran.actors.meta import MetaMachine, NodeRecord
+from trimaran.actors.meta import NODE_REMOVED, MetaMachine, NodeRecord
 from trimaran.actors.stream.config import from_request
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch, walk_batch
 
@@ -55,6 +55,60 @@ def test_a_stream_gets_a_group_an_incarnation_and_distinct_replicas() -> None:
     assert sorted(assignment.replicas) == [1, 2, 3]
     assert assignment.version == 1
     assert assignment.created == 77
+
+
+def test_replicas_grow_onto_idle_nodes_and_shrink_away_from_busy_ones_but_not_from_the_leader() -> None:
+    meta = Replica()
+    meta.apply(**stream("BUSY", "busy.>", replicas=1))
+    meta.apply(**stream("S", "s.>", replicas=2))
+    busy = meta.machine.state.named("stream", "BUSY")
+    assert busy is not None
+    resized = meta.apply(**stream("S", "s.>", replicas=3) | {"op": "update_stream", "keep": busy.replicas[0]})
+    assert "error" not in resized
+    meta.apply(**stream("S", "s.>", replicas=1) | {"op": "update_stream", "keep": busy.replicas[0]})
+    kept = meta.machine.state.named("stream", "S")
+    assert kept is not None and kept.replicas == busy.replicas
+
+
+def test_more_replicas_than_nodes_are_refused_and_change_nothing() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "s.>", replicas=3))
+    refused = meta.apply(**stream("S", "s.>", replicas=5) | {"op": "update_stream"})
+    assert cast(dict[str, object], refused["error"])["err_code"] == 10005
+    kept = meta.machine.state.named("stream", "S")
+    assert kept is not None and len(kept.replicas) == 3 and kept.version == 1
+
+
+def test_a_leaving_node_stays_a_member_until_no_log_needs_it() -> None:
+    meta = Replica()
+    meta.apply(op="invite", name="d", address="d:1")
+    meta.apply(op="join", node=4, name="d", address="d:1")
+    meta.apply(**stream("S", "s.>", replicas=3))
+    [before] = meta.machine.state.streams()
+    leaving = before.replicas[0]
+    name = meta.machine.state.nodes[leaving].name
+    assert meta.apply(op="leave", name=name) == {}
+    [after] = meta.machine.state.streams()
+    assert leaving not in after.replicas and len(after.replicas) == 3
+    assert leaving in meta.machine.state.nodes, "its log is still the source for its heir"
+    report = {"op": "settled", "group": after.group, "incarnation": after.incarnation}
+    meta.apply(**report, members=[leaving, *after.replicas])
+    assert leaving in meta.machine.state.nodes
+    meta.apply(**report, members=list(after.replicas))
+    assert leaving not in meta.machine.state.nodes and leaving in meta.machine.state.removed
+    refused = meta.apply(op="join", node=leaving, name=name, address="x:1")
+    assert cast(dict[str, object], refused["error"])["err_code"] == NODE_REMOVED
+
+
+async def test_a_snapshot_has_invitations_and_leaving_nodes() -> None:
+    meta = Replica()
+    meta.apply(**stream("S", "s.>", replicas=2))
+    meta.apply(op="invite", name="d", address="d:1", replaces="a")
+    meta.apply(op="leave", name="b")
+    restored = MetaMachine([], lambda: None)
+    await restored.restore(meta.machine.capture().state, ())
+    assert restored.state == meta.machine.state
+    assert restored.state.invited["d"].replaces == 1 and restored.state.leaving
 
 
 def test_creating_the_same_stream_again_finds_it_and_another_configuration_is_refused() -> None:

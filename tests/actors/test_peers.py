@@ -129,7 +129,7 @@ async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
     ("change", "reason"),
     [
         ({"cluster_name": "other"}, "cluster 'other'"),
-        ({"name": "stranger"}, "no node 'stranger'"),
+        ({"name": "stranger", "cluster": 0}, "no node 'stranger'"),
         ({"name": "b"}, "own name or id"),
         ({"cluster": 5}, "another cluster"),
         ({"version": 2}, "protocol 2"),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimaran.actors.membership import ChangeKind, Membership
+from trimaran.actors.membership import Change, ChangeKind, Membership
 from trimaran.actors.reconciler import next_change
 
 nodes = st.frozensets(st.integers(1, 7), min_size=1, max_size=5)
@@ -35,6 +35,20 @@ def test_nobody_leaves_before_every_newcomer_votes(voters: frozenset[int], desir
         after = members.after(change)
         assert after is not None
         members = after
+
+
+def test_a_node_that_stays_in_the_cluster_is_released_and_may_come_back() -> None:
+    members = Membership(frozenset((1, 2, 3)))
+    change = next_change(members, frozenset((1, 2)), cluster=frozenset((1, 2, 3)))
+    assert change == Change(ChangeKind.RELEASE, 3)
+    released = members.after(change)
+    assert released is not None
+    assert next_change(released, frozenset((1, 2, 3))) == Change(ChangeKind.ADD_LEARNER, 3)
+
+
+def test_the_leader_leaves_last() -> None:
+    members = Membership(frozenset((1, 2, 3)))
+    assert next_change(members, frozenset((3,)), leader=1) == Change(ChangeKind.REMOVE, 2)
 
 
 def test_a_removed_id_is_not_added_again() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimaran.actors.node import NodeRemoved
 from trimaran.actors.options import (
     BadOption,
     Options,
@@ -125,7 +126,7 @@ def test_flag_wins_over_toml_which_wins_over_the_default(tmp_path: Path) -> None
 
 def test_port_0_is_a_free_one_each_time_and_an_unused_address_no_clash() -> None:
     assert from_mapping({"listen": 0, "http": 0, "peer": "b=127.0.0.1:1", "peer-listen": 0}).http
-    assert from_mapping({"listen": Options().peer_listen}).listen == Options().peer_listen
+    assert from_mapping({"listen": Options().peer_address}).listen == Options().peer_address
 
 
 def test_peers_can_be_a_toml_table() -> None:
@@ -274,6 +275,6 @@ def test_documentation_has_every_exit_code() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", DOCS.read_text(), re.MULTILINE)}
     kinds: list[type[StorageError]] = [StorageError, *StorageError.__subclasses__()]
     storage = {each.exit_code for each in kinds}
-    own = {0, EXIT_FAILED, EXIT_BAD_OPTION, EXIT_CANNOT_LISTEN, EXIT_BUG}
+    own = {0, EXIT_FAILED, EXIT_BAD_OPTION, EXIT_CANNOT_LISTEN, EXIT_BUG, NodeRemoved.exit_code}
     assert not own & storage
     assert documented == own | storage

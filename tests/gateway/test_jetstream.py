@@ -65,6 +65,9 @@ class Host:
     def streams(self) -> Mapping[str, StreamAssignment]:
         return self.assignments
 
+    def leader_of(self, group: int) -> int:
+        return 1 if self.leads else 0
+
     def node_names(self) -> Mapping[int, str]:
         return {number: f"n{number}" for number in range(1, self.nodes + 1)}
 

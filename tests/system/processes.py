@@ -106,6 +106,16 @@ class ProcessCluster:
                 if other is not node:
                     node.arguments += ["--peer", f"{other.name}=127.0.0.1:{other.peer}"]
 
+    def add(self, directory: Path, name: str, via: str) -> NodeProcess:
+        """One more node, not started, which knows one of the others."""
+        node = self.nodes[name] = NodeProcess(name, directory, *free_ports(3))
+        node.arguments = [
+            *("--name", name, "--data", str(node.data)),
+            *("--listen", f"127.0.0.1:{node.client}", "--peer-listen", f"127.0.0.1:{node.peer}"),
+            *("--http", f"127.0.0.1:{node.http}", "--peer", f"{via}=127.0.0.1:{self.nodes[via].peer}"),
+        ]
+        return node
+
     def __getitem__(self, name: str) -> NodeProcess:
         return self.nodes[name]
 

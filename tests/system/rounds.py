@@ -96,6 +96,15 @@ class Load:
             tasks.append(asyncio.create_task(self._publish(number)))
         await asyncio.gather(*tasks)
 
+    async def run_until(self, stop: asyncio.Event, per_second: int) -> None:
+        """Publish at a steady pace, whatever happens meanwhile."""
+        tasks: list[asyncio.Task[None]] = []
+        while not stop.is_set():
+            await self._slots.acquire()
+            tasks.append(asyncio.create_task(self._publish(len(tasks))))
+            await asyncio.sleep(1 / per_second)
+        await asyncio.gather(*tasks)
+
     async def _publish(self, number: int) -> None:
         payload = f"{self.prefix}-{number}".encode()
         try:

@@ -11,8 +11,8 @@ from .. import __version__
 
 __all__ = ["cli", "Failure"]
 
-COMMANDS: Final = ("node", "demo", "status", "bench", "options")
-"""Name of the subcommand, of its module and of the `click.Command` in it."""
+COMMANDS: Final = ("node", "demo", "status", "cluster", "step-down", "bench", "options")
+"""Name of the subcommand, of its module and of the `click.Command` in it (there with `_` for `-`)."""
 
 
 class Failure(click.ClickException):
@@ -32,7 +32,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f".{name}", __name__), name)
         return command
 
 

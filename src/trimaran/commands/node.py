@@ -236,7 +236,7 @@ _LISTEN_ERRORS: Final = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, er
 
 def _refused_address(options: Options, error: OSError) -> str:
     """Which address it was, found by trying each again now that the node has let go of its own."""
-    addresses = [options.listen, *([options.peer_listen] if options.peers else []), options.http]
+    addresses = [options.listen, *([options.peer_address] if options.clustered else []), options.http]
     for address in filter(None, addresses):
         host, port = split_address(address)
         try:

@@ -1,0 +1,152 @@
+"""Nodes come, go and replace each other while clients write: one becomes three, then four, then three."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.actors.cluster import Cluster, open_memory_cluster, until
+from tests.actors.load import ask, assignment, load, scale, settled
+from trimaran.actors.meta import META_GROUP, NOT_INVITED
+from trimaran.actors.node import NodeRemoved
+
+API = "$TRIMARAN.API.CLUSTER."
+
+
+async def invite(cluster: Cluster, via: str, name: str, **more: str) -> None:
+    """`trimaran cluster add` (with `replaces`: `replace`), then the new node, until it votes."""
+    cluster.add(name)
+    what = "REPLACE" if more else "ADD"
+    answer = await ask(cluster, via, API + what, name=name, address=cluster.addresses[name], **more)
+    assert answer.get("success") is True, answer
+    await cluster.start(name)
+    await cluster.ready(name)
+
+
+async def leave(cluster: Cluster, via: str, name: str) -> None:
+    """`trimaran cluster remove`; return once the node's process has ended by itself."""
+    member = cluster.members[name]
+    answer = await ask(cluster, via, API + "REMOVE", name=name)
+    assert answer.get("success") is True, answer
+    with trio.fail_after(30):
+        await member.gone.wait()
+    assert isinstance(member.ended_by, NodeRemoved)
+    del cluster.addresses[name]
+
+
+def meta_voters(cluster: Cluster, name: str) -> set[int]:
+    group = cluster[name].groups.get(META_GROUP)
+    assert group is not None
+    return set(group.state.membership.voters)
+
+
+async def test_one_node_becomes_three_then_four_then_three_under_load(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster("a") as cluster, load(cluster, "a", 1) as running:
+        await invite(cluster, "a", "b")
+        await invite(cluster, "a", "c")
+        await scale(cluster, "a", 3)
+        await invite(cluster, "c", "d")
+        await until(lambda: len(meta_voters(cluster, "a")) == 4)
+        await leave(cluster, "a", "b")
+        await settled(cluster, "a")
+        await until(lambda: len(meta_voters(cluster, "a")) == 3)
+        ids = {cluster[name].me.node for name in "acd"}
+        assert set(assignment(cluster, "a").replicas) == ids == meta_voters(cluster, "a")
+        before = len(running.acknowledged)
+        await until(lambda: len(running.acknowledged) > before + 20)
+
+
+async def test_the_leader_of_everything_can_be_removed(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster("a", "b", "c", "d") as cluster, load(cluster, "a", 3):
+        await until(lambda: len(cluster.leaders(META_GROUP)) == 1)
+        leader = cluster.leader(META_GROUP)
+        if leader == "a":  # the writers' own node stays
+            await cluster["a"].desk.transfer(META_GROUP, "b")
+            await until(lambda: cluster.leaders(META_GROUP) == ["b"])
+            leader = "b"
+        group = assignment(cluster, "a").group
+        if cluster[leader].me.node in assignment(cluster, "a").replicas:
+            await cluster[cluster.leader(group)].desk.transfer(group, leader)
+        await leave(cluster, "a", leader)
+
+
+async def test_two_nodes_become_one_even_if_the_leader_leaves(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster("a", "b") as cluster, load(cluster, "a", 1):
+        await cluster[cluster.leader(META_GROUP)].desk.transfer(META_GROUP, "b")
+        await leave(cluster, "a", "b")
+        await until(lambda: cluster.leaders(META_GROUP) == ["a"])
+
+
+async def test_a_replaced_node_hands_its_only_copy_over_before_it_goes(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster(seed=2) as cluster, load(cluster, "a", 1):
+        [only] = assignment(cluster, "a").replicas
+        holder = cluster["a"].state.nodes[only].name
+        assert holder != "a", "the seed is to leave the writers' node alone"
+        member = cluster.members[holder]
+        await invite(cluster, "a", "d", replaces=holder)
+        with trio.fail_after(30):
+            await member.gone.wait()
+        assert isinstance(member.ended_by, NodeRemoved)
+        assert assignment(cluster, "a").replicas == (cluster["d"].me.node,)
+
+
+async def test_a_removed_node_that_was_away_is_told_when_it_comes_back(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster("a", "b", "c", "d") as cluster, load(cluster, "a", 3):
+        await cluster.crash("d")
+        assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
+        await until(lambda: len(meta_voters(cluster, "a")) == 3)
+        member = cluster.members["d"]
+        await cluster.start("d")
+        with trio.fail_after(10):
+            await member.gone.wait()
+        assert isinstance(member.ended_by, NodeRemoved)
+        assert "never returns" in str(member.ended_by)
+
+
+async def test_nobody_joins_uninvited_and_an_invitation_can_be_taken_back(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        cluster.add("d")
+        await cluster.start("d")
+        await trio.sleep(3)
+        assert not cluster["d"].ready.is_set() and len(cluster["a"].state.nodes) == 3
+        command = {"op": "join", "node": 77, "name": "d", "address": "d:1"}
+        refused = await cluster["a"].desk.propose_meta(command)
+        assert refused.result["error"]["err_code"] == NOT_INVITED  # type: ignore[union-attr, index]
+        assert (await ask(cluster, "a", API + "ADD", name="d", address="d:9"))["success"] is True
+        assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
+        assert not cluster["a"].state.invited
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "why"),
+    [
+        ("REMOVE", {"name": "x"}, "no node x"),
+        ("REMOVE", {"name": "c"}, "scale down first: ORDERS"),
+        ("ADD", {"name": "a", "address": "a:1"}, "a member already"),
+        ("ADD", {"name": "d d", "address": "d:1"}, "blank"),
+        ("ADD", {"name": "d", "address": "d"}, "not HOST:PORT"),
+        ("ADD", {"name": "d"}, "address is missing"),
+        ("REPLACE", {"name": "d", "address": "d:1", "replaces": "x"}, "no node x"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_in_words(
+    autojump_clock: MockClock, what: str, body: dict[str, str], why: str
+) -> None:
+    async with open_memory_cluster() as cluster, load(cluster, "a", 3):
+        answer = await ask(cluster, "b", API + what, **body)
+        assert why in str(answer["error"])
+
+
+async def test_the_cluster_tells_who_belongs_to_it(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster, load(cluster, "a", 3):
+        await ask(cluster, "a", API + "ADD", name="d", address="d:1")
+        info = await ask(cluster, "c", API + "INFO")
+        nodes = info["nodes"]
+        assert isinstance(nodes, list)
+        assert [(node["name"], node["state"]) for node in nodes] == [
+            ("a", "member"),
+            ("b", "member"),
+            ("c", "member"),
+            ("d", "invited"),
+        ]
+        assert [node["replicas"] for node in nodes[:3]] == [1, 1, 1]
+        assert sum(node["leads"] for node in nodes[:3]) == 1
