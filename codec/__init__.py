@@ -5,8 +5,10 @@
 
 from ._backend import (
     IMPLEMENTATION,
+    OpenBatch,
     check_chunk,
     crc32c,
+    decode_batch,
     read_header,
     seal_batch,
     split_batches,
@@ -54,8 +56,10 @@ __all__ = [
     "BatchHeader",
     "Entries",
     "Kind",
+    "OpenBatch",
     "batch_size",
     "crc32c",
+    "decode_batch",
     "read_header",
     "seal_batch",
     "split_batches",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 
 def _choose() -> Literal["c", "python"]:
@@ -28,6 +28,7 @@ if IMPLEMENTATION == "c":
     from ._compiled_batch import (
         check_chunk,
         crc32c,
+        decode_batch,
         read_header,
         seal_batch,
         split_batches,
@@ -38,6 +39,7 @@ else:
     from ._reference_batch import (
         check_chunk,
         crc32c,
+        decode_batch,
         read_header,
         seal_batch,
         split_batches,
@@ -45,10 +47,17 @@ else:
         walk_batch,
     )
 
+if TYPE_CHECKING or IMPLEMENTATION == "python":  # two classes of one shape: the checkers see one
+    from ._reference_batch import OpenBatch
+else:
+    from ._compiled_batch import OpenBatch
+
 __all__ = [
     "IMPLEMENTATION",
+    "OpenBatch",
     "check_chunk",
     "crc32c",
+    "decode_batch",
     "read_header",
     "seal_batch",
     "split_batches",

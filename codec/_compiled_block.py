@@ -78,11 +78,12 @@ class _PublishRun:
         scratch.owner = self
         self._count = count
         self._buffer = ffi.from_buffer("uint8_t[]", entries.buffer)
-        self._offsets = ffi.from_buffer("uint32_t[]", entries.offsets)
-        self._lengths = ffi.from_buffer("uint32_t[]", entries.lengths)
+        self._offsets = ffi.from_buffer("uint32_t[]", entries.spans)
+        self._lengths = self._offsets + len(entries)
         self._first = first
         last = first + count - 1
-        self._span = entries.offsets[last] + entries.lengths[last] - entries.offsets[first] if count else 0
+        spans = entries.spans
+        self._span = spans[last] + spans[len(entries) + last] - spans[first] if count else 0
         groups = lib.tri_group_publishes(
             self._buffer,
             len(entries.buffer),

@@ -23,7 +23,7 @@ from .batch import (
     plan_batch,
     unpack_header,
 )
-from .chunk import BATCH_HEADER_SIZE, MAX_ENTRIES, Buffer, Chunk, padding, payload_size
+from .chunk import BATCH_HEADER_SIZE, MAX_BATCH_SIZE, MAX_ENTRIES, Buffer, Chunk, padding, payload_size
 from .errors import (
     BadField,
     BadLength,
@@ -37,8 +37,10 @@ from .errors import (
 )
 
 __all__ = [
+    "OpenBatch",
     "check_chunk",
     "crc32c",
+    "decode_batch",
     "read_header",
     "seal_batch",
     "split_batches",
@@ -177,14 +179,24 @@ def walk_batch(buffer: Buffer) -> Entries:
     if fault:
         raise BadTable(fault, header)
     table = BATCH_HEADER_SIZE + header.entries_size + padding(header.entries_size)
-    lengths = array("I", struct.unpack_from(f"<{header.count}I", view, table))
-    offsets = array("I")
+    lengths = struct.unpack_from(f"<{header.count}I", view, table)
+    spans = array("I")
     offset = BATCH_HEADER_SIZE
     for length in lengths:
-        offsets.append(offset)
+        spans.append(offset)
         offset += length
-    types = view[table + 4 * header.count : table + 5 * header.count]
-    return Entries(buffer, header, offsets, lengths, types)
+    spans.extend(lengths)
+    return Entries(buffer, header, spans)
+
+
+def decode_batch(buffer: Buffer) -> Entries:
+    """Check everything in a buffer that must be exactly one batch; its entries.
+
+    The same as `verify_batch` and then `walk_batch`, with the same errors: all there is to do with a batch
+    that comes in.
+    """
+    verify_batch(buffer)
+    return walk_batch(buffer)
 
 
 def split_batches(buffer: Buffer) -> list[memoryview]:
@@ -200,6 +212,105 @@ def split_batches(buffer: Buffer) -> list[memoryview]:
         batches.append(view[offset:end])
         offset = end
     return batches
+
+
+class OpenBatch:
+    """A batch or a chunk under construction, from spans of a caller's buffers; empty again once it is taken.
+
+    `max_bytes` caps the payload, `max_count` the entries; a batch's own limits do anyway.
+    """
+
+    def __init__(self, max_bytes: int, max_count: int = MAX_ENTRIES) -> None:
+        self._max_size = min(max_bytes, MAX_BATCH_SIZE - BATCH_HEADER_SIZE)
+        self._max_count = min(max_count, MAX_ENTRIES)
+        self._entries = bytearray()
+        self._lengths = array("I")
+        self._types = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    @property
+    def encoded_size(self) -> int:
+        """Bytes of the payload as it would be now."""
+        return payload_size(len(self._types), len(self._entries))
+
+    def append_spans(self, buffer: Buffer, offsets: array[int], lengths: array[int], types: Buffer) -> int:
+        """Take spans of a buffer as entries, in one call: how many were taken.
+
+        Entry i has `lengths[i]` bytes (u32) from `offsets[i]` on (u32) and type `types[i]` (u8); spans may
+        overlap and come in any order. Fewer than all are taken if the next one exceeds a cap; if none are and
+        nothing was before, that entry fits no batch.
+
+        Raises (and nothing was taken):
+            BadLength: a span that is not inside of the buffer; not as many offsets and lengths as types.
+            BadTable: a type of 0.
+        """
+        if not len(offsets) == len(lengths) == len(types):
+            raise BadLength(f"{len(offsets)} offsets and {len(lengths)} lengths for {len(types)} types")
+        count, size = len(self._types), len(self._entries)
+        taken = 0
+        for offset, length, entry_type in zip(offsets, lengths, types, strict=True):
+            if offset > len(buffer) or length > len(buffer) - offset:
+                raise BadLength("a span that is not inside of its buffer")
+            if entry_type == 0:
+                raise BadTable("an entry of type 0")
+            count, size = count + 1, size + length
+            if count > self._max_count or payload_size(count, size) > self._max_size:
+                break
+            taken += 1
+        view = memoryview(buffer)
+        for offset, length in zip(offsets[:taken], lengths[:taken], strict=True):
+            self._entries += view[offset : offset + length]
+        self._lengths += lengths[:taken]
+        self._types += types[:taken]
+        return taken
+
+    def take(self) -> Chunk:
+        """What was appended, as a chunk. Raises BadTable: nothing was."""
+        if not self._types:
+            raise BadTable("a chunk holds at least one entry")
+        chunk = self._chunk()
+        self._clear()
+        return chunk
+
+    def seal(
+        self,
+        *,
+        kind: Kind,
+        group: int,
+        incarnation: int,
+        index: int,
+        term: int,
+        previous_term: int,
+        time: int,
+        flags: int = 0,
+    ) -> bytes:
+        """What was appended, as a batch: what `seal_batch` makes of it, with the same errors."""
+        batch = seal_batch(
+            [self._chunk()] if self._types else [],
+            kind=kind,
+            group=group,
+            incarnation=incarnation,
+            index=index,
+            term=term,
+            previous_term=previous_term,
+            time=time,
+            flags=flags,
+        )
+        self._clear()
+        return batch
+
+    def _chunk(self) -> Chunk:
+        count, size = len(self._types), len(self._entries)
+        table = struct.pack(f"<{count}I", *self._lengths) + self._types
+        parts = (self._entries, bytes(padding(size)), table, bytes(padding(len(table))))
+        return Chunk(count, size, b"".join(parts))
+
+    def _clear(self) -> None:
+        self._entries.clear()
+        self._lengths = array("I")
+        self._types.clear()
 
 
 def _table_fault(payload: memoryview, count: int, entries_size: int) -> str | None:

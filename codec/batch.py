@@ -21,10 +21,9 @@ import enum
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from .chunk import BATCH_HEADER_SIZE, MAX_BATCH_SIZE, MAX_ENTRIES, Buffer, Chunk, payload_size
+from .chunk import BATCH_HEADER_SIZE, MAX_BATCH_SIZE, MAX_ENTRIES, Buffer, Chunk, padding, payload_size
 from .errors import BadField, BadTable, BatchFull
 
 MAGIC: Final = 0x5442
@@ -51,17 +50,14 @@ EMPTY_KINDS: Final = frozenset({Kind.NOOP, Kind.TICK})
 """Kinds that may have no entries."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchHeader:
-    """The fields of a batch's header that carry meaning; sizes in bytes, `time` in ns since 1970."""
-
-    kind: Kind
+class _HeaderFields(NamedTuple):
+    kind_number: int
     length: int
     group: int
-    count: int
+    count: int  # type: ignore[assignment]  # of entries; not the tuple's method
     flags: int
     incarnation: int
-    index: int
+    index: int  # type: ignore[assignment]  # in the log; not the tuple's method
     term: int
     previous_term: int
     time: int
@@ -70,52 +66,81 @@ class BatchHeader:
     header_crc: int
 
 
+class BatchHeader(_HeaderFields):
+    """The fields of a batch's header that carry meaning; sizes in bytes, `time` in ns since 1970.
+
+    A tuple as it was unpacked, because a node makes several of them for each batch: a frozen dataclass takes
+    six times as long.
+    """
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What the batch is for."""
+        return KINDS[self.kind_number - 1]
+
+
+_new_tuple: Final = tuple.__new__
+
+
 def unpack_header(buffer: Buffer, offset: int = 0) -> BatchHeader:
-    """The header at `offset`, which was checked: its kind is known and its 72 bytes are there."""
-    kind, *others = _MEANING.unpack_from(buffer, offset)
-    return BatchHeader(KINDS[kind - 1], *others)
+    """The header at `offset`, whose 72 bytes are there; whoever believes it has checked it."""
+    return _new_tuple(BatchHeader, _MEANING.unpack_from(buffer, offset))
 
 
 class Entries:
     """The entries of a verified batch, in order: `len`, iteration over (type, data) and access by number.
 
     No entry is copied: `entry(i)` and iteration give views into `buffer`, which must not change meanwhile.
+    Whatever only some readers want is made when it is asked for.
     """
 
-    __slots__ = ("_view", "buffer", "header", "lengths", "offsets", "types")
+    __slots__ = ("buffer", "header", "spans")
 
     buffer: Buffer
     """The whole batch."""
     header: BatchHeader
-    offsets: array[int]
-    """Per entry, where its bytes begin, from the begin of the batch (u32)."""
-    lengths: array[int]
-    """Per entry, how many bytes it has (u32)."""
-    types: memoryview
-    """Per entry, its type (u8)."""
+    spans: array[int]
+    """Where they lie (u32): the offsets of all, from the begin of the batch; then the lengths of all."""
 
-    def __init__(
-        self, buffer: Buffer, header: BatchHeader, offsets: array[int], lengths: array[int], types: memoryview
-    ) -> None:
+    def __init__(self, buffer: Buffer, header: BatchHeader, spans: array[int]) -> None:
         self.buffer = buffer
         self.header = header
-        self.offsets = offsets
-        self.lengths = lengths
-        self.types = types
-        self._view = memoryview(buffer)
+        self.spans = spans
+
+    @property
+    def offsets(self) -> memoryview:
+        """Per entry, where its bytes begin, from the begin of the batch (u32)."""
+        return memoryview(self.spans)[: self.header.count]
+
+    @property
+    def lengths(self) -> memoryview:
+        """Per entry, how many bytes it has (u32)."""
+        return memoryview(self.spans)[self.header.count :]
+
+    @property
+    def types(self) -> memoryview:
+        """Per entry, its type (u8)."""
+        count = self.header.count
+        end = self.header.length - padding(5 * count)
+        return memoryview(self.buffer)[end - count : end]
 
     def __len__(self) -> int:
         return self.header.count
 
     def __iter__(self) -> Iterator[tuple[int, memoryview]]:
-        view = self._view
+        view = memoryview(self.buffer)
         for offset, length, entry_type in zip(self.offsets, self.lengths, self.types, strict=True):
             yield entry_type, view[offset : offset + length]
 
     def entry(self, number: int) -> memoryview:
         """The bytes of one entry, by its place in the batch (from 0); IndexError beyond the last."""
-        offset = self.offsets[number]
-        return self._view[offset : offset + self.lengths[number]]
+        count = self.header.count
+        if not 0 <= number < count:
+            raise IndexError(f"entry {number} of {count}")
+        offset = self.spans[number]
+        return memoryview(self.buffer)[offset : offset + self.spans[count + number]]
 
     def type(self, number: int) -> int:
         """The type of one entry, by its place in the batch (from 0); IndexError beyond the last."""
@@ -134,12 +159,15 @@ def batch_size(chunks: Sequence[Chunk]) -> int:
 
 def plan_batch(chunks: Sequence[Chunk], kind: Kind) -> int:
     """The size of the batch to be sealed; BatchFull or BadTable if there can be no such batch."""
-    count = sum(chunk.count for chunk in chunks)
+    count = entries_size = 0
+    for chunk in chunks:
+        count += chunk.count
+        entries_size += chunk.entries_size
     if count > MAX_ENTRIES:
         raise BatchFull(f"{count} entries, a batch holds {MAX_ENTRIES}")
     if count == 0 and kind not in EMPTY_KINDS:
         raise BadTable(f"a batch of kind {kind} has entries")
-    size = batch_size(chunks)
+    size = BATCH_HEADER_SIZE + payload_size(count, entries_size)
     if size > MAX_BATCH_SIZE:
         raise BatchFull(f"{size} bytes, a batch holds {MAX_BATCH_SIZE}")
     return size

@@ -46,22 +46,69 @@ static int all_zero(const uint8_t *bytes, size_t size)
     return seen == 0;
 }
 
+/* Where a payload's parts begin, from its begin. */
+typedef struct {
+    size_t table, types, end;
+} layout;
+
+static layout payload_layout(uint32_t count, uint32_t entries_size)
+{
+    size_t table = tri_pad8(entries_size), types = table + (size_t)4 * count;
+    return (layout){table, types, types + count};
+}
+
+static int check_padding(const uint8_t *payload, size_t size, layout at, uint32_t entries_size)
+{
+    int fine = all_zero(payload + entries_size, at.table - entries_size) && all_zero(payload + at.end, size - at.end);
+    return fine ? TRI_OK : TRI_BAD_PADDING;
+}
+
+static int check_types(const uint8_t *payload, layout at)
+{
+    size_t count = at.end - at.types;
+    return count && memchr(payload + at.types, 0, count) ? TRI_BAD_TYPE : TRI_OK;
+}
+
 /* The checks of tri_check_payload but for the size, which is known to be right. */
 static int check_table(const uint8_t *payload, size_t size, uint32_t count, uint32_t entries_size)
 {
-    size_t table = tri_pad8(entries_size);
-    size_t types = table + (size_t)4 * count;
-    size_t end = types + count;
-    if (!all_zero(payload + entries_size, table - entries_size) || !all_zero(payload + end, size - end))
-        return TRI_BAD_PADDING;
+    layout at = payload_layout(count, entries_size);
+    int error = check_padding(payload, size, at, entries_size);
+    if (error)
+        return error;
     uint64_t sum = 0; /* 65,535 times 32 bits fit */
-    for (uint32_t number = 0; number < count; number++)
-        sum += tri_load32(payload + table + (size_t)4 * number);
-    if (sum != entries_size)
-        return TRI_BAD_SUM;
-    if (count && memchr(payload + types, 0, count))
-        return TRI_BAD_TYPE;
-    return TRI_OK;
+    for (const uint8_t *length = payload + at.table; length < payload + at.types; length += 4)
+        sum += tri_load32(length);
+    return sum == entries_size ? check_types(payload, at) : TRI_BAD_SUM;
+}
+
+/* check_table, and where the entries lie, in one pass over the table. `spans` has room for two words per entry.
+ * The sum is checked in 64 bits, so in a table that is sound no offset leaves the entries area. */
+static int walk_table(const uint8_t *payload, size_t size, uint32_t count, uint32_t entries_size, uint32_t *spans)
+{
+    uint32_t *offsets = spans, *lengths = spans + count;
+    layout at = payload_layout(count, entries_size);
+    int error = check_padding(payload, size, at, entries_size);
+    if (error)
+        return error;
+    const uint8_t *length = payload + at.table;
+    uint64_t sum = TRI_BATCH_HEADER_SIZE;
+    uint32_t number = 0;
+    for (; count - number >= 2; number += 2, length += 8) { /* by twos: each sum waits for the one before */
+        uint32_t first = tri_load32(length), second = tri_load32(length + 4);
+        offsets[number] = (uint32_t)sum;
+        offsets[number + 1] = (uint32_t)(sum + first);
+        lengths[number] = first;
+        lengths[number + 1] = second;
+        sum += (uint64_t)first + second;
+    }
+    if (number < count) {
+        offsets[number] = (uint32_t)sum;
+        lengths[number] = tri_load32(length);
+        sum += lengths[number];
+    }
+    sum -= TRI_BATCH_HEADER_SIZE;
+    return sum == entries_size ? check_types(payload, at) : TRI_BAD_SUM;
 }
 
 int tri_check_payload(const uint8_t *payload, size_t size, uint32_t count, uint64_t entries_size)
@@ -126,6 +173,34 @@ static uint32_t write_payload(const tri_chunk *chunks, size_t chunk_count, uint6
     return out.crc;
 }
 
+static int check_identity(const tri_batch_header *header, uint64_t count)
+{
+    if (header->kind < TRI_NORMAL || header->kind > TRI_TICK || header->flags)
+        return TRI_BAD_FIELD;
+    return count == 0 && !may_be_empty(header->kind) ? TRI_NO_ENTRIES : TRI_OK;
+}
+
+static void write_header(const tri_batch_header *header, uint8_t *out, uint32_t length, uint16_t count,
+                         uint32_t entries_size, uint32_t payload_crc)
+{
+    tri_store16(out + AT_MAGIC, TRI_BATCH_MAGIC);
+    out[AT_VERSION] = TRI_BATCH_VERSION;
+    out[AT_KIND] = header->kind;
+    tri_store32(out + AT_LENGTH, length);
+    tri_store32(out + AT_GROUP, header->group);
+    tri_store16(out + AT_COUNT, count);
+    tri_store16(out + AT_FLAGS, header->flags);
+    tri_store64(out + AT_INCARNATION, header->incarnation);
+    tri_store64(out + AT_INDEX, header->index);
+    tri_store64(out + AT_TERM, header->term);
+    tri_store64(out + AT_PREVIOUS_TERM, header->previous_term);
+    tri_store64(out + AT_TIME, (uint64_t)header->time);
+    tri_store32(out + AT_ENTRIES_SIZE, entries_size);
+    tri_store32(out + AT_PAYLOAD_CRC, payload_crc);
+    tri_store32(out + AT_RESERVED, 0);
+    tri_store32(out + AT_HEADER_CRC, tri_crc32c(0, out, AT_HEADER_CRC));
+}
+
 int tri_seal_batch(const tri_chunk *chunks, size_t chunk_count, const tri_batch_header *header, uint8_t *out,
                    size_t out_size)
 {
@@ -142,31 +217,107 @@ int tri_seal_batch(const tri_chunk *chunks, size_t chunk_count, const tri_batch_
     uint64_t length = TRI_BATCH_HEADER_SIZE + tri_payload_size((uint32_t)count, entries_size);
     if (length > max_batch_size)
         return TRI_BATCH_FULL;
-    if (header->kind < TRI_NORMAL || header->kind > TRI_TICK || header->flags)
-        return TRI_BAD_FIELD;
-    if (count == 0 && !may_be_empty(header->kind))
-        return TRI_NO_ENTRIES;
+    int error = check_identity(header, count);
+    if (error)
+        return error;
     if (length != out_size)
         return TRI_BAD_LENGTH;
 
     uint32_t payload_crc =
         write_payload(chunks, chunk_count, count, entries_size, out + TRI_BATCH_HEADER_SIZE);
-    tri_store16(out + AT_MAGIC, TRI_BATCH_MAGIC);
-    out[AT_VERSION] = TRI_BATCH_VERSION;
-    out[AT_KIND] = header->kind;
-    tri_store32(out + AT_LENGTH, (uint32_t)length);
-    tri_store32(out + AT_GROUP, header->group);
-    tri_store16(out + AT_COUNT, (uint16_t)count);
-    tri_store16(out + AT_FLAGS, header->flags);
-    tri_store64(out + AT_INCARNATION, header->incarnation);
-    tri_store64(out + AT_INDEX, header->index);
-    tri_store64(out + AT_TERM, header->term);
-    tri_store64(out + AT_PREVIOUS_TERM, header->previous_term);
-    tri_store64(out + AT_TIME, (uint64_t)header->time);
-    tri_store32(out + AT_ENTRIES_SIZE, (uint32_t)entries_size);
-    tri_store32(out + AT_PAYLOAD_CRC, payload_crc);
-    tri_store32(out + AT_RESERVED, 0);
-    tri_store32(out + AT_HEADER_CRC, tri_crc32c(0, out, AT_HEADER_CRC));
+    write_header(header, out, (uint32_t)length, (uint16_t)count, (uint32_t)entries_size, payload_crc);
+    return TRI_OK;
+}
+
+static uint64_t open_size(uint64_t count, uint64_t entries_size)
+{
+    return TRI_BATCH_HEADER_SIZE + tri_payload_size((uint32_t)count, entries_size);
+}
+
+/* The smaller one of what the caller allows and what a batch can have. */
+static uint64_t capped(uint64_t cap, uint64_t limit)
+{
+    return cap < limit ? cap : limit;
+}
+
+int tri_append_spans(tri_open_batch *to, const uint8_t *buffer, size_t size, const uint32_t *offsets,
+                     const uint32_t *lengths, const uint8_t *types, uint32_t count, uint32_t *taken)
+{
+    /* A copy, because the compiler must expect each byte stored to change what `to` points to. */
+    const tri_open_batch open = *to;
+    uint64_t max_length = capped((uint64_t)TRI_BATCH_HEADER_SIZE + open.max_size, max_batch_size);
+    uint64_t max_count = capped(open.max_count, TRI_MAX_ENTRIES);
+    uint64_t entries = open.count, entries_size = open.entries_size;
+    uint8_t *at = open.area + TRI_BATCH_HEADER_SIZE + entries_size;
+    uint32_t number = 0;
+    *taken = 0;
+    for (; number < count; number++) {
+        uint32_t offset = offsets[number], length = lengths[number];
+        if (offset > size || length > size - offset)
+            return TRI_BAD_LENGTH;
+        if (types[number] == 0)
+            return TRI_BAD_TYPE;
+        uint64_t length_then = open_size(entries + 1, entries_size + length);
+        if (entries >= max_count || length_then > max_length)
+            break;
+        if (entries >= open.count_capacity || length_then > open.area_capacity)
+            return TRI_NO_ROOM;
+        memcpy(at, buffer + offset, length);
+        tri_store32(open.lengths + 4 * entries, length);
+        open.types[entries] = types[number];
+        at += length;
+        entries_size += length;
+        entries++;
+    }
+    /* Only now does what was copied belong to the open batch. */
+    to->count = (uint32_t)entries;
+    to->entries_size = (uint32_t)entries_size;
+    *taken = number;
+    return number < count ? TRI_BATCH_FULL : TRI_OK;
+}
+
+/* Padding, table and padding behind the entries. */
+static int finish_payload(const tri_open_batch *open, uint64_t *length)
+{
+    *length = open_size(open->count, open->entries_size);
+    if (*length > open->area_capacity)
+        return TRI_NO_ROOM;
+    uint8_t *payload = open->area + TRI_BATCH_HEADER_SIZE;
+    uint8_t *table = payload + tri_pad8(open->entries_size);
+    uint8_t *types = table + (size_t)4 * open->count, *end = types + open->count;
+    memset(payload + open->entries_size, 0, (size_t)(table - payload) - open->entries_size);
+    if (open->count) {
+        memcpy(table, open->lengths, (size_t)4 * open->count);
+        memcpy(types, open->types, open->count);
+    }
+    memset(end, 0, (size_t)(open->area + *length - end));
+    return TRI_OK;
+}
+
+int tri_close_payload(tri_open_batch *from, uint64_t *size)
+{
+    if (from->count == 0)
+        return TRI_NO_ENTRIES;
+    uint64_t length;
+    int error = finish_payload(from, &length);
+    if (error)
+        return error;
+    *size = length - TRI_BATCH_HEADER_SIZE;
+    from->count = from->entries_size = 0;
+    return TRI_OK;
+}
+
+int tri_seal_open(tri_open_batch *from, const tri_batch_header *header, uint64_t *size)
+{
+    int error = check_identity(header, from->count);
+    if (!error)
+        error = finish_payload(from, size);
+    if (error)
+        return error;
+    uint32_t payload_crc =
+        tri_crc32c(0, from->area + TRI_BATCH_HEADER_SIZE, (size_t)*size - TRI_BATCH_HEADER_SIZE);
+    write_header(header, from->area, (uint32_t)*size, (uint16_t)from->count, from->entries_size, payload_crc);
+    from->count = from->entries_size = 0;
     return TRI_OK;
 }
 
@@ -193,6 +344,8 @@ int tri_read_header(const uint8_t *buffer, size_t size, tri_batch_header *header
         return TRI_BAD_LENGTH;
     if (size < length)
         return TRI_SHORT_BUFFER;
+    if (!header)
+        return TRI_OK;
 
     *header = (tri_batch_header){
         .incarnation = tri_load64(buffer + AT_INCARNATION),
@@ -212,42 +365,50 @@ int tri_read_header(const uint8_t *buffer, size_t size, tri_batch_header *header
     return TRI_OK;
 }
 
-int tri_verify_batch(const uint8_t *buffer, size_t size, tri_batch_header *header)
+/* Check a buffer that must be exactly one batch, but for its table; with or without the payload's checksum. */
+static int check_batch(const uint8_t *buffer, size_t size, int with_checksum, tri_batch_header *header)
 {
     int error = tri_read_header(buffer, size, header);
     if (error)
         return error;
     if (size != header->length)
         return TRI_BAD_LENGTH;
-    const uint8_t *payload = buffer + TRI_BATCH_HEADER_SIZE;
     size_t payload_size = size - TRI_BATCH_HEADER_SIZE;
-    if (tri_crc32c(0, payload, payload_size) != header->payload_crc)
+    if (with_checksum && tri_crc32c(0, buffer + TRI_BATCH_HEADER_SIZE, payload_size) != header->payload_crc)
         return TRI_PAYLOAD_DAMAGED;
-    return check_table(payload, payload_size, header->count, header->entries_size);
+    return TRI_OK;
 }
 
-int tri_walk_batch(const uint8_t *buffer, size_t size, uint32_t *offsets, uint32_t *lengths, size_t capacity)
+int tri_verify_batch(const uint8_t *buffer, size_t size, tri_batch_header *header)
+{
+    tri_batch_header unwanted;
+    if (!header)
+        header = &unwanted;
+    int error = check_batch(buffer, size, 1, header);
+    if (error)
+        return error;
+    return check_table(buffer + TRI_BATCH_HEADER_SIZE, size - TRI_BATCH_HEADER_SIZE, header->count,
+                       header->entries_size);
+}
+
+static int walk(const uint8_t *buffer, size_t size, int with_checksum, uint32_t *spans, size_t capacity)
 {
     tri_batch_header header;
-    int error = tri_read_header(buffer, size, &header);
+    int error = check_batch(buffer, size, with_checksum, &header);
     if (error)
         return error;
-    if (size != header.length)
-        return TRI_BAD_LENGTH;
-    const uint8_t *payload = buffer + TRI_BATCH_HEADER_SIZE;
-    error = check_table(payload, size - TRI_BATCH_HEADER_SIZE, header.count, header.entries_size);
-    if (error)
-        return error;
-    if (capacity < header.count)
-        return TRI_BATCH_FULL;
-    /* The sum was checked in 64 bits, so no offset leaves the entries area. */
-    const uint8_t *table = payload + tri_pad8(header.entries_size);
-    uint32_t offset = TRI_BATCH_HEADER_SIZE;
-    for (uint32_t number = 0; number < header.count; number++) {
-        uint32_t length = tri_load32(table + (size_t)4 * number);
-        offsets[number] = offset;
-        lengths[number] = length;
-        offset += length;
-    }
-    return TRI_OK;
+    if (capacity < (size_t)2 * header.count)
+        return TRI_NO_ROOM;
+    return walk_table(buffer + TRI_BATCH_HEADER_SIZE, size - TRI_BATCH_HEADER_SIZE, header.count,
+                      header.entries_size, spans);
+}
+
+int tri_walk_batch(const uint8_t *buffer, size_t size, uint32_t *spans, size_t capacity)
+{
+    return walk(buffer, size, 0, spans, capacity);
+}
+
+int tri_decode_batch(const uint8_t *buffer, size_t size, uint32_t *spans, size_t capacity)
+{
+    return walk(buffer, size, 1, spans, capacity);
 }

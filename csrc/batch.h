@@ -57,7 +57,8 @@ enum tri_error {
     TRI_BAD_SUM = -9,         /* lengths that do not sum up to the entries size */
     TRI_BAD_TYPE = -10,       /* an entry of type 0 */
     TRI_BAD_FIELD = -11,      /* a value that no version allows */
-    TRI_BATCH_FULL = -12      /* more entries or bytes than one batch can have */
+    TRI_BATCH_FULL = -12,     /* more entries or bytes than one batch can have, or than its cap allows */
+    TRI_NO_ROOM = -13         /* an area of the caller is too small; nothing was written to it */
 };
 
 /* The fields of a header that carry meaning, as the machine holds numbers. */
@@ -99,18 +100,56 @@ int tri_check_payload(const uint8_t *payload, size_t size, uint32_t count, uint6
 int tri_seal_batch(const tri_chunk *chunks, size_t chunk_count, const tri_batch_header *header, uint8_t *out,
                    size_t out_size);
 
+/* An open batch: what was appended to a batch that is not sealed yet, in areas that the caller owns and may
+ * enlarge between two calls. The entries are copied once, to where the batch will have them:
+ *
+ *   area      | room for the header, 72 | entries, no gaps | (sealing writes padding and table here) |
+ *   lengths   | u32 little endian, each |       types      | u8 each |
+ */
+typedef struct {
+    uint8_t *area;
+    uint8_t *lengths;
+    uint8_t *types;
+    uint64_t area_capacity; /* bytes: of the whole batch as it would be sealed */
+    uint32_t count_capacity;
+    uint32_t max_size; /* cap of the payload in bytes, at most what a batch can have */
+    uint32_t max_count; /* cap of the entries, at most TRI_MAX_ENTRIES */
+    uint32_t count;
+    uint32_t entries_size;
+} tri_open_batch;
+
+/* Append spans of `buffer` as entries: number i has `lengths[i]` bytes from `offsets[i]` on and type `types[i]`;
+ * spans may overlap and come in any order. TRI_OK: all were taken. BATCH_FULL: the first `*taken` were, the
+ * next one exceeds a cap. BAD_LENGTH (a span outside of the buffer), BAD_TYPE, NO_ROOM (of `area`, `lengths`
+ * or `types`): nothing was, and `*taken` is 0. */
+int tri_append_spans(tri_open_batch *to, const uint8_t *buffer, size_t size, const uint32_t *offsets,
+                     const uint32_t *lengths, const uint8_t *types, uint32_t count, uint32_t *taken);
+
+/* Finish the payload in the area, behind the header's room: the payload of a chunk of these entries; `*size` gets
+ * its bytes. The open batch is empty afterwards and the payload stays until the next append. NO_ENTRIES, NO_ROOM. */
+int tri_close_payload(tri_open_batch *from, uint64_t *size);
+
+/* Seal the open batch where it lies, at the begin of its area, as tri_seal_batch does with chunks; `*size` gets its
+ * bytes. It is empty afterwards and the sealed one stays until the next append. NO_ENTRIES, BAD_FIELD, NO_ROOM. */
+int tri_seal_open(tri_open_batch *from, const tri_batch_header *header, uint64_t *size);
+
 /* Check and decode the header at the begin of `buffer`, which must hold the whole batch and may hold more:
  * SHORT_BUFFER (no header), BAD_MAGIC, HEADER_DAMAGED, NEWER_VERSION, BAD_FIELD, NO_ENTRIES, BAD_LENGTH,
- * SHORT_BUFFER (length). The payload is not looked at. `header` is written on success only. */
+ * SHORT_BUFFER (length). The payload is not looked at. `header` is written on success only, and may be NULL. */
 int tri_read_header(const uint8_t *buffer, size_t size, tri_batch_header *header);
 
 /* Check a buffer that must be exactly one batch: as tri_read_header, BAD_LENGTH (bytes behind), PAYLOAD_DAMAGED,
- * as tri_check_payload. `header` is written as soon as the header is sound, also if an error follows. */
+ * as tri_check_payload. `header` is written as soon as the header is sound, also if an error follows, and may be
+ * NULL. */
 int tri_verify_batch(const uint8_t *buffer, size_t size, tri_batch_header *header);
 
-/* Where the entries of a verified batch lie: `offsets` (from the begin of the batch) and `lengths` have room for
- * header.count each. As tri_verify_batch without PAYLOAD_DAMAGED, so that no entry can lie outside even if the
- * batch had not been verified; BATCH_FULL if `capacity` is less than the count. */
-int tri_walk_batch(const uint8_t *buffer, size_t size, uint32_t *offsets, uint32_t *lengths, size_t capacity);
+/* Where the entries of a verified batch lie: `spans`, with room for `capacity` words, gets the offsets of all, from
+ * the begin of the batch, and then the lengths of all. As tri_verify_batch without PAYLOAD_DAMAGED, so that no
+ * entry can lie outside even if the batch had not been verified; before the table is looked at, NO_ROOM if
+ * `capacity` is less than twice the count. */
+int tri_walk_batch(const uint8_t *buffer, size_t size, uint32_t *spans, size_t capacity);
+
+/* tri_verify_batch and tri_walk_batch in one pass: all there is to do with a batch that comes in. */
+int tri_decode_batch(const uint8_t *buffer, size_t size, uint32_t *spans, size_t capacity);
 
 #endif

@@ -81,15 +81,16 @@ static int read_all(const uint8_t *batch, size_t size)
     tri_batch_header header;
     int read = tri_read_header(batch, size, &header);
     if (read == TRI_OK) {
-        uint32_t *offsets = block(sizeof *offsets * header.count);
-        uint32_t *lengths = block(sizeof *lengths * header.count);
-        if (tri_walk_batch(batch, size, offsets, lengths, header.count) == TRI_OK)
-            for (int number = 0; number < header.count; number++)
-                expect(offsets[number] <= size && lengths[number] <= size - offsets[number], "entry inside");
+        size_t words = (size_t)2 * header.count;
+        uint32_t *spans = block(sizeof *spans * words);
+        if (tri_walk_batch(batch, size, spans, words) == TRI_OK)
+            for (int number = 0; number < header.count; number++) {
+                uint32_t offset = spans[number], length = spans[header.count + number];
+                expect(offset <= size && length <= size - offset, "entry inside");
+            }
         if (header.count)
-            expect(tri_walk_batch(batch, size, offsets, lengths, header.count - 1u) != TRI_OK, "capacity");
-        free(offsets);
-        free(lengths);
+            expect(tri_walk_batch(batch, size, spans, words - 1) != TRI_OK, "capacity");
+        free(spans);
     }
     int verified = tri_verify_batch(batch, size, &header);
     expect(verified != TRI_OK || read == TRI_OK, "verified means readable");

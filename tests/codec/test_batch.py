@@ -48,6 +48,7 @@ IDENTITY: dict[str, Any] = {
     "time": 1_700_000_000_123_456_789,
 }
 ENTRIES = [(EntryType.PUBLISH, b"first"), (EntryType.OPAQUE, b""), (EntryType.STREAM_COMMAND, b"three" * 5)]
+READERS = ("read_header", "verify_batch", "walk_batch", "decode_batch", "split_batches")
 GOLDEN = Path(__file__).parent.parent / "golden" / "batch-v1.hex"
 
 
@@ -88,7 +89,12 @@ def test_round_trip(
     expected = [entry for entries in proposals for entry in entries]
 
     header = codec.verify_batch(batch)
-    assert header == codec.read_header(batch)
+    assert (
+        header
+        == codec.read_header(batch)
+        == codec.walk_batch(batch).header
+        == codec.decode_batch(batch).header
+    )
     assert (header.kind, header.count, header.flags, header.length) == (kind, len(expected), 0, len(batch))
     assert {name: getattr(header, name) for name in identity} == identity
     assert entries_of(codec, batch) == expected
@@ -109,8 +115,9 @@ def test_entries_are_reached_by_number(codec: ModuleType) -> None:
     assert [(entries.type(i), bytes(entries.entry(i))) for i in range(3)] == ENTRIES
     assert [entries.offsets[i] for i in range(3)] == [72, 77, 77]
     assert [entries.lengths[i] for i in range(3)] == [5, 0, 25]
-    with pytest.raises(IndexError):
-        entries.entry(3)
+    for number in (3, -1):
+        with pytest.raises(IndexError):
+            entries.entry(number)
     with pytest.raises(IndexError):
         entries.type(3)
 
@@ -170,7 +177,7 @@ def test_c_and_python_have_the_same_numbers() -> None:
 def test_every_truncation_is_a_short_buffer(codec: ModuleType) -> None:
     batch = sample()
     for size in range(len(batch)):
-        for read in (codec.read_header, codec.verify_batch, codec.walk_batch):
+        for read in (codec.read_header, codec.verify_batch, codec.walk_batch, codec.decode_batch):
             with pytest.raises(ShortBuffer):
                 read(batch[:size])
     for size in range(1, len(batch)):
@@ -185,15 +192,16 @@ def test_every_flipped_bit_is_found(codec: ModuleType) -> None:
     for bit in range(8 * len(batch)):
         flipped = bytearray(batch)
         flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(CodecError) as caught:
-            codec.verify_batch(flipped)
-        if bit < 8 * 2:
-            assert type(caught.value) is BadMagic
-        elif bit < 8 * BATCH_HEADER_SIZE:
-            assert type(caught.value) is HeaderDamaged
-        else:
-            assert type(caught.value) is PayloadDamaged
-            assert caught.value.header == header
+        for read in (codec.verify_batch, codec.decode_batch):
+            with pytest.raises(CodecError) as caught:
+                read(flipped)
+            if bit < 8 * 2:
+                assert type(caught.value) is BadMagic
+            elif bit < 8 * BATCH_HEADER_SIZE:
+                assert type(caught.value) is HeaderDamaged
+            else:
+                assert type(caught.value) is PayloadDamaged
+                assert caught.value.header == header
 
 
 def test_every_changed_byte_is_found(codec: ModuleType) -> None:
@@ -209,10 +217,9 @@ def test_every_changed_byte_is_found(codec: ModuleType) -> None:
 def test_bytes_behind_the_batch(codec: ModuleType) -> None:
     batch = sample() + bytes(8)
     assert codec.read_header(batch).length == len(batch) - 8
-    with pytest.raises(BadLength):
-        codec.verify_batch(batch)
-    with pytest.raises(BadLength):
-        codec.walk_batch(batch)
+    for read in (codec.verify_batch, codec.walk_batch, codec.decode_batch):
+        with pytest.raises(BadLength):
+            read(batch)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +243,9 @@ def test_a_sound_checksum_does_not_excuse_a_bad_header(
     codec: ModuleType, offset: int, form: str, value: int, error: type[CodecError]
 ) -> None:
     changed = put(sample(), offset, form, value)
-    for read in (codec.read_header, codec.verify_batch, codec.walk_batch, codec.split_batches):
+    for name in READERS:
         with pytest.raises(error) as caught:
-            read(changed)
+            getattr(codec, name)(changed)
         assert type(caught.value) is error
 
 
@@ -252,7 +259,7 @@ def test_a_sound_checksum_does_not_excuse_a_bad_table(codec: ModuleType) -> None
         put(batch, table, "<II", 31, 0xFFFFFFE6),  # right only if the sum were 32 bits
         put(batch, table + 12, "<B", 0),  # a type of 0
     ):
-        for read in (codec.verify_batch, codec.walk_batch):
+        for read in (codec.verify_batch, codec.walk_batch, codec.decode_batch):
             with pytest.raises(BadTable) as caught:
                 read(changed)
             assert caught.value.header is not None and caught.value.header.index == IDENTITY["index"]
@@ -275,7 +282,7 @@ def test_c_and_python_agree_about_hostile_bytes(
         changed[int(place * len(changed))] = value
     hostile = with_checksums(changed) if repaired else bytes(changed)
     hostile = hostile[:cut] if cut < 0 else hostile + bytes(cut)
-    for name in ("read_header", "verify_batch", "walk_batch", "split_batches"):
+    for name in READERS:
         assert outcome(compiled, name, hostile) == outcome(reference, name, hostile)
 
 
@@ -284,8 +291,8 @@ def outcome(codec: ModuleType, name: str, data: bytes) -> object:
         result = getattr(codec, name)(data)
     except CodecError as error:
         return type(error), error.header
-    if name == "walk_batch":
-        return list(result.offsets), list(result.lengths), bytes(result.types), list(result)
+    if name in ("walk_batch", "decode_batch"):
+        return result.header, list(result.offsets), list(result.lengths), bytes(result.types), list(result)
     return result
 
 
