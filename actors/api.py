@@ -13,6 +13,7 @@ import trio
 
 from ..codec import Chunk
 from .administration import Administration, is_administration
+from .backup import Backups, is_backup, place_of
 from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from .gateway.jetstream import JetStreamApi, Target, api_target
 from .group import Group, NotDone
@@ -58,6 +59,8 @@ class ApiRouter:
         self._api = JetStreamApi(desk)
         self._administration = Administration(desk)
         desk.router = self
+        self.backups: Backups | None = None
+        """Set by the node once it is built."""
         requests.handle(API, self._on_api)
         requests.handle(STREAM_INFO, self._on_stream_info)
 
@@ -97,6 +100,8 @@ class ApiRouter:
         """(answer, the meta index that this node should have applied before it shows the answer)."""
         if hops == 0:
             raise Refusal("the request went round in a circle")
+        if is_backup(subject):
+            return await self._route_backup(subject, payload, hops)
         target = request_target(subject)
         if target is None:
             return None, 0
@@ -116,6 +121,25 @@ class ApiRouter:
         else:
             found = await self._at_leader(group, here, API, [subject, payload, hops - 1])
             answer, index = cast(list[object], found)
+        return cast(bytes | None, answer), cast(int, index)
+
+    async def _route_backup(self, subject: str, payload: bytes, hops: int) -> tuple[bytes | None, int]:
+        place = place_of(subject, payload, META_GROUP)
+        backups = self.backups
+        if place is None or backups is None:
+            return None, 0
+
+        async def here() -> list[object]:
+            return [await backups.handle(subject, payload), 0]
+
+        argument = [subject, payload, hops - 1]
+        if place.group:
+            found = await self._at_leader(place.group, here, API, argument)
+        elif place.node == self._groups.me:
+            found = await here()
+        else:
+            found = await self._requests.ask(place.node, API, argument, ANSWER_SECONDS)
+        answer, index = cast(list[object], found)
         return cast(bytes | None, answer), cast(int, index)
 
     async def _at_leader(
@@ -139,6 +163,8 @@ class ApiRouter:
 
     async def _on_api(self, asker: int, argument: object) -> object:
         subject, payload, hops = cast(tuple[str, bytes, int], tuple(cast(list[object], argument)))
+        if is_backup(subject):
+            return list(await self._route(subject, payload, hops))
         target = request_target(subject)
         stream = self._meta.state.named("stream", target) if isinstance(target, str) else None
         group = self._groups.get(stream.group if stream is not None else META_GROUP)

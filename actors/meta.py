@@ -75,6 +75,8 @@ class Assignment:
     config: Mapping[str, object]
     created: int
     """Nanoseconds since 1970, the time of the batch that made it."""
+    restoring: bool = False
+    """Its first replica is being filled from a backup: nobody serves it before that is whole."""
 
 
 @dataclass(slots=True)
@@ -126,6 +128,8 @@ class MetaMachine:
             "create_stream": self._create_stream,
             "update_stream": self._update_stream,
             "delete_stream": self._delete_stream,
+            "restore": self._restore,
+            "restored": self._restored,
             "create_group": self._create_group,
             "delete_group": self._delete_group,
         }
@@ -262,7 +266,7 @@ class MetaMachine:
         existing = self._existing_stream(wanted.name)
         config = check_update(StreamConfig.from_json(existing.config), wanted)
         self._check_overlap(config)
-        if existing.config != config.to_json():
+        if existing.config != config.to_json() or len(existing.replicas) != config.num_replicas:
             self.state.groups[existing.group] = replace(
                 existing,
                 config=config.to_json(),
@@ -274,6 +278,27 @@ class MetaMachine:
     def _delete_stream(self, command: Command, index: int, time: int) -> Command:
         del self.state.groups[self._existing_stream(str(command["name"])).group]
         self._dismiss()
+        return {}
+
+    def _restore(self, command: Command, index: int, time: int) -> Command:
+        """A group is to come from a backup: one replica, on the node that takes the backup in."""
+        kind, name, node = str(command["kind"]), str(command["name"]), cast(int, command["node"])
+        if self.state.named(kind, name) is not None:
+            raise ApiError(400, 10058, f"{kind} {name} exists already")
+        config = cast(Command, command["config"])
+        if kind == STREAM_KIND:
+            self._check_overlap(StreamConfig.from_json(config))
+        added = self._assign(kind, name, (node,), config, index, time)
+        self.state.groups[added.group] = replace(added, restoring=True, version=cast(int, command["version"]))
+        return {"group": added.group}
+
+    def _restored(self, command: Command, index: int, time: int) -> Command:
+        """Its first replica is whole; it grows to as many as it had, or as there are nodes."""
+        group = self.state.groups.get(cast(int, command["group"]))
+        if group is None or not group.restoring:
+            raise ApiError(404, 10059, "nothing is being restored under that number")
+        replicas = placement.resize(group.replicas, self._load(), cast(int, command["replicas"]))
+        self.state.groups[group.group] = replace(group, restoring=False, replicas=replicas)
         return {}
 
     def _create_group(self, command: Command, index: int, time: int) -> Command:
@@ -309,7 +334,17 @@ class MetaMachine:
     def _add(
         self, kind: str, name: str, count: int, config: Mapping[str, object], index: int, time: int
     ) -> Assignment:
-        replicas = self._place(count)
+        return self._assign(kind, name, self._place(count), config, index, time)
+
+    def _assign(
+        self,
+        kind: str,
+        name: str,
+        replicas: tuple[int, ...],
+        config: Mapping[str, object],
+        index: int,
+        time: int,
+    ) -> Assignment:
         group = self.state.next_group
         self.state.next_group += 1
         assignment = Assignment(
@@ -401,11 +436,12 @@ def _pack_assignment(group: Assignment) -> list[object]:
         group.version,
         dict(group.config),
         group.created,
+        group.restoring,
     ]
 
 
 def _unpack_assignment(packed: Sequence[object]) -> Assignment:
-    group, incarnation, kind, name, replicas, initial, settled, version, config, created = packed
+    group, incarnation, kind, name, replicas, initial, settled, version, config, created, restoring = packed
     return Assignment(
         group=cast(int, group),
         incarnation=cast(int, incarnation),
@@ -417,4 +453,5 @@ def _unpack_assignment(packed: Sequence[object]) -> Assignment:
         version=cast(int, version),
         config=cast(Mapping[str, object], config),
         created=cast(int, created),
+        restoring=bool(restoring),
     )

@@ -19,6 +19,7 @@ from ..storage.actor import Storage, StorageOptions
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
 from .api import ApiDesk, ApiRouter
+from .backup import Backups
 from .birth import Birth, Founding
 from .checker import Checker, Violation
 from .directory import NodeBackend, StreamDirectory
@@ -34,7 +35,7 @@ from .meta import META_GROUP, META_KIND, STREAM_KIND, Assignment, MetaMachine, M
 from .monitor import Monitor
 from .network import Listener, join_address, split_address
 from .options import BATCH_OVERHEAD, Options
-from .outcomes import Applied
+from .outcomes import Applied, Outcome
 from .peers import Peers
 from .proposals import Proposals
 from .reads import Reads
@@ -258,6 +259,8 @@ class Node:
         desk = ApiDesk(self.groups, self, self.proposals, world.clock, options.cluster_name, self.peers)
         self.api_router = ApiRouter(self.groups, self.requests, self, desk)
         self.desk = desk
+        self.backups = Backups(self.groups, self.storage, self, self._draw_id)
+        self.api_router.backups = self.backups
         self.reconciler = Reconciler(
             world.clock,
             self.groups.led_by_me,
@@ -343,6 +346,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reconciler.run)
             nursery.start_soon(self._dismiss_removed)
+            nursery.start_soon(self.backups.run)
             await self._follow_meta()
 
     async def _dismiss_removed(self) -> None:
@@ -403,6 +407,8 @@ class Node:
             await self.groups.close(group.number, delete=False)
 
     async def _host(self, assignment: Assignment) -> None:
+        if assignment.restoring:
+            return  # `Backups` fills its directory; it starts when that is whole
         if assignment.kind != STREAM_KIND and assignment.kind not in self._machines:
             logger.error("group %s: this node has no state machine %r", assignment.name, assignment.kind)
             return
@@ -433,6 +439,18 @@ class Node:
         self._directory.update(self.state)
         self._meta_changed.set()
         self._meta_changed = trio.Event()
+
+    @property
+    def node_id(self) -> int:
+        return self.me.node
+
+    async def propose_meta(self, command: Mapping[str, object]) -> Outcome:
+        return await self.desk.propose_meta(command)
+
+    async def start_restored(self, group: int) -> None:
+        """Return once a restored group serves. Meta's change of mind has it started, like any other."""
+        while self.groups.leadership(group) is None:
+            await self.groups.wait_leader_change()
 
     async def meta_change(self) -> None:
         """Wait for the next change of desired state."""

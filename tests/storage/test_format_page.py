@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trimaran import backup_file
 from trimaran.codec.batch import HEADER as BATCH_HEADER
 from trimaran.codec.frame import FRAME_HEADER
 from trimaran.storage import node, segment
@@ -31,6 +32,8 @@ def fields(heading: str) -> list[tuple[int, str]]:
         ("<!-- table: segment header -->", segment._SEGMENT_HEADER, True),
         ("<!-- table: frame -->", segment.FRAME, False),
         ("<!-- table: trailer -->", segment._TRAILER_HEAD, False),
+        ("<!-- table: backup header -->", backup_file._HEADER, False),
+        ("<!-- table: backup section -->", backup_file._SECTION, True),
         ("## Batch", BATCH_HEADER, False),
         ("## Peer frame", FRAME_HEADER, False),
     ],

@@ -50,6 +50,7 @@ class NodeProcess:
         return self.process.pid
 
     def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "trimaran", "node", *self.arguments], stdout=log, stderr=log

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol, TypeVar
 
 import click
 import trio
@@ -17,6 +17,20 @@ REQUEST_SECONDS: Final = 10.0
 """Longer than a node itself tries to find who can answer, so that its own words arrive."""
 
 T = TypeVar("T")
+
+
+class Cluster(Protocol):
+    """The part of `Client` that administration needs."""
+
+    @property
+    def server_info(self) -> Mapping[str, object]: ...
+
+    async def administer(
+        self, subject: str, body: Mapping[str, object] | None = None
+    ) -> dict[str, object]: ...
+
+    async def administer_raw(self, subject: str, data: bytes = b"") -> bytes: ...
+
 
 servers_option = click.option(
     "--server",
