@@ -43,9 +43,15 @@ def on_vote_reply(state: GroupState, message: VoteReply, now: Now) -> list[Effec
     if message.pre is not (state.role is Role.PRE_CANDIDATE):
         return []  # the answer to an earlier question
     (state.granted if message.granted else state.refused).add(message.sender)
-    if state.membership.is_quorum(state.refused):
-        return roles.become_follower(state, now, term=state.term)
+    if is_lost(state):
+        # A real vote that was lost had a majority's pre-vote: it was split, so another try soon can win.
+        return roles.become_follower(state, now, term=state.term, retry_soon=state.role is Role.CANDIDATE)
     return count_votes(state, now)
+
+
+def is_lost(state: GroupState) -> bool:
+    """No majority can grant any more: who refused won't, and whose link closed is most likely gone."""
+    return state.membership.is_quorum(state.refused | (state.closed_links - state.granted))
 
 
 def on_synced(state: GroupState, now: Now) -> list[Effect]:

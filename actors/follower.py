@@ -272,8 +272,7 @@ def on_campaign(state: GroupState, now: Now) -> list[Effect]:
 def on_peer_down(state: GroupState, node: int, now: Now) -> list[Effect]:
     """The link to the leader closed: most likely its process ended, so don't wait for the whole timeout."""
     if node == state.leader:
-        early = now.monotonic + state.random.uniform(0, state.options.early_election)
-        state.deadline = min(state.deadline, early)
+        state.deadline = min(state.deadline, state.early_deadline(now))
     return []
 
 

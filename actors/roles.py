@@ -188,9 +188,18 @@ def follow_membership(state: GroupState, now: Now) -> list[Effect]:
 
 
 def become_follower(
-    state: GroupState, now: Now, *, term: int, leader_id: int = 0, reason: Reason = Reason.NOT_LEADER
+    state: GroupState,
+    now: Now,
+    *,
+    term: int,
+    leader_id: int = 0,
+    reason: Reason = Reason.NOT_LEADER,
+    retry_soon: bool = False,
 ) -> list[Effect]:
-    """Raft 5.1, 5.2: follow `leader_id` (0: nobody yet) in `term`. A vote of the same term is kept."""
+    """Raft 5.1, 5.2: follow `leader_id` (0: nobody yet) in `term`. A vote of the same term is kept.
+
+    `retry_soon`: two candidates split the vote while nobody leads; a short random wait parts them.
+    """
     effects: list[Effect] = []
     if state.role is Role.LEADER:
         effects += leader.resign(state, reason, hint=leader_id)
@@ -203,7 +212,7 @@ def become_follower(
         return effects
     _move(state, Role.FOLLOWER)
     state.leader = leader_id
-    state.deadline = state.election_deadline(now)
+    state.deadline = state.early_deadline(now) if retry_soon else state.election_deadline(now)
     return effects
 
 

@@ -337,6 +337,10 @@ class GroupState:
         self.commit = index
         return [Commit(index)]
 
+    def early_deadline(self, now: Now) -> float:
+        """A short random wait, where there is reason to believe that nobody leads."""
+        return now.monotonic + self.random.uniform(0, self.options.early_election)
+
     # --- the disk -------------------------------------------------------------------------------------------
 
     def persist(

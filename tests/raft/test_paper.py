@@ -200,6 +200,28 @@ def test_a_split_vote_is_tried_again_from_the_pre_vote() -> None:
         assert (replica.state.role, replica.state.term) == (Role.PRE_CANDIDATE, term)
 
 
+def test_a_vote_split_after_the_leaders_end_is_tried_again_soon() -> None:
+    """5.2: the two that are left can't win against each other's vote, so they need not wait for a timeout."""
+    replica = Replica()
+    replica.campaign()
+    replica.step(PeerDown(3))
+    assert replica.role() is Role.CANDIDATE, "the other one may still grant"
+    replica.step(replica.vote_reply(2, granted=False))
+    assert replica.role() is Role.FOLLOWER
+    assert replica.state.deadline - replica.time <= replica.options.early_election
+
+
+def test_a_lost_pre_vote_waits_for_a_whole_timeout() -> None:
+    """Thesis 9.6: who can't win must not keep asking."""
+    replica = Replica()
+    replica.tick()
+    assert replica.role() is Role.PRE_CANDIDATE
+    for peer in (2, 3):
+        replica.step(replica.vote_reply(peer, granted=False, pre=True))
+    assert replica.role() is Role.FOLLOWER
+    assert replica.state.deadline - replica.time >= replica.options.election_min
+
+
 # --- thesis 9.6 and 4.2.3: pre-vote, stickiness, check-quorum -----------------------------------------------
 
 
