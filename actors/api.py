@@ -14,6 +14,8 @@ import trio
 from ..codec import Chunk
 from .administration import Administration, is_administration
 from .backup import Backups, is_backup, place_of
+from .delivery.desk import Deliveries
+from .delivery.stream import StreamDelivery
 from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from .gateway.jetstream import JetStreamApi, Target, api_target
 from .group import Group, NotDone
@@ -203,6 +205,7 @@ class ApiDesk:
         groups: Groups,
         meta: MetaView,
         proposals: Proposals,
+        deliveries: Deliveries,
         clock: Clock,
         cluster_name: str,
         peers: Peers,
@@ -211,6 +214,7 @@ class ApiDesk:
         self._peers = peers
         self._meta = meta
         self._proposals = proposals
+        self._deliveries = deliveries
         self._clock = clock
         self._cluster_name = cluster_name
 
@@ -273,6 +277,9 @@ class ApiDesk:
     def machine(self, group: int) -> StreamMachine | None:
         hosted = self._groups.get(group)
         return hosted.machine if hosted is not None and isinstance(hosted.machine, StreamMachine) else None
+
+    async def delivery(self, group: int) -> StreamDelivery | None:
+        return await self._deliveries.leading(group)
 
     async def read_barrier(self, group: int) -> bool:
         hosted = self._groups.get(group)

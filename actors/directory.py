@@ -9,6 +9,7 @@ from typing import Final
 
 from ..codec import Chunk
 from .api import ApiRouter
+from .delivery.desk import Deliveries
 from .gateway.backend import StreamRef
 from .meta import MetaState
 from .options import Options
@@ -29,10 +30,12 @@ class StreamDirectory:
         self.version = 0
         self._streams: list[tuple[SubjectFilter, StreamRef]] = []
         self._answers: dict[bytes, StreamRef | None] = {}
+        self._groups: dict[str, int] = {}
 
     def update(self, state: MetaState) -> None:
         self._answers.clear()
         self._streams = []
+        self._groups = {stream.name: stream.group for stream in state.streams()}
         for stream in state.streams():
             subjects = stream.config.get("subjects")
             patterns = [str(each) for each in subjects] if isinstance(subjects, list) else []
@@ -44,6 +47,10 @@ class StreamDirectory:
             )
             self._streams.append((SubjectFilter(patterns), ref))
         self.version += 1
+
+    def group_of(self, name: str) -> int | None:
+        """The group of the stream of this name, or None."""
+        return self._groups.get(name)
 
     def find(self, subject: bytes) -> StreamRef | None:
         """The stream that stores messages of this literal subject, or None."""
@@ -68,6 +75,7 @@ class NodeBackend:
         proposals: Proposals,
         router: ApiRouter,
         peers: Peers,
+        deliveries: Deliveries,
     ) -> None:
         self.node_id = node
         self.node_name = options.name
@@ -75,6 +83,9 @@ class NodeBackend:
         self.version = version
         self.stream_of = directory.find
         self.api = router.ask
+        self.to_consumer = deliveries.take
+        self.flush_consumers = deliveries.flush
+        self.listeners_changed = deliveries.listeners_changed
         self._directory = directory
         self._proposals = proposals
         self._peers = peers

@@ -81,6 +81,8 @@ class Groups:
         self.me = me
         self.unknown_messages = 0
         self.on_leader: Callable[[int], None] = lambda group: None
+        self.on_role_change: Callable[[Group], None] = lambda group: None
+        self.on_closed: Callable[[int], None] = lambda group: None
         self.on_members: Callable[[Group], None] = lambda group: None
         self._storage = storage
         self._peers = peers
@@ -208,6 +210,7 @@ class Groups:
         hosted = self._hosted.pop(group, None)
         if hosted is None:
             return
+        self.on_closed(group)
         hosted.scope.cancel()
         await hosted.ended.wait()
         leader = self._leaders.get(group)
@@ -222,6 +225,7 @@ class Groups:
         hosted = self._hosted.get(group)
         if hosted is not None and not hosted.group.failed:
             hosted.group.failed = why
+            self.on_closed(group)
             hosted.scope.cancel()
 
     async def _run(self, state: GroupState, kind: str, name: str, manifest: Manifest | None) -> Group:
@@ -282,6 +286,7 @@ class Groups:
         state = group.state
         led_by = f"led by {self._peers.name_of(state.leader)}" if state.leader else "no leader yet"
         logger.info("group %s: %s in term %d, %s", group.name, state.role.value, state.term, led_by)
+        self.on_role_change(group)
         known = self._leaders.get(group.number)
         if known is not None and state.term < known.term:
             return

@@ -22,6 +22,7 @@ from .api import ApiDesk, ApiRouter
 from .backup import Backups
 from .birth import Birth, Founding
 from .checker import Checker, Violation
+from .delivery.desk import Deliveries
 from .directory import NodeBackend, StreamDirectory
 from .events import Event, EventHook
 from .gateway.gateway import Gateway, Settings
@@ -155,6 +156,7 @@ class Node:
             await nursery.start(self.requests.run)
             nursery.start_soon(self.proposals.run)
             await nursery.start(self.reads.run)
+            await nursery.start(self.deliveries.run)
             await nursery.start(self.groups.run)
             await nursery.start(self.peers.run, listener)
             await nursery.start(self.gateway.run)
@@ -256,7 +258,23 @@ class Node:
             self._draw_id,
             self._take_in,
         )
-        desk = ApiDesk(self.groups, self, self.proposals, world.clock, options.cluster_name, self.peers)
+        self.deliveries = Deliveries(
+            node.node_id,
+            self.peers,
+            self.groups.leadership,
+            self._directory.group_of,
+            world.clock,
+            world.random,
+        )
+        desk = ApiDesk(
+            self.groups,
+            self,
+            self.proposals,
+            self.deliveries,
+            world.clock,
+            options.cluster_name,
+            self.peers,
+        )
         self.api_router = ApiRouter(self.groups, self.requests, self, desk)
         self.desk = desk
         self.backups = Backups(self.groups, self.storage, self, self._draw_id)
@@ -270,10 +288,18 @@ class Node:
             self._report_members,
         )
         backend = NodeBackend(
-            node.node_id, self._version, options, self._directory, self.proposals, self.api_router, self.peers
+            node.node_id,
+            self._version,
+            options,
+            self._directory,
+            self.proposals,
+            self.api_router,
+            self.peers,
+            self.deliveries,
         )
         port = self._port or SocketPort(*split_address(options.listen))
         self.gateway = Gateway(backend, port, world.random, gateway_settings(options))
+        self.deliveries.carrier = self.gateway
         self.vitals = Vitals(
             options,
             self._version,
@@ -305,10 +331,14 @@ class Node:
         peers.handle(FrameKind.ROUTE, lambda peer, _, data: self.gateway.on_route(peer, data))
         peers.on_up += [self.proposals.on_peer_up, self.gateway.on_peer_up]
         peers.on_down += [self.requests.on_peer_down, self.proposals.on_peer_down, self.gateway.on_peer_down]
+        peers.handle(FrameKind.CONSUMER, lambda peer, envelope, _: self.deliveries.on_frame(peer, envelope))
         groups.on_leader = self._on_leader
+        groups.on_role_change = self.deliveries.on_role
+        groups.on_closed = self.deliveries.on_closed
 
     def _on_leader(self, group: int) -> None:
         self.proposals.on_leader(group)
+        self.deliveries.on_leader(group)
         self.reconciler.wake()
 
     def _listener(self) -> EventHook | None:

@@ -48,6 +48,8 @@ class FrameKind(enum.IntEnum):
     ROUTE = 18
     GOODBYE = 19
     """To whoever was removed from the cluster: (cluster id, its node id, why). Nothing follows."""
+    CONSUMER = 20
+    """What clients sent to consumers: (group, hops, messages)."""
 
 
 @dataclass(frozen=True, slots=True)

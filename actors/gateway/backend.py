@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ...codec import Chunk
+    from ..delivery.stream import StreamDelivery
     from ..outcomes import Outcome
     from ..stream.machine import StreamMachine
 
@@ -105,6 +106,18 @@ class Backend(Protocol):
     async def api(self, subject: str, payload: bytes) -> bytes | None:
         """Have a `$JS.API.` request answered by the node that can; JSON, or None: nobody answers."""
 
+    def to_consumer(self, subject: bytes, reply: bytes, payload: bytes) -> bool:
+        """Take what a client sent to a consumer; False: the subject means none of a stream there is.
+
+        It is on its way after the next `flush_consumers`.
+        """
+
+    def flush_consumers(self) -> None:
+        """Send what `to_consumer` took to the leaders of its streams."""
+
+    def listeners_changed(self) -> None:
+        """Somebody subscribed or left, here or on another node."""
+
     def peers(self) -> Iterable[int]:
         """Ids of the nodes that a link stands to right now."""
 
@@ -147,6 +160,9 @@ class ApiHost(Protocol):
 
     def machine(self, group: int) -> StreamMachine | None:
         """The stream's state machine, where this node hosts it."""
+
+    async def delivery(self, group: int) -> StreamDelivery | None:
+        """What serves the stream's consumers, if this node leads its group; waits until it does serve."""
 
     async def read_barrier(self, group: int) -> bool:
         """Return once this node's state is as new as the moment of the call (ReadIndex).

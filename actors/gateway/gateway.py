@@ -38,6 +38,7 @@ PASS_BYTES: Final = 4 << 20
 """Bytes read in one pass, which bounds how long it keeps the loop; who is left over is ready in the next."""
 
 API_PREFIXES: Final = (b"$JS.API.", b"$TRIMARAN.API.")
+JETSTREAM_PREFIX: Final = b"$JS."
 API_MAX: Final = 1024
 """API requests under way; more are refused with a typed error instead of queueing without end."""
 
@@ -117,6 +118,8 @@ class Gateway:
         self._api_running = 0
         self._in_pass = False
         self._closing = False
+        self._table_version = 0
+        """Of the listeners that consumers know."""
         self.address = ("", 0)
         self.table = SubjectTable()
         self.routes = Routes(backend, self.table)
@@ -213,6 +216,10 @@ class Gateway:
         """Propose, then send: what proposals refused at once is in the same send."""
         self.publishing.flush()
         self.routes.flush()
+        self._backend.flush_consumers()
+        if self.table.version != self._table_version:
+            self._table_version = self.table.version
+            self._backend.listeners_changed()
         while self._dirty:
             dirty, self._dirty = self._dirty, []
             for client in dirty:
@@ -309,7 +316,11 @@ class Gateway:
 
     def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
         delivered = self.router.publish(subject, reply, header_size, body, client)
-        if subject.startswith(API_PREFIXES):
+        if subject.startswith(JETSTREAM_PREFIX) and self._backend.to_consumer(
+            subject, reply, body[header_size:]
+        ):
+            self._wake()
+        elif subject.startswith(API_PREFIXES):
             self._start_api(client, subject, reply, body[header_size:])
         elif reply and not delivered:
             no_responders(client, self.table, reply, subject)
@@ -364,6 +375,15 @@ class Gateway:
         self.routes.peer_down(peer)
         if self.routes.addresses() != known:
             self._inform()
+
+    def listens(self, subject: bytes) -> bool:
+        """Whether anybody in the cluster gets messages of a literal subject."""
+        return bool(self.table.match(subject))
+
+    def carry(self, to: bytes, subject: bytes, reply: bytes, header_size: int, body: bytes) -> bool:
+        """Deliver to the subscribers of `to` a message that shows `subject`; False: nobody listens."""
+        self._wake()
+        return self.router.publish(subject, reply, header_size, body, to=b"" if to == subject else to)
 
     def on_interest(self, peer: int, data: Iterable[object]) -> None:
         """An interest frame, as its sender gave it to `Backend.send_interest`."""

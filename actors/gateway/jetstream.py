@@ -10,6 +10,7 @@ everything, a NAMES with it lists all) this one refuses it: invalid JSON is 1002
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
 import time
@@ -33,7 +34,8 @@ from ..stream.config import (
 from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import is_subject, subject_matches, subjects_overlap
-from ..stream.views import message_json, rfc3339, state_json
+from ..stream.views import ZERO_TIME, message_json, rfc3339, state_json
+from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, read_question
 
 if TYPE_CHECKING:
     from ..stream.machine import StoredMessage, StreamMachine
@@ -51,7 +53,6 @@ SUBJECTS_LIMIT: Final = 100_000
 DELETED_LIMIT: Final = 100_000
 """Deleted sequences in one answer; `num_deleted` tells when there are more."""
 
-NO_CONSUMERS: Final = ApiError(501, 10036, "consumers are not supported yet")
 NO_BATCHES: Final = ApiError(501, 10036, "batched get is not supported yet")
 """10036 is the reference's code for what it can't do in a cluster."""
 UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
@@ -94,25 +95,14 @@ _APIS: Final[dict[str, _Api]] = {
     "STREAM.LEADER.STEPDOWN": _Api("stream_leader_stepdown", at_stream=True),
 }
 _NAMELESS: Final = frozenset({"INFO", "STREAM.NAMES", "STREAM.LIST"})
-_CONSUMER_APIS: Final = {
-    "CREATE": "consumer_create",
-    "DURABLE": "consumer_create",
-    "INFO": "consumer_info",
-    "DELETE": "consumer_delete",
-    "NAMES": "consumer_names",
-    "LIST": "consumer_list",
-    "PAUSE": "consumer_pause",
-    "RESET": "consumer_reset",
-    "UNPIN": "consumer_unpin",
-    "LEADER": "consumer_leader_stepdown",
-}
 
 
 def api_target(subject: str) -> Target | str | None:
     """Who answers a request: a `Target`, a stream's name (its leader), or None (nobody: no responders)."""
+    question = read_question(subject)
+    if question is not None:
+        return question.stream
     kind, name = _split(subject)
-    if kind in _CONSUMER_APIS.values():
-        return Target.ANY
     if kind not in _APIS:
         return None
     if kind == "INFO":
@@ -121,7 +111,7 @@ def api_target(subject: str) -> Target | str | None:
 
 
 def _split(subject: str) -> tuple[str, str]:
-    """(key of `_APIS` or a consumer's response type, stream name); ("", "") for what is no API."""
+    """(key of `_APIS`, stream name); ("", "") for what is no API."""
     if not subject.startswith(PREFIX):
         return "", ""
     rest = subject[len(PREFIX) :]
@@ -130,9 +120,6 @@ def _split(subject: str) -> tuple[str, str]:
     kind, _, name = rest.rpartition(".")
     if kind in _APIS and kind not in _NAMELESS and name:
         return kind, name
-    tokens = rest.split(".")
-    if tokens[0] == "CONSUMER" and len(tokens) > 2:
-        return _CONSUMER_APIS.get(tokens[1], ""), tokens[2]
     return "", ""
 
 
@@ -165,10 +152,10 @@ class JetStreamApi:
 
     async def handle(self, subject: str, payload: bytes) -> bytes | None:
         """The answer's JSON; None: there is no such API."""
+        question = read_question(subject)
+        if question is not None:
+            return await self._handle_consumer(question, payload)
         kind, name = _split(subject)
-        if kind in _CONSUMER_APIS.values():
-            self._count(NO_CONSUMERS)
-            return _encode(kind, {"error": NO_CONSUMERS.to_json()})
         api = _APIS.get(kind)
         if api is None:
             return None
@@ -184,6 +171,38 @@ class JetStreamApi:
         else:
             self._count(None)
         return _encode(api.type, body)
+
+    async def _handle_consumer(self, question: ConsumerQuestion, payload: bytes) -> bytes:
+        try:
+            api = ConsumerApi(await self._consumer_host(question.stream))
+            body = await api.answer(question, payload)
+        except ApiError as error:
+            self._count(error)
+            body = {"error": error.to_json()}
+            if question.paged:
+                body |= {"total": 0, "offset": 0, "limit": 0, "consumers": []}
+            if question.kind == "pause":
+                body |= {"paused": False, "pause_until": ZERO_TIME}
+        else:
+            self._count(None)
+        return _encode(question.type, body)
+
+    async def _consumer_host(self, stream: str) -> ConsumerHost:
+        assignment = self._assignment(stream)
+        machine = self._machine(assignment)
+        delivery = await self._host.delivery(assignment.group)
+        await self._barrier(assignment)
+        if delivery is None or delivery.ended:
+            raise UNAVAILABLE
+        return ConsumerHost(
+            assignment,
+            machine,
+            delivery,
+            len(self._host.node_names()),
+            functools.partial(self._command, assignment),
+            _cluster(self._host.cluster_of(assignment.group)),
+            self._wall(),
+        )
 
     def _count(self, error: ApiError | None) -> None:
         self.total += 1

@@ -69,15 +69,22 @@ class Router:
         self._random = random
 
     def publish(
-        self, subject: bytes, reply: bytes, header_size: int, body: bytes, origin: Client | None = None
+        self,
+        subject: bytes,
+        reply: bytes,
+        header_size: int,
+        body: bytes,
+        origin: Client | None = None,
+        to: bytes = b"",
     ) -> bool:
         """Deliver a message of this node; False: nobody listens anywhere.
 
         Args:
             body: headers, then payload; `header_size` bytes of it are headers.
             origin: the publishing client, which gets it only if it wants an echo.
+            to: whose subscribers get it, if those aren't the subject's.
         """
-        found = self._table.match(subject)
+        found = self._table.match(to or subject)
         if not found:
             return False
         silent = origin if origin is not None and not origin.echo else None
@@ -93,13 +100,13 @@ class Router:
                 delivered |= self._to_group(group, message, silent, remote)
             for peer, queues in remote.items():
                 plain = peer in found.peers
-                self._routes.send(peer, Routed(subject, reply, header_size, body, plain, tuple(queues)))
+                self._routes.send(peer, Routed(subject, reply, header_size, body, plain, tuple(queues), to))
                 delivered = True
         return delivered
 
     def deliver(self, routed: Routed) -> None:
         """Deliver another node's message to local clients."""
-        found = self._table.match(routed.subject)
+        found = self._table.match(routed.to or routed.subject)
         message = Message(routed.subject, routed.reply, routed.header_size, routed.body)
         if routed.plain:
             for subscription in found.local:

@@ -13,12 +13,14 @@ Interest is plain data, versioned so that a lost frame is noticed and mended:
     ("address", "host:port")                 where clients reach the sending node
     items: [[pattern, queue, subscribers], ...], subscribers 0: nobody any more
 
-A frame of routed messages is u32 version (1), then one record after the other, little endian:
+A frame of routed messages is u32 version (2), then one record after the other, little endian:
 
-    u32 body size | u32 headers size | u32 queues size | u16 subject size | u16 reply size | u8 plain | 3x 0
-    subject | reply | queue names, each behind its u16 length | body (headers, then payload)
+    u32 body size | u32 headers size | u32 queues size | u16 subject size | u16 reply size | u8 plain
+    1x 0 | u16 to size
+    subject | reply | to | queue names, each behind its u16 length | body (headers, then payload)
 
 `plain`: deliver to every subscriber outside queue groups; and to one local member of each queue group named.
+`to`: the subject whose subscribers get the message, if that isn't the one it shows.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BadFrame", "Routed", "Routes", "decode_frame", "encode_message"]
 
-FRAME_VERSION: Final = struct.pack("<I", 1)
+FRAME_VERSION: Final = struct.pack("<I", 2)
 FRAME_BYTES: Final = 256 * 1024
 """A frame that has grown to this is sent at once: small enough not to hold up heartbeats on the link."""
 
 SET_ITEMS: Final = 4096
 """Patterns in one part of a set: bounds a frame at some hundred KiB."""
 
-_RECORD = struct.Struct("<IIIHHB3x")
+_RECORD = struct.Struct("<IIIHHBxH")
 _LENGTH = struct.Struct("<H")
 
 Item = tuple[bytes, bytes, int]
@@ -64,6 +66,8 @@ class Routed:
     body: bytes
     plain: bool
     queues: tuple[bytes, ...]
+    to: bytes = b""
+    """Whose subscribers get it; empty: those of its subject."""
 
 
 def encode_message(message: Routed) -> bytes:
@@ -76,8 +80,9 @@ def encode_message(message: Routed) -> bytes:
         len(message.subject),
         len(message.reply),
         message.plain,
+        len(message.to),
     )
-    return b"".join((fixed, message.subject, message.reply, names, message.body))
+    return b"".join((fixed, message.subject, message.reply, message.to, names, message.body))
 
 
 def decode_frame(data: bytes | bytearray | memoryview) -> list[Routed]:
@@ -90,17 +95,20 @@ def decode_frame(data: bytes | bytearray | memoryview) -> list[Routed]:
     while position < len(view):
         if len(view) - position < _RECORD.size:
             raise BadFrame("a record is cut short")
-        body_len, header_len, queues_len, subject_len, reply_len, plain = _RECORD.unpack_from(view, position)
+        body_len, header_len, queues_len, subject_len, reply_len, plain, to_len = _RECORD.unpack_from(
+            view, position
+        )
         position += _RECORD.size
-        size = subject_len + reply_len + queues_len + body_len
+        size = subject_len + reply_len + to_len + queues_len + body_len
         if len(view) - position < size or header_len > body_len or plain > 1:
             raise BadFrame("a record's lengths contradict each other")
         parts = []
-        for length in (subject_len, reply_len, queues_len, body_len):
+        for length in (subject_len, reply_len, to_len, queues_len, body_len):
             parts.append(bytes(view[position : position + length]))
             position += length
-        subject, reply, names, body = parts
-        messages.append(Routed(subject, reply, header_len, body, bool(plain), tuple(_decode_names(names))))
+        subject, reply, to, names, body = parts
+        queues = tuple(_decode_names(names))
+        messages.append(Routed(subject, reply, header_len, body, bool(plain), queues, to))
     return messages
 
 

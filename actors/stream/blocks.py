@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 
 from ...codec import crc32c
 from ...codec.block import (
@@ -172,6 +173,17 @@ class Block:
             return None
         position = find_last_message(self.ids, self.start, end, subject)
         return position if position < end else None
+
+    def count(self, start: int, wanted: bytearray | None = None) -> int:
+        """Messages from a position on (of wanted subjects)."""
+        start = max(start, self.start)
+        if wanted is not None:
+            found = Counter(self.ids[start:])
+            return sum(times for number, times in found.items() if number < len(wanted) and wanted[number])
+        if start <= self.start or self.live == len(self) - self.start:
+            return self.live if start <= self.start else max(0, len(self) - start)
+        tail = self.ids[start:]
+        return len(tail) - tail.count(NO_SUBJECT)
 
     def live_bits(self) -> bytes | None:
         """One bit per message if some between `start` and the end are gone; else None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgpack
@@ -25,6 +25,36 @@ def purge(filter: str = "", seq: int = 0, keep: int = 0) -> bytes:
 def delete(seq: int) -> bytes:
     """Removes one message."""
     return _command(op="delete", seq=seq)
+
+
+def consumer(name: str, config: Mapping[str, object], action: str = "") -> bytes:
+    """Makes a consumer with a `config` (of `ConsumerConfig.to_json`), or changes the one of that name."""
+    return _command(op="consumer", name=name, config=dict(config), action=action)
+
+
+def delete_consumer(name: str) -> bytes:
+    """Takes a consumer away."""
+    return _command(op="delete_consumer", name=name)
+
+
+def pause_consumer(name: str, until: str) -> bytes:
+    """Stops a consumer's deliveries until a time (RFC 3339); empty: they go on."""
+    return _command(op="pause_consumer", name=name, until=until)
+
+
+def deliver(number: int, sequences: Sequence[int]) -> bytes:
+    """Messages go out to a consumer's clients once this is applied."""
+    return _command(op="deliver", to=number, seqs=list(sequences))
+
+
+def acknowledge(acknowledged: Sequence[tuple[int, Sequence[int]]]) -> bytes:
+    """Acknowledgements, as (consumer's number, sequences)."""
+    return _command(op="ack", of=[[number, list(sequences)] for number, sequences in acknowledged])
+
+
+def give_up(number: int, sequences: Sequence[int]) -> bytes:
+    """A consumer delivers these no more; the stream keeps them."""
+    return _command(op="give_up", to=number, seqs=list(sequences))
 
 
 def command_chunk(command: bytes) -> Chunk:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -24,6 +24,7 @@ from ..machine import Capture
 from . import headers
 from .commands import read_command
 from .config import MAX_FIRST, StreamConfig
+from .consumers import Consumers
 from .errors import (
     BEYOND_LAST,
     DELETE_DENIED,
@@ -81,11 +82,14 @@ class StreamMachine:
         self._files = files
         self._block_bytes = block_bytes
         self.name = name
+        self.on_applied: Callable[[], None] = _nobody
+        """Called after each batch: the leader's deliveries look for what came."""
         self.empty()
 
     def empty(self) -> None:
         """Forgets everything: the state of a stream that was never configured."""
         self._store = MessageStore(self._files, self.name, self._block_bytes)
+        self.consumers = Consumers(self._store)
         self._duplicates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._last_id = b""
         self._fresh: list[int] = []
@@ -104,6 +108,7 @@ class StreamMachine:
         self._expire()
         results = self._apply_entries(batch)
         self._store.flush()
+        self.on_applied()
         return results
 
     def _apply_entries(self, batch: Entries) -> bytes:
@@ -324,13 +329,34 @@ class StreamMachine:
 
     def _command(self, entry: bytes) -> int:
         command = read_command(entry)
+        config = self.config
         match command:
-            case {"op": "configure", "config": dict(config), "version": int(version)}:
-                return self._configure(config, version)
+            case {"op": "configure", "config": dict(fields), "version": int(version)}:
+                return self._configure(fields, version)
             case {"op": "purge", "filter": str(pattern), "seq": int(sequence), "keep": int(keep)}:
-                return self._purge(pattern, sequence, keep)
+                return self._removing(self._purge(pattern, sequence, keep))
             case {"op": "delete", "seq": int(sequence)}:
-                return self._delete(sequence)
+                return self._removing(self._delete(sequence))
+            case _ if config is not None:
+                return self._consumer_command(command, config)
+            case _:
+                return refused(10003)
+
+    def _consumer_command(self, command: Mapping[str, object] | None, stream: StreamConfig) -> int:
+        consumers, now = self.consumers, self.clock
+        match command:
+            case {"op": "deliver", "to": int(number), "seqs": list(sequences)}:
+                return consumers.deliver(number, sequences, now)
+            case {"op": "give_up", "to": int(number), "seqs": list(sequences)}:
+                return consumers.give_up(number, sequences, now)
+            case {"op": "ack", "of": list(acknowledged)}:
+                return consumers.acknowledge(acknowledged, stream, now)
+            case {"op": "consumer", "name": str(name), "config": dict(fields), "action": str(action)}:
+                return consumers.create(stream, name, fields, action, now)
+            case {"op": "delete_consumer", "name": str(name)}:
+                return consumers.delete(name)
+            case {"op": "pause_consumer", "name": str(name), "until": str(until)}:
+                return consumers.pause(name, until)
             case _:
                 return refused(10003)
 
@@ -367,6 +393,12 @@ class StreamMachine:
     def _configured(self) -> StreamConfig:
         assert self.config is not None
         return self.config
+
+    def _removing(self, result: int) -> int:
+        """Tells the consumers of what a command has removed."""
+        if result >> 56 == Status.DONE:
+            self.consumers.removed(self.clock)
+        return result
 
     def _purge(self, pattern: str, sequence: int, keep: int) -> int:
         config, store = self.config, self._store
@@ -449,6 +481,11 @@ class StreamMachine:
         """The subject of a message, from memory; None if there is no such message."""
         return self._store.subject_at(sequence)
 
+    @property
+    def messages(self) -> MessageStore:
+        """The messages, for reading only: what a consumer's leader looks for and reads."""
+        return self._store
+
     def info(self) -> StreamState:
         """Numbers of the stream as of the last applied batch."""
         store = self._store
@@ -461,6 +498,7 @@ class StreamMachine:
             last_time=store.last_time,
             num_subjects=len(store.subjects),
             num_deleted=store.last - store.first + 1 - store.messages if store.messages else 0,
+            consumers=len(self.consumers),
         )
 
     def subjects(self, pattern: str = ">") -> dict[str, int]:
@@ -488,7 +526,7 @@ class StreamMachine:
             "clock": self.clock,
             "last_id": self._last_id,
             "duplicates": [[known, *where] for known, where in self._duplicates.items()],
-            "consumers": {},
+            "consumers": self.consumers.pack(),
             "store": store,
         }
         packed = msgpack.packb(state)
@@ -510,6 +548,7 @@ class StreamMachine:
             self._last_id = cast("bytes", fields["last_id"])
             for known, sequence, time in cast("list[tuple[bytes, int, int]]", fields["duplicates"]):
                 self._duplicates[known] = (sequence, time)
+            self.consumers.restore(cast("dict[str, object]", fields["consumers"]))
             config = fields["config"]
             self._adopt(None if config is None else StreamConfig.from_json(cast("dict[str, object]", config)))
         except (KeyError, TypeError, ValueError, ApiError) as error:
@@ -523,6 +562,10 @@ class StreamMachine:
     def close(self) -> None:
         """Lets go of the index. The files stay as they are."""
         self.empty()
+
+
+def _nobody() -> None:
+    """Nobody is to be told."""
 
 
 _PUBLISH_TYPE: Final = bytes([EntryType.PUBLISH])

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ...codec import Entries
+from ...codec import Buffer, Entries
 from ...codec.block import (
     EVERYTHING,
     NO_SUBJECT,
@@ -40,6 +40,10 @@ SubjectIds = Callable[[list[bytes]], "array[int]"]
 
 BLOCK_STEM: Final = "block"
 PUBLISH_HEADER: Final = 8
+READ_AHEAD: Final = 64 << 10
+"""Messages that begin this close behind each other are read together, with what lies between them."""
+NAMED_SLACK: Final = 65_536
+"""Outdated subject ids that are kept before the list of them is begun anew."""
 
 
 class MessageStore:
@@ -64,6 +68,10 @@ class MessageStore:
         self._names: list[bytes] = []
         """Subjects by id."""
         self._free_ids: list[int] = []
+        self.named = array("I")
+        """Every id, in the order in which they were given to subjects: an id given again is there again."""
+        self.named_epoch = 0
+        """Grows when `named` was begun anew because most of it was outdated."""
         self._counters = SubjectCounters()
         self.messages = 0
         self.size = 0
@@ -94,7 +102,15 @@ class MessageStore:
             number = self._counters.grow()
             self._names.append(subject)
         self._ids[subject] = number
+        if len(self.named) > 2 * len(self._names) + NAMED_SLACK:
+            self.named = array("I", range(len(self._names)))
+            self.named_epoch += 1
+        self.named.append(number)
         return number
+
+    def name_of(self, number: int) -> bytes:
+        """The subject of an id; empty if none has it now."""
+        return self._names[number]
 
     def release(self, number: int) -> None:
         """Forgets a subject that has no message."""
@@ -127,6 +143,10 @@ class MessageStore:
     def counts(self, numbers: Iterable[int]) -> list[int]:
         """Messages of each of these subjects, by id."""
         return [self._counters.counts[number] for number in numbers]
+
+    def lasts(self, numbers: Iterable[int]) -> list[int]:
+        """Sequence of the newest message of each of these subjects, by id."""
+        return [self._counters.lasts[number] for number in numbers]
 
     def over(self, numbers: Iterable[int], limit: int) -> dict[int, int]:
         """Those ids that have more messages than the limit, each with how many more."""
@@ -390,6 +410,22 @@ class MessageStore:
                 return block.first + position
         return None
 
+    def count_from(self, sequence: int, wanted: bytearray | None = None) -> int:
+        """Messages from a sequence on (of wanted subjects)."""
+        if wanted is not None:
+            self._widen(wanted)
+        return sum(
+            block.count(sequence - block.first, wanted) for block in self._blocks[self._block_at(sequence) :]
+        )
+
+    def count_from_of(self, sequence: int, numbers: Sequence[int]) -> int:
+        """Messages of these subjects (by id) from a sequence on; only blocks that must be are looked at."""
+        counters = self._counters
+        after = [number for number in numbers if counters.lasts[number] >= sequence]
+        whole = sum(counters.counts[number] for number in after if counters.firsts[number] >= sequence)
+        partly = [number for number in after if counters.firsts[number] < sequence]
+        return whole + (self.count_from(sequence, self.wanted(partly)) if partly else 0)
+
     def subject_at(self, sequence: int) -> bytes | None:
         """The subject of a message, without reading it; None if there is none with that sequence."""
         found = self._locate(sequence)
@@ -433,6 +469,15 @@ class MessageStore:
             expected = block.last + 1
         yield from range(expected, self.last + 1)
 
+    def has(self, sequence: int) -> bool:
+        """Whether there is a message with a sequence."""
+        return self._locate(sequence) is not None
+
+    def time_at(self, sequence: int) -> int:
+        """The time (ns) of a message; 0 if there is none with that sequence."""
+        found = self._locate(sequence)
+        return 0 if found is None else found[0].time_of(found[1])
+
     async def read(self, sequence: int) -> Record | None:
         """A message, verified; None if there is none with that sequence. Raises DamagedRecord."""
         found = self._locate(sequence)
@@ -442,6 +487,41 @@ class MessageStore:
         offset, length = block.span(position)
         name = block.name
         data = await self._files.read(name, offset, length)
+        return self._checked(data, sequence, name, offset)
+
+    async def read_many(self, sequences: Sequence[int]) -> list[Record | None]:
+        """Messages, verified, neighbours with one read; None for one that is gone. Raises DamagedRecord."""
+        found: dict[int, Record] = {}
+        for block, first, last in self._spans(sequences):
+            begin = block.span(first)[0]
+            offset, length = block.span(last)
+            name = block.name
+            spans = [(block.first + at, *block.span(at)) for at in range(first, last + 1)]
+            data = memoryview(await self._files.read(name, begin, offset + length - begin))
+            wanted = set(sequences)
+            for sequence, offset, length in spans:
+                if sequence in wanted:
+                    piece = data[offset - begin : offset - begin + length]
+                    found[sequence] = self._checked(piece, sequence, name, offset)
+        return [found.get(sequence) for sequence in sequences]
+
+    def _spans(self, sequences: Iterable[int]) -> list[tuple[Block, int, int]]:
+        """The messages' places, (block, first position, last position), where one read gets close ones."""
+        spans: list[tuple[Block, int, int]] = []
+        for sequence in sorted(set(sequences)):
+            located = self._locate(sequence)
+            if located is None:
+                continue
+            block, position = located
+            if spans and spans[-1][0] is block:
+                gap = block.offsets[position] - block.offsets[spans[-1][2]]
+                if gap <= READ_AHEAD:
+                    spans[-1] = (block, spans[-1][1], position)
+                    continue
+            spans.append((block, position, position))
+        return spans
+
+    def _checked(self, data: Buffer, sequence: int, name: str, offset: int) -> Record:
         try:
             record = read_record(data)
         except RecordDamaged as damage:

@@ -35,6 +35,7 @@ class FakeNode:
     requests: list[tuple[str, bytes]] = field(default_factory=list)
     interest: list[tuple[int | None, tuple[object, ...]]] = field(default_factory=list)
     routes: list[tuple[int, bytes]] = field(default_factory=list)
+    to_consumers: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     link_up: bool = True
     links: "dict[int, Gateway]" = field(default_factory=dict)
     sequence: int = 0
@@ -69,6 +70,16 @@ class FakeNode:
         await trio.lowlevel.checkpoint()
         self.requests.append((subject, payload))
         return self.answers.get(subject)
+
+    def to_consumer(self, subject: bytes, reply: bytes, payload: bytes) -> bool:
+        known = subject.startswith(b"$JS.ACK.")
+        if known:
+            self.to_consumers.append((subject, reply, payload))
+        return known
+
+    def flush_consumers(self) -> None: ...
+
+    def listeners_changed(self) -> None: ...
 
     def peers(self) -> Iterable[int]:
         return self.links

@@ -96,6 +96,9 @@ class Host:
     def machine(self, group: int) -> StreamMachine | None:
         return self.machines.get(group)
 
+    async def delivery(self, group: int) -> None:
+        return None
+
     async def read_barrier(self, group: int) -> bool:
         return self.leads
 
@@ -161,8 +164,9 @@ def error_of(answer: Mapping[str, Any]) -> tuple[int, int, str]:
         ("$JS.API.STREAM.MSG.GET.S", "S"),
         ("$JS.API.STREAM.MSG.DELETE.S", "S"),
         ("$JS.API.STREAM.LEADER.STEPDOWN.S", "S"),
-        ("$JS.API.CONSUMER.CREATE.S.c.filter", Target.ANY),
-        ("$JS.API.CONSUMER.INFO.S.c", Target.ANY),
+        ("$JS.API.CONSUMER.CREATE.S.c.filter", "S"),
+        ("$JS.API.CONSUMER.INFO.S.c", "S"),
+        ("$JS.API.CONSUMER.INFO.S", None),
         ("$JS.API.CONSUMER.MSG.NEXT.S.c", None),
         ("$JS.API.STREAM.INFO", None),
         ("$JS.API.STREAM.INFO.", None),
@@ -395,10 +399,14 @@ async def test_step_down_hands_over_to_whom_is_asked_for() -> None:
     assert error_of(await host.ask("STREAM.LEADER.STEPDOWN.S"))[:2] == (503, 10010)
 
 
-async def test_consumers_are_refused_and_not_left_in_silence() -> None:
+async def test_requests_on_consumers_that_nobody_can_serve_are_answered() -> None:
     answer = await Host().ask("CONSUMER.DURABLE.CREATE.S.c", {"stream_name": "S"})
     assert answer["type"] == "io.nats.jetstream.api.v1.consumer_create_response"
-    assert error_of(answer) == (501, 10036, "consumers are not supported yet")
+    assert error_of(answer) == (404, 10059, "stream not found")
+    listed = await Host().ask("CONSUMER.NAMES.S")
+    assert (listed["total"], listed["consumers"]) == (0, []) and error_of(listed)[1] == 10059
+    host = await host_with("S")
+    assert error_of(await host.ask("CONSUMER.INFO.S.c"))[:2] == (503, 10008)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from trimaran.actors.gateway.routes import (
 
 small = st.binary(max_size=40)
 messages = st.builds(
-    lambda subject, reply, headers, payload, plain, queues: Routed(
-        subject, reply, len(headers), headers + payload, plain, tuple(queues)
+    lambda subject, reply, headers, payload, plain, queues, to: Routed(
+        subject, reply, len(headers), headers + payload, plain, tuple(queues), to
     ),
     small,
     small,
@@ -27,6 +27,7 @@ messages = st.builds(
     small,
     st.booleans(),
     st.lists(small, max_size=3),
+    small,
 )
 
 
@@ -55,11 +56,11 @@ def test_a_frame_cut_or_flipped_anywhere_is_refused_or_still_well_formed(
 @pytest.mark.parametrize(
     "record",
     [
-        struct.pack("<IIIHHB3x", 1, 2, 0, 1, 0, 1) + b"ax",  # more headers than body
-        struct.pack("<IIIHHB3x", 1, 0, 0, 1, 0, 2) + b"ax",  # a flag that isn't one
-        struct.pack("<IIIHHB3x", 1, 0, 1, 1, 0, 1) + b"aqx",  # half a queue name's length
-        struct.pack("<IIIHHB3x", 1, 0, 3, 1, 0, 1) + b"a\x02\x00qx",  # a queue name cut short
-        struct.pack("<IIIHHB3x", 0xFFFFFFFF, 0, 0xFFFFFFFF, 1, 0, 1) + b"ax",  # sizes beyond the frame
+        struct.pack("<IIIHHBxH", 1, 2, 0, 1, 0, 1, 0) + b"ax",  # more headers than body
+        struct.pack("<IIIHHBxH", 1, 0, 0, 1, 0, 2, 0) + b"ax",  # a flag that isn't one
+        struct.pack("<IIIHHBxH", 1, 0, 1, 1, 0, 1, 0) + b"aqx",  # half a queue name's length
+        struct.pack("<IIIHHBxH", 1, 0, 3, 1, 0, 1, 0) + b"a\x02\x00qx",  # a queue name cut short
+        struct.pack("<IIIHHBxH", 0xFFFFFFFF, 0, 0xFFFFFFFF, 1, 0, 1, 0) + b"ax",  # sizes beyond the frame
     ],
 )
 def test_a_frame_that_contradicts_itself_is_refused(record: bytes) -> None:
@@ -245,5 +246,5 @@ async def test_a_malformed_route_frame_is_counted_and_delivers_nothing() -> None
     async with running(node(1)) as one:
         peer = await one.client()
         await ask(peer, b"SUB > 1\r\n")
-        one.gateway.on_route(2, b"\x02\x00\x00\x00")
+        one.gateway.on_route(2, b"\x01\x00\x00\x00")
         assert one.gateway.statistics().bad_frames == 1 and await ask(peer, b"") == b""

@@ -1,0 +1,1 @@
+"""Delivery: what the leader of a stream does for its consumers' clients."""

@@ -1,0 +1,242 @@
+"""Deliveries: every stream whose consumers this node serves, and the way of clients' messages to the others.
+
+A client may be connected to any node. What it sends to a consumer goes to the leader of the stream's group,
+one frame for all that came in a pass; while the group has no leader it waits a bounded time. What a consumer
+sends goes out through the leader's gateway, like any message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+import trio
+
+from ..stream.machine import StreamMachine
+from ..wire import FrameKind
+from .pulls import status
+from .stream import ClientMessage, StreamDelivery
+
+if TYPE_CHECKING:
+    import random
+
+    from ..group import Group
+    from ..proposals import Leadership
+    from ..requests import Frames
+    from ..world import Clock
+    from .stream import Carrier
+
+__all__ = ["Deliveries", "read_client_message"]
+
+logger = logging.getLogger(__name__)
+
+HOLD_SECONDS: Final = 3.0
+"""How long a message waits for a leader: as long as a publish does."""
+HOLD_MESSAGES: Final = 65_536
+HOPS: Final = 2
+"""Nodes that may pass a message on: leadership can move while it is on its way."""
+LOOK_SECONDS: Final = 0.25
+
+NEXT_PREFIX: Final = b"$JS.API.CONSUMER.MSG.NEXT."
+ACK_PREFIX: Final = b"$JS.ACK."
+FLOW_PREFIX: Final = b"$JS.FC."
+DOMAIN_TOKENS: Final = 9
+"""Tokens of an acknowledgement's subject behind `$JS.ACK.` when a domain and an account come first."""
+
+
+def read_client_message(subject: bytes, reply: bytes, payload: bytes) -> tuple[str, ClientMessage] | None:
+    """(stream, message) of what a client sent to a consumer's subject, or None if it is no such subject."""
+    for prefix, kind, least in ((NEXT_PREFIX, "next", 2), (ACK_PREFIX, "ack", 7), (FLOW_PREFIX, "flow", 3)):
+        if not subject.startswith(prefix):
+            continue
+        tokens = subject[len(prefix) :].decode(errors="replace").split(".")
+        if kind == "ack" and len(tokens) >= DOMAIN_TOKENS:
+            tokens = tokens[2:]
+        if len(tokens) < least or (kind == "next" and len(tokens) > least):
+            return None
+        stream, consumer, *others = tokens
+        return stream, ClientMessage(kind, consumer, tuple(others), reply, payload)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    deadline: float
+    message: ClientMessage
+
+
+class Deliveries:
+    """Owned by the node. Starts a `StreamDelivery` for each stream's group that this node leads.
+
+    Args:
+        me: this node's id.
+        leadership: who leads a group, as far as this node knows.
+        group_of: the number of the group of a stream's name.
+    """
+
+    carrier: Carrier
+
+    def __init__(
+        self,
+        me: int,
+        peers: Frames,
+        leadership: Callable[[int], Leadership | None],
+        group_of: Callable[[str], int | None],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self._me = me
+        self._peers = peers
+        self._leadership = leadership
+        self._group_of = group_of
+        self._clock = clock
+        self._random = rng
+        self._running: dict[int, tuple[StreamDelivery, trio.CancelScope]] = {}
+        self._collected: dict[int, list[ClientMessage]] = {}
+        self._held: dict[int, list[_Held]] = {}
+        self._held_count = 0
+        self._waiting = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await self._waiting.wait()
+                await trio.sleep(LOOK_SECONDS)
+                self._expire(trio.current_time())
+                if not self._held:
+                    self._waiting = trio.Event()
+
+    # --- leadership -------------------------------------------------------------------------------------
+
+    def on_role(self, group: Group) -> None:
+        """Role or term of a hosted group changed: serve its consumers while this node leads it."""
+        running = self._running.get(group.number)
+        if running is not None and not (group.leads and running[0].term == group.state.term):
+            self.on_closed(group.number)
+            running = None
+        if group.leads and running is None and isinstance(group.machine, StreamMachine):
+            assert self._nursery is not None
+            delivery = StreamDelivery(group, group.machine, self.carrier, self._clock, self._random)
+            scope = trio.CancelScope()
+            self._running[group.number] = (delivery, scope)
+            self._nursery.start_soon(self._run_one, delivery, scope)
+
+    def on_closed(self, group: int) -> None:
+        """A group is led from here no more, or is gone: its delivery ends, in order."""
+        running = self._running.pop(group, None)
+        if running is not None:
+            delivery, scope = running
+            delivery.end()
+            scope.cancel()
+
+    async def _run_one(self, delivery: StreamDelivery, scope: trio.CancelScope) -> None:
+        with scope:
+            await delivery.run()
+
+    def on_leader(self, group: int) -> None:
+        """A leader became known: what waited for one goes to it."""
+        held = self._held.pop(group, None)
+        if held is not None:
+            self._held_count -= len(held)
+            self._route(group, [each.message for each in held], HOPS)
+
+    async def leading(self, group: int) -> StreamDelivery | None:
+        """The delivery of a group that this node leads, once it serves; None if this node leads it not."""
+        running = self._running.get(group)
+        if running is None:
+            return None
+        await running[0].ready.wait()
+        return None if running[0].ended else running[0]
+
+    def listeners_changed(self) -> None:
+        """Somebody subscribed or left, here or on another node."""
+        for delivery, _ in self._running.values():
+            delivery.listeners_changed()
+
+    # --- messages of clients ------------------------------------------------------------------------------
+
+    def take(self, subject: bytes, reply: bytes, payload: bytes) -> bool:
+        """Collect a message of a client of this node; False: it means no stream's consumer."""
+        read = read_client_message(subject, reply, payload)
+        if read is None:
+            return False
+        group = self._group_of(read[0])
+        if group is None:
+            return False
+        self._collected.setdefault(group, []).append(read[1])
+        return True
+
+    def flush(self) -> None:
+        """Send what was collected to the leaders."""
+        if self._collected:
+            collected, self._collected = self._collected, {}
+            for group, messages in collected.items():
+                self._route(group, messages, HOPS)
+
+    def on_frame(self, peer: int, envelope: list[object]) -> None:
+        """Messages that another node's clients sent to a group that this node led when they left."""
+        group, hops, items = cast("tuple[int, int, list[list[object]]]", tuple(envelope))
+        messages = [
+            ClientMessage(
+                cast("str", kind),
+                cast("str", consumer),
+                tuple(cast("list[str]", tokens)),
+                cast("bytes", reply),
+                cast("bytes", payload),
+            )
+            for kind, consumer, tokens, reply, payload in items
+        ]
+        self._route(group, messages, hops)
+
+    def _route(self, group: int, messages: list[ClientMessage], hops: int) -> None:
+        leader = self._leadership(group)
+        if leader is None:
+            self._hold(group, messages)
+        elif leader.node == self._me:
+            running = self._running.get(group)
+            if running is not None:
+                running[0].take(messages)
+            else:
+                self._hold(group, messages)
+        elif hops:
+            items = [[each.kind, each.consumer, each.tokens, each.reply, each.payload] for each in messages]
+            if not self._peers.send(leader.node, FrameKind.CONSUMER, (group, hops - 1, items)):
+                self._hold(group, messages)
+        else:
+            self._refuse(messages)
+
+    def _hold(self, group: int, messages: list[ClientMessage]) -> None:
+        if self._held_count + len(messages) > HOLD_MESSAGES:
+            self._refuse(messages)
+            return
+        deadline = trio.current_time() + HOLD_SECONDS
+        self._held.setdefault(group, []).extend(_Held(deadline, each) for each in messages)
+        self._held_count += len(messages)
+        self._waiting.set()
+
+    def _expire(self, now: float) -> None:
+        """What waited too long ends; for what can be routed by now, a leader came without a word."""
+        for group, held in list(self._held.items()):
+            late = [each.message for each in held if each.deadline <= now]
+            kept = [each for each in held if each.deadline > now]
+            self._held_count -= len(late)
+            if kept:
+                self._held[group] = kept
+            else:
+                del self._held[group]
+            self._refuse(late)
+            if kept and self._leadership(group) is not None:
+                self.on_leader(group)
+
+    def _refuse(self, messages: list[ClientMessage]) -> None:
+        """Nobody serves them: pull requests end; an acknowledgement without an answer is sent again."""
+        header = status(409, "Leadership Change")
+        for message in messages:
+            if message.kind == "next" and message.reply:
+                self.carrier.carry(message.reply, message.reply, b"", len(header), header)

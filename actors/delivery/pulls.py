@@ -1,0 +1,119 @@
+"""Pull requests: what a client's MSG.NEXT asks for, and the status lines that end it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from ..stream.consumer_config import ConsumerConfig
+
+__all__ = ["PullRequest", "Refused", "read_pull", "status"]
+
+NANOSECOND: Final = 1e-9
+
+
+class Refused(Exception):
+    """A pull request that can't be served: the status line says why."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+@dataclass(eq=False, slots=True)
+class PullRequest:
+    """A client that waits for messages."""
+
+    reply: bytes
+    """Its inbox."""
+    left: int
+    """Messages it still takes."""
+    no_wait: bool = False
+    deadline: float | None = None
+    """When it expires, seconds of the event loop's clock; None: never."""
+    bytes_left: int = 0
+    """Bytes it still takes, if `bounded`."""
+    bounded: bool = False
+    heartbeat: float = 0.0
+    """Seconds of silence after which it is told that the leader is there; 0: never."""
+    next_beat: float = 0.0
+    sent: int = 0
+
+    def pending(self) -> tuple[tuple[str, object], ...]:
+        """The headers of a status that ends it early."""
+        return (("Nats-Pending-Messages", self.left), ("Nats-Pending-Bytes", self.bytes_left))
+
+
+def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) -> PullRequest:
+    """The request in a MSG.NEXT's body: empty, a number, or a JSON object. Raises Refused."""
+    fields = _fields(payload)
+    batch = max(1, _number(fields, "batch"))
+    expires, heartbeat = _number(fields, "expires"), _number(fields, "idle_heartbeat")
+    max_bytes = max(0, _number(fields, "max_bytes"))
+    if 0 < config.max_batch < batch:
+        raise Refused(409, f"Exceeded MaxRequestBatch of {config.max_batch}")
+    if 0 < config.max_expires < expires:
+        raise Refused(409, f"Exceeded MaxRequestExpires of {go_duration(config.max_expires)}")
+    if 0 < config.max_bytes < max_bytes:
+        raise Refused(409, f"Exceeded MaxRequestMaxBytes of {config.max_bytes}")
+    if heartbeat > 0 and heartbeat * 2 > expires:
+        raise Refused(400, "Bad Request - heartbeat value too large")
+    heartbeat_seconds = max(0, heartbeat) * NANOSECOND
+    return PullRequest(
+        reply,
+        batch,
+        no_wait=fields.get("no_wait") is True,
+        deadline=now + expires * NANOSECOND if expires else None,
+        bytes_left=max_bytes,
+        bounded=max_bytes > 0,
+        heartbeat=heartbeat_seconds,
+        next_beat=now + heartbeat_seconds,
+    )
+
+
+def _fields(payload: bytes) -> dict[str, object]:
+    text = payload.strip()
+    if not text.startswith(b"{"):
+        # As in the reference, what is neither JSON nor a number asks for one message.
+        return {"batch": int(text)} if text.isdigit() and len(text) < 10 else {}
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Refused(400, "Bad Request - unexpected end of JSON input") from None
+    if not isinstance(fields, dict):
+        raise Refused(400, "Bad Request")
+    return fields
+
+
+def _number(fields: dict[str, object], name: str) -> int:
+    value = fields.get(name)
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
+        raise Refused(400, f"Bad Request - {name} is no number")
+    return value
+
+
+def status(code: int, text: str = "", *headers: tuple[str, object]) -> bytes:
+    """The header block of a message without a body that tells how a request fares."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    first = f"NATS/1.0 {code} {text}" if text else f"NATS/1.0 {code}"
+    return f"{first}\r\n{lines}\r\n".encode()
+
+
+def go_duration(nanoseconds: int) -> str:
+    """A duration as the reference prints it: 1m30s, 1.5s, 250ms."""
+    if nanoseconds < 1_000_000_000:
+        for unit, size in (("ms", 1_000_000), ("µs", 1000), ("ns", 1)):
+            if nanoseconds >= size:
+                return f"{nanoseconds / size:.6f}".rstrip("0").rstrip(".") + unit
+        return "0s"
+    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    shown = f"{seconds}.{fraction:09}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{shown}"
+    return f"{minutes}m{shown}" if minutes else shown

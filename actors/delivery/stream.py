@@ -1,0 +1,546 @@
+"""Delivery for one stream: the actor that serves its consumers while this node leads the stream's group.
+
+    MSG.NEXT, acknowledgements -> LedConsumer (who gets what) -> entry in the log -> applied -> messages out
+
+Deliveries of durable consumers are proposed as one entry and sent when it is applied; acknowledgements that
+came together are one entry too. When the leadership ends, whoever waits is told, and nothing of what only the
+leader knew outlives it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from ..group import NotDone
+from ..outcomes import Applied, Outcome
+from ..stream import commands
+from ..stream.consumer import Consumer
+from ..stream.consumer_config import ConsumerConfig
+from ..stream.consumers import begin, select
+from ..stream.errors import DamagedRecord
+from ..stream.results import unpack
+from .led import LedConsumer, Pick, Plan
+from .pulls import Refused, read_pull, status
+
+if TYPE_CHECKING:
+    import random
+
+    from ..group import Group
+    from ..stream.machine import StoredMessage, StreamMachine
+    from ..stream.selection import Selection
+    from ..world import Clock
+
+__all__ = ["Carrier", "ClientMessage", "StreamDelivery"]
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 0.05
+"""After a proposal that was not taken."""
+NAME_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
+
+
+class Carrier(Protocol):
+    """The gateway: takes messages to whoever subscribes, on this node or another. Never waits."""
+
+    def listens(self, subject: bytes) -> bool: ...
+
+    def carry(self, to: bytes, subject: bytes, reply: bytes, header_size: int, body: bytes) -> bool:
+        """Deliver to the subscribers of `to` a message that shows `subject`; False: nobody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMessage:
+    """What a client sent to a consumer: a MSG.NEXT, an acknowledgement, or an answer to flow control."""
+
+    kind: str
+    """`next`, `ack` or `flow`."""
+    consumer: str
+    tokens: tuple[str, ...]
+    """Of an acknowledgement's subject, behind the consumer's name."""
+    reply: bytes
+    payload: bytes
+
+
+class StreamDelivery:
+    """Serves one stream's consumers during one leadership. `run` ends with it.
+
+    Args:
+        carrier: takes messages to clients.
+    """
+
+    def __init__(
+        self, group: Group, machine: StreamMachine, carrier: Carrier, clock: Clock, rng: random.Random
+    ) -> None:
+        self.group = group
+        self.ready = trio.Event()
+        """Set once consumers are served; an early end sets it too."""
+        self.ended = False
+        self._machine = machine
+        self._carrier = carrier
+        self._clock = clock
+        self._random = rng
+        self.term = group.state.term
+        self._led: dict[str, LedConsumer] = {}
+        self._seen = -1
+        """`Consumers.changed` that `_led` follows."""
+        self._dirty: dict[LedConsumer, None] = {}
+        self._hungry: dict[LedConsumer, None] = {}
+        """Consumers whose clients would take a message."""
+        self._alarms: list[tuple[float, int, LedConsumer]] = []
+        self._numbers = itertools.count()
+        self._early: list[ClientMessage] = []
+        self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled, or until the group is not led from here any more."""
+        try:
+            await self._await_own_term()
+            self._machine.on_applied = self._on_applied
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._follow()
+                self.ready.set()
+                early, self._early = self._early, []
+                self.take(early)
+                await self._serve()
+        except NotDone as lost:
+            logger.info("group %s: consumers are not served from here: %s", self.group.name, lost)
+        finally:
+            self.end()
+
+    async def _await_own_term(self) -> None:
+        """What this leader knows is complete once an entry of its own term is applied."""
+        await self.group.read_barrier()
+
+    async def _serve(self) -> None:
+        while True:
+            if self._seen != self._machine.consumers.changed:
+                self._follow()
+            now, wall = trio.current_time(), self._clock.wall()
+            while self._alarms and self._alarms[0][0] <= now:
+                led = heapq.heappop(self._alarms)[2]
+                if led.alarm is not None and led.alarm <= now:
+                    led.alarm = None
+                    self._dirty[led] = None
+            dirty, self._dirty = self._dirty, {}
+            for led in dirty:
+                if self._led.get(led.consumer.name) is led:
+                    self._look(led, now, wall)
+            with trio.move_on_at(self._alarms[0][0] if self._alarms else float("inf")):
+                await self._wake.wait()
+            self._wake = trio.Event()
+
+    def end(self) -> None:
+        """Serve no more; whoever waits is told. Nothing happens the second time."""
+        if self.ended:
+            return
+        self.ended = True
+        self._nursery = None
+        self._machine.on_applied = _nothing
+        for led in self._led.values():
+            for _ in led.end("Leadership Change"):
+                pass
+        for message in self._early:
+            if message.kind == "next":
+                self._status(message.reply, status(409, "Leadership Change"))
+        self._early.clear()
+        self.ready.set()
+
+    def _touch(self, led: LedConsumer) -> None:
+        self._dirty[led] = None
+        self._wake.set()
+
+    def _on_applied(self) -> None:
+        """The stream has new messages, or its consumers changed."""
+        self._dirty.update(self._hungry)
+        self._wake.set()
+
+    def listeners_changed(self) -> None:
+        """Somebody subscribed or left: push consumers look whether it was theirs."""
+        for led in self._led.values():
+            if not led.consumer.config.is_pull:
+                self._dirty[led] = None
+        self._wake.set()
+
+    # --- which consumers there are ------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Serve the consumers that the log now has, and no others."""
+        consumers = self._machine.consumers
+        self._seen = consumers.changed
+        standing = {consumer.number: consumer for consumer in consumers}
+        for led in list(self._led.values()):
+            if not led.volatile and standing.pop(led.consumer.number, None) is None:
+                self._drop(led)
+            elif not led.volatile:
+                led.selection = self._select(led.consumer.config)
+                self._dirty[led] = None
+        for consumer in standing.values():
+            self._lead(consumer, volatile=False)
+
+    def _lead(self, consumer: Consumer, *, volatile: bool) -> LedConsumer:
+        now = trio.current_time()
+        led = LedConsumer(
+            consumer,
+            self._select(consumer.config),
+            self._machine.messages,
+            self._machine.name,
+            volatile=volatile,
+            listens=self._carrier.listens,
+            send=self._status,
+            now=now,
+        )
+        led.take_over(now, self._clock.wall())
+        self._led[consumer.name] = led
+        self._touch(led)
+        return led
+
+    def _select(self, config: ConsumerConfig) -> Selection:
+        stream = self._machine.config
+        assert stream is not None
+        return select(self._machine.messages, config, stream)
+
+    def _drop(self, led: LedConsumer) -> None:
+        if self._led.get(led.consumer.name) is led:
+            del self._led[led.consumer.name]
+        self._hungry.pop(led, None)
+        for _ in led.end("Consumer Deleted"):
+            pass
+
+    def find(self, name: str) -> LedConsumer | None:
+        """The consumer of a name, whether the log knows it or this leader alone."""
+        if self._seen != self._machine.consumers.changed:
+            self._follow()
+        return self._led.get(name)
+
+    def names(self) -> list[str]:
+        """Every consumer's name, sorted."""
+        if self._seen != self._machine.consumers.changed:
+            self._follow()
+        return sorted(self._led)
+
+    def new_name(self) -> str:
+        """A name that no consumer has."""
+        while True:
+            name = "".join(self._random.choices(NAME_LETTERS, k=8))
+            if name not in self._led:
+                return name
+
+    def create_volatile(self, name: str, config: ConsumerConfig) -> LedConsumer:
+        """A consumer that lives here and in no log."""
+        stream = self._machine.config
+        assert stream is not None
+        consumer = begin(0, name, config, self._machine.messages, stream, self._clock.wall())
+        return self._lead(consumer, volatile=True)
+
+    def change_volatile(self, led: LedConsumer, config: ConsumerConfig) -> None:
+        """Give such a consumer another configuration."""
+        led.consumer.config = config
+        led.selection = self._select(config)
+        self._touch(led)
+
+    def delete_volatile(self, led: LedConsumer) -> None:
+        """End such a consumer."""
+        self._drop(led)
+
+    # --- what clients send --------------------------------------------------------------------------------
+
+    def take(self, messages: Iterable[ClientMessage]) -> None:
+        """Act on what clients sent; acknowledgements that come together are proposed together."""
+        if not self.ready.is_set():
+            self._early += messages
+            return
+        acknowledged: dict[LedConsumer, list[int]] = {}
+        answers: list[bytes] = []
+        for message in messages:
+            led = self.find(message.consumer)
+            if led is None:
+                self._status(message.reply, status(503))
+            elif message.kind == "next":
+                self._pull(led, message)
+            elif message.kind == "flow":
+                self._confirm(led, message)
+            else:
+                self._acknowledge(led, message, acknowledged, answers)
+        if acknowledged or answers:
+            self._propose_acks(acknowledged, answers)
+
+    def _pull(self, led: LedConsumer, message: ClientMessage) -> None:
+        config = led.consumer.config
+        now = trio.current_time()
+        if not message.reply:
+            return
+        if not config.is_pull:
+            self._status(message.reply, status(409, "Consumer is push based"))
+            return
+        try:
+            request = read_pull(message.payload, message.reply, config, now)
+        except Refused as refusal:
+            self._status(message.reply, status(refusal.code, refusal.text))
+            return
+        if len(led.waiting) >= config.max_waiting:
+            led.look(now, self._clock.wall())
+        if len(led.waiting) >= config.max_waiting:
+            self._status(message.reply, status(409, "Exceeded MaxWaiting"))
+            return
+        led.used = now
+        led.waiting.append(request)
+        self._touch(led)
+
+    def _confirm(self, led: LedConsumer, message: ClientMessage) -> None:
+        """A client says that it has processed what was sent before a flow control request."""
+        led.confirm(message.tokens)
+        if message.reply:
+            self._status(message.reply, b"")
+        self._touch(led)
+
+    def _acknowledge(
+        self,
+        led: LedConsumer,
+        message: ClientMessage,
+        acknowledged: dict[LedConsumer, list[int]],
+        answers: list[bytes],
+    ) -> None:
+        try:
+            sequence = int(message.tokens[1])
+        except (IndexError, ValueError):
+            return
+        now = trio.current_time()
+        led.used = now
+        payload = message.payload.strip()
+        word = payload[:4]
+        if word == b"-NAK":
+            led.negate(sequence, now, _delay(payload[4:]))
+            self._answer(message.reply)
+        elif word == b"+WPI":
+            led.extend(sequence, now)
+            self._answer(message.reply)
+        elif word in (b"", b"+ACK", b"+OK", b"+TER", b"+NXT") or payload.startswith(b"+TERM"):
+            acknowledged.setdefault(led, []).append(sequence)
+            if led.consumer.config.ack_policy == "all":
+                led.settle_up_to(sequence)
+            led.settle([sequence])
+            if word == b"+NXT":
+                request = ClientMessage("next", message.consumer, (), message.reply, payload[4:].strip())
+                self._pull(led, request)
+            elif message.reply:
+                answers.append(message.reply)
+        self._touch(led)
+
+    def _answer(self, reply: bytes) -> None:
+        if reply:
+            self._carrier.carry(reply, reply, b"", 0, b"")
+
+    def _propose_acks(self, acknowledged: dict[LedConsumer, list[int]], answers: Sequence[bytes]) -> None:
+        logged: list[tuple[int, list[int]]] = []
+        for led, sequences in acknowledged.items():
+            if led.volatile:
+                led.consumer.acknowledge(sequences, self._clock.wall())
+            else:
+                logged.append((led.consumer.number, sequences))
+        if not logged:
+            self._acknowledged(acknowledged, answers, Applied(0))
+            return
+        chunk = commands.command_chunk(commands.acknowledge(logged))
+        self.group.propose(chunk, partial(self._acknowledged, acknowledged, answers), self.term)
+
+    def _acknowledged(
+        self, acknowledged: dict[LedConsumer, list[int]], answers: Sequence[bytes], outcome: Outcome
+    ) -> None:
+        """Acknowledgements are in the log; or are not, and then what they were for falls due again."""
+        if self.ended:
+            return
+        if isinstance(outcome, Applied):
+            for reply in answers:
+                self._answer(reply)
+        else:
+            now = trio.current_time()
+            for led, sequences in acknowledged.items():
+                for sequence in sequences:
+                    if sequence in led.consumer.pending:
+                        led.arm(sequence, now + led.consumer.config.ack_wait / 1e9)
+        for led in acknowledged:
+            self._touch(led)
+
+    # --- what goes out ------------------------------------------------------------------------------------
+
+    def _look(self, led: LedConsumer, now: float, wall: int) -> None:
+        config = led.consumer.config
+        if not config.is_pull:
+            self._bind(led, now)
+        led.look(now, wall)
+        plan = led.plan(now, wall)
+        if plan.gone or plan.exhausted:
+            self._give_up(led, plan)
+        if plan.picks:
+            self._go(led, plan)
+        else:
+            self._send_all(plan.ends)
+        if led.waits:
+            self._hungry[led] = None
+        else:
+            self._hungry.pop(led, None)
+        if led.inactive(now):
+            self._retire(led)
+            return
+        self._set_alarm(led, now, wall)
+
+    def _bind(self, led: LedConsumer, now: float) -> None:
+        bound = self._carrier.listens(led.consumer.config.deliver_subject.encode())
+        if bound != led.bound:
+            led.bound = bound
+            led.used = now
+            led.next_beat = now + led.consumer.config.idle_heartbeat / 1e9
+            led.restart_window()
+
+    def _set_alarm(self, led: LedConsumer, now: float, wall: int) -> None:
+        alarm = led.next_alarm(wall, now)
+        if alarm is not None and (led.alarm is None or alarm < led.alarm):
+            led.alarm = alarm
+            heapq.heappush(self._alarms, (alarm, next(self._numbers), led))
+
+    def _retire(self, led: LedConsumer) -> None:
+        """Nobody uses it any more."""
+        logger.debug("stream %s: consumer %s is inactive", self._machine.name, led.consumer.name)
+        if led.volatile:
+            self._drop(led)
+        else:
+            led.used = trio.current_time()
+            chunk = commands.command_chunk(commands.delete_consumer(led.consumer.name))
+            self.group.propose(chunk, lambda outcome: None, self.term)
+
+    def _give_up(self, led: LedConsumer, plan: Plan) -> None:
+        """Deliver these no more: the stream has them no more, or they were delivered as often as may be."""
+        self._advise(led, plan.exhausted)
+        sequences = [*plan.gone, *plan.exhausted]
+        if led.volatile:
+            led.consumer.give_up(sequences, self._clock.wall())
+        else:
+            chunk = commands.command_chunk(commands.give_up(led.consumer.number, sequences))
+            self.group.propose(chunk, lambda outcome: self._touch(led), self.term)
+
+    def _advise(self, led: LedConsumer, exhausted: Iterable[int]) -> None:
+        """Tell whoever listens that a message was given up."""
+        stream, name = self._machine.name, led.consumer.name
+        subject = f"{ADVISORY}.{stream}.{name}".encode()
+        for sequence in exhausted:
+            advisory = {
+                "type": "io.nats.jetstream.advisory.v1.max_deliver",
+                "stream": stream,
+                "consumer": name,
+                "stream_seq": sequence,
+                "deliveries": led.consumer.config.max_deliver,
+            }
+            self._carrier.carry(subject, subject, b"", 0, json.dumps(advisory).encode())
+
+    def _go(self, led: LedConsumer, plan: Plan) -> None:
+        assert self._nursery is not None
+        led.busy = True
+        self._nursery.start_soon(self._deliver, led, plan)
+
+    async def _deliver(self, led: LedConsumer, plan: Plan) -> None:
+        """Note the deliveries, in the log if the consumer is in it, and send them once that is done."""
+        picks = plan.picks
+        sequences = [pick.sequence for pick in picks]
+        try:
+            messages = await self._machine.messages.read_many(sequences)
+            first = await self._note(led, sequences)
+            if first is not None:
+                self._send(led, picks, messages, first)
+        except (DamagedRecord, NotDone) as error:
+            # What can't be read is not passed over: it goes out once it is mended, or from another leader.
+            logger.warning("stream %s: no delivery to %s: %s", self._machine.name, led.consumer.name, error)
+            led.give_back(picks)
+            await trio.sleep(RETRY_SECONDS)
+        finally:
+            self._send_all(plan.ends)
+            led.busy = False
+            led.used = trio.current_time()
+            self._touch(led)
+
+    async def _note(self, led: LedConsumer, sequences: Sequence[int]) -> int | None:
+        """The consumer sequence of the first one, or None if nothing was delivered."""
+        if led.volatile:
+            return led.consumer.deliver(sequences, self._clock.wall())
+        chunk = commands.command_chunk(commands.deliver(led.consumer.number, sequences))
+        applied = await self.group.propose_and_wait(chunk, self.term)
+        assert isinstance(applied.result, bytes)
+        result = unpack(applied.result, 0)
+        return None if result.error is not None else result.value
+
+    def _send(
+        self,
+        led: LedConsumer,
+        picks: Sequence[Pick],
+        messages: Sequence[StoredMessage | None],
+        first: int,
+    ) -> None:
+        now = trio.current_time()
+        consumer, config = led.consumer, led.consumer.config
+        for position, (pick, message) in enumerate(zip(picks, messages, strict=True)):
+            count = 1
+            if config.acknowledges:
+                known = consumer.pending.get(pick.sequence)
+                if known is None:
+                    continue  # acknowledged while it was on its way
+                count = known.count
+                led.arm(pick.sequence, now + config.wait_before(count) / 1e9)
+            if message is None:
+                continue
+            reply = led.ack_subject(pick.sequence, count, first + position, message.time, pick.left)
+            header, body = _shown(message, config.headers_only)
+            self._carrier.carry(pick.inbox, message.subject, reply, len(header), header + body)
+        led.next_beat = now + config.idle_heartbeat / 1e9
+        if config.flow_control:
+            self._ask_flow(led)
+
+    def _ask_flow(self, led: LedConsumer) -> None:
+        """Ask a push consumer's client to say when it has processed what was sent."""
+        asked = led.ask_flow(self._machine.name, self._random.getrandbits(16))
+        if asked:
+            subject = led.consumer.config.deliver_subject.encode()
+            header = status(100, "FlowControl Request")
+            self._carrier.carry(subject, subject, asked, len(header), header)
+
+    def _send_all(self, ends: Sequence[tuple[bytes, bytes]]) -> None:
+        for inbox, header in ends:
+            self._status(inbox, header)
+
+    def _status(self, inbox: bytes, header: bytes) -> None:
+        if inbox:
+            self._carrier.carry(inbox, inbox, b"", len(header), header)
+
+
+def _shown(message: StoredMessage, headers_only: bool) -> tuple[bytes, bytes]:
+    """Header block and body as a consumer's client gets them."""
+    if not headers_only:
+        return message.headers, message.payload
+    lines = message.headers[:-2] if message.headers else b"NATS/1.0\r\n"
+    return b"%bNats-Msg-Size: %d\r\n\r\n" % (lines, len(message.payload)), b""
+
+
+def _delay(argument: bytes) -> float:
+    """Seconds of a `-NAK {"delay": ns}`; 0 if there are none."""
+    try:
+        fields = json.loads(argument)
+    except ValueError:
+        return 0.0
+    delay = fields.get("delay") if isinstance(fields, dict) else None
+    return max(0, delay) / 1e9 if isinstance(delay, int | float) else 0.0
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""

@@ -1,0 +1,263 @@
+"""The JetStream API of consumers: `$JS.API.CONSUMER.` subjects, answered by the leader of their stream."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, cast
+
+from ..stream import commands
+from ..stream.config import decode_json
+from ..stream.consumer import Position
+from ..stream.consumer_config import (
+    ConsumerConfig,
+    check_config,
+    fixed_change,
+    from_request,
+    parse_time,
+    same_config,
+)
+from ..stream.errors import ApiError, api_error, json_error
+from ..stream.views import ZERO_TIME, rfc3339
+
+if TYPE_CHECKING:
+    from ..delivery.led import LedConsumer
+    from ..delivery.stream import StreamDelivery
+    from ..stream.config import StreamConfig
+    from ..stream.machine import StreamMachine
+    from .backend import StreamAssignment
+
+__all__ = ["CONSUMER_PREFIX", "ConsumerApi", "ConsumerHost", "ConsumerQuestion", "read_question"]
+
+CONSUMER_PREFIX: Final = "$JS.API.CONSUMER."
+NAMES_LIMIT: Final = 1024
+LIST_LIMIT: Final = 256
+
+NOT_SUPPORTED: Final = ApiError(501, 10036, "this request on consumers is not supported yet")
+UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
+NOT_EMPTY: Final = ApiError(400, 10038, "expected an empty request payload")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerQuestion:
+    """A request's subject, taken apart."""
+
+    kind: str
+    stream: str
+    name: str = ""
+    filtered: str = ""
+    """The filter that a create request's subject ends in."""
+    durable: bool = False
+
+    @property
+    def type(self) -> str:
+        """The response's type without prefix and `_response`."""
+        return f"consumer_{self.kind}"
+
+    @property
+    def paged(self) -> bool:
+        """Its answers list consumers by page."""
+        return self.kind in ("names", "list")
+
+
+def read_question(subject: str) -> ConsumerQuestion | None:
+    """What a subject asks of consumers, or None if it is no such subject."""
+    if not subject.startswith(CONSUMER_PREFIX):
+        return None
+    tokens = subject[len(CONSUMER_PREFIX) :].split(".")
+    if "" in tokens:
+        return None
+    match tokens:
+        case ["CREATE", stream]:
+            return ConsumerQuestion("create", stream)
+        case ["CREATE", stream, name, *filtered]:
+            return ConsumerQuestion("create", stream, name, ".".join(filtered))
+        case ["DURABLE", "CREATE", stream, name]:
+            return ConsumerQuestion("create", stream, name, durable=True)
+        case ["INFO" | "DELETE" | "PAUSE" | "RESET" | "UNPIN" as kind, stream, name]:
+            return ConsumerQuestion(kind.lower(), stream, name)
+        case ["NAMES" | "LIST" as kind, stream]:
+            return ConsumerQuestion(kind.lower(), stream)
+        case ["LEADER", "STEPDOWN", stream, name]:
+            return ConsumerQuestion("leader_stepdown", stream, name)
+        case _:
+            return None
+
+
+class ConsumerHost:
+    """What the answers need of `JetStreamApi` and its node, bound to one stream."""
+
+    def __init__(
+        self,
+        assignment: StreamAssignment,
+        machine: StreamMachine,
+        delivery: StreamDelivery,
+        nodes: int,
+        change: Callable[[bytes], Awaitable[int]],
+        cluster: Mapping[str, object],
+        wall: int,
+    ) -> None:
+        self.assignment = assignment
+        self.machine = machine
+        self.delivery = delivery
+        self.nodes = nodes
+        self.change = change
+        self.cluster = cluster
+        self.wall = wall
+
+    @property
+    def config(self) -> StreamConfig:
+        config = self.machine.config
+        if config is None:
+            raise UNAVAILABLE
+        return config
+
+
+class ConsumerApi:
+    """Answers questions about the consumers of one stream, on its leader."""
+
+    def __init__(self, host: ConsumerHost) -> None:
+        self._host = host
+
+    async def answer(self, question: ConsumerQuestion, payload: bytes) -> dict[str, object]:
+        """The body of the response. Raises ApiError."""
+        match question.kind:
+            case "create":
+                return await self._create(question, payload)
+            case "info":
+                return self._info(self._find(question.name))
+            case "delete":
+                return await self._delete(question.name, payload)
+            case "names":
+                page, found = self._page(payload, NAMES_LIMIT)
+                return {**page, "consumers": found}
+            case "list":
+                page, found = self._page(payload, LIST_LIMIT)
+                return {**page, "consumers": [self._info(self._find(name)) for name in found]}
+            case "pause":
+                return await self._pause(question.name, payload)
+            case _:
+                raise NOT_SUPPORTED
+
+    # --- making and changing ----------------------------------------------------------------------------
+
+    async def _create(self, question: ConsumerQuestion, payload: bytes) -> dict[str, object]:
+        host = self._host
+        value = decode_json(payload) if payload.strip() else {}
+        request = from_request(question.stream, question.name, question.filtered, question.durable, value)
+        config, action = request.config, request.action
+        check_config(config, host.config, host.nodes)
+        name = config.name or host.delivery.new_name()
+        standing = host.delivery.find(name)
+        if standing is not None:
+            self._check_update(standing, config, action)
+        elif action == "update":
+            raise api_error(10149)
+        if standing.volatile if standing is not None else config.is_volatile(host.config.retention):
+            self._create_volatile(name, config, standing)
+        else:
+            await host.change(commands.consumer(name, config.to_json(), action))
+        return self._info(self._find(name))
+
+    def _create_volatile(self, name: str, config: ConsumerConfig, standing: LedConsumer | None) -> None:
+        host = self._host
+        if standing is not None:
+            host.delivery.change_volatile(standing, config)
+        elif 0 < host.config.max_consumers <= len(host.delivery.names()):
+            raise api_error(10026)
+        else:
+            host.delivery.create_volatile(name, config)
+
+    def _check_update(self, standing: LedConsumer, config: ConsumerConfig, action: str) -> None:
+        """The same checks are made again at apply, where they count."""
+        old = standing.consumer.config
+        if same_config(old, config):
+            return
+        if action == "create":
+            raise api_error(10148)
+        fixed = fixed_change(old, config)
+        if fixed is not None:
+            raise api_error(10012, fixed)
+
+    async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
+        if payload.strip():
+            raise NOT_EMPTY
+        led = self._find(name)
+        if led.volatile:
+            self._host.delivery.delete_volatile(led)
+        else:
+            await self._host.change(commands.delete_consumer(name))
+        return {"success": True}
+
+    async def _pause(self, name: str, payload: bytes) -> dict[str, object]:
+        request = _request(payload)
+        until = request.get("pause_until") or ""
+        if not isinstance(until, str):
+            raise json_error("pause_until is no string")
+        if until and not until.startswith("0001-"):
+            parse_time(until)
+        else:
+            until = ""
+        led = self._find(name)
+        if led.volatile:
+            self._host.delivery.change_volatile(led, replace(led.consumer.config, pause_until=until))
+        else:
+            await self._host.change(commands.pause_consumer(name, until))
+        left = (parse_time(until) if until else 0) - self._host.wall
+        shown: dict[str, object] = {"paused": left > 0, "pause_until": until or ZERO_TIME}
+        return shown | {"pause_remaining": left} if left > 0 else shown
+
+    # --- showing ----------------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> LedConsumer:
+        led = self._host.delivery.find(name)
+        if led is None:
+            raise api_error(10014)
+        return led
+
+    def _page(self, payload: bytes, limit: int) -> tuple[dict[str, object], list[str]]:
+        request = _request(payload)
+        offset = request.get("offset") or 0
+        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+            raise json_error("offset is no number from 0 on")
+        names = self._host.delivery.names()
+        offset = min(offset, len(names))
+        page: dict[str, object] = {"total": len(names), "offset": offset, "limit": limit}
+        return page, names[offset : offset + limit]
+
+    def _info(self, led: LedConsumer) -> dict[str, object]:
+        consumer, config = led.consumer, led.consumer.config
+        echo = config.to_json()
+        if not config.durable_name and not config.name:
+            echo.pop("name", None)
+        shown: dict[str, object] = {
+            "stream_name": self._host.assignment.name,
+            "name": consumer.name,
+            "created": rfc3339(consumer.created),
+            "config": echo,
+            "delivered": _position(consumer.delivered),
+            "ack_floor": _position(consumer.floor),
+            "num_ack_pending": len(consumer.pending),
+            "num_redelivered": sum(each.count > 1 for each in consumer.pending.values()),
+            "num_waiting": len(led.waiting),
+            "num_pending": led.num_pending(),
+            "cluster": dict(self._host.cluster),
+        }
+        if led.bound:
+            shown["push_bound"] = True
+        remaining = config.paused_until - self._host.wall
+        if remaining > 0:
+            shown |= {"paused": True, "pause_remaining": remaining}
+        return shown | {"ts": rfc3339(self._host.wall)}
+
+
+def _position(position: Position) -> dict[str, object]:
+    shown: dict[str, object] = {"consumer_seq": position.consumer, "stream_seq": position.stream}
+    return shown | {"last_active": rfc3339(position.time)} if position.time else shown
+
+
+def _request(payload: bytes) -> dict[str, object]:
+    value = decode_json(payload) if payload.strip() else {}
+    if not isinstance(value, dict):
+        raise json_error("the request is no object")
+    return cast("dict[str, object]", value)

@@ -1,0 +1,353 @@
+"""Consumers in whole clusters: what clients get, who may be lost on the way, and what outlives a leader."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
+from tests.actors.nats_client import MemoryClient, Received
+from trimaran import Node
+
+SECOND = 1_000_000_000
+
+
+@dataclass
+class Harness:
+    """A cluster with stream S (subjects `s.>`, three replicas if there are three nodes)."""
+
+    cluster: Cluster
+    client: MemoryClient
+
+    @property
+    def leader(self) -> str:
+        return self.cluster.leader(self.group)
+
+    @property
+    def group(self) -> int:
+        stream = self.any_node().state.named("stream", "S")
+        assert stream is not None
+        return stream.group
+
+    def any_node(self) -> Node:
+        return next(member.node for member in self.cluster.members.values() if member.node is not None)
+
+    async def connect(self, name: str) -> MemoryClient:
+        return await MemoryClient.connect(self.cluster.members[name].port)
+
+    async def consumer(self, name: str = "c", **config: object) -> dict[str, Any]:
+        wanted = {"durable_name": name, "ack_policy": "explicit", **config}
+        answer = await self.client.api(f"CONSUMER.CREATE.S.{name}", stream_name="S", config=wanted)
+        assert "error" not in answer, answer
+        return answer
+
+    async def info(self, name: str = "c") -> dict[str, Any]:
+        return await self.client.api(f"CONSUMER.INFO.S.{name}")
+
+    async def ack(self, message: Received, payload: bytes = b"") -> None:
+        """As ack_sync: returns once it is in the log of a majority."""
+        answer = await self.client.request(message.reply, payload)
+        assert answer.payload == b"" and not answer.headers
+
+
+@asynccontextmanager
+async def harness(*names: str, at: str = "", **stream: object) -> AsyncIterator[Harness]:
+    async with open_memory_cluster(*(names or ("a",)), options=OPTIONS) as cluster:
+        client = await MemoryClient.connect(cluster.members[at or (names or ("a",))[0]].port)
+        replicas = 3 if len(names) >= 3 else 1
+        made = await client.api(
+            "STREAM.CREATE.S", **{"name": "S", "subjects": ["s.>"], "num_replicas": replicas, **stream}
+        )
+        assert "error" not in made, made
+        yield Harness(cluster, client)
+        assert not cluster.violations
+
+
+def sequences(messages: list[Received]) -> list[int]:
+    return [each.numbers[1] for each in messages if each.reply]
+
+
+async def test_a_pull_gets_messages_with_everything_in_their_acknowledgement_subject(
+    autojump_clock: MockClock,
+) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.1", "s.0")
+        await it.consumer()
+        got = await it.client.fetch("S.c", 2)
+        assert [(each.subject, each.payload, each.numbers) for each in got] == [
+            ("s.0", b"m0", (1, 1, 1, 2)),
+            ("s.1", b"m1", (1, 2, 2, 1)),
+        ]
+        info = await it.info()
+        assert (info["delivered"]["consumer_seq"], info["delivered"]["stream_seq"]) == (2, 2)
+        assert (info["num_ack_pending"], info["num_pending"], info["num_waiting"]) == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "answers"),
+    [
+        ({"batch": 9, "no_wait": True}, ["m0", "m1", "404 No Messages"]),
+        ({"batch": 9, "no_wait": True, "expires": SECOND}, ["m0", "m1", "404 No Messages"]),
+        ({"batch": 2}, ["m0", "m1"]),
+        ({"batch": 3, "expires": SECOND}, ["m0", "m1", "408 Request Timeout"]),
+        ({"batch": 3, "no_wait": True, "max_bytes": 50}, ["m0", "409 Message Size Exceeds MaxBytes"]),
+        (
+            {"batch": 1, "expires": SECOND, "idle_heartbeat": SECOND},
+            ["400 Bad Request - heartbeat value too large"],
+        ),
+        ({"batch": 6}, ["409 Exceeded MaxRequestBatch of 5"]),
+        ({"batch": 1, "expires": 90 * SECOND}, ["409 Exceeded MaxRequestExpires of 1m0s"]),
+    ],
+)
+async def test_a_pull_ends_as_on_the_reference_server(
+    autojump_clock: MockClock, request_fields: dict[str, object], answers: list[str]
+) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.1")
+        limit = 5 if request_fields["batch"] == 6 else 0
+        await it.consumer(max_batch=limit, max_expires=60 * SECOND)
+        inbox = it.client.pull("S.c", **request_fields)
+        got = await it.client.take(inbox, 9, seconds=2.0)
+        assert [each.status or each.payload.decode() for each in got] == answers
+
+
+async def test_a_request_that_waits_gets_what_comes_and_heartbeats_until_then(
+    autojump_clock: MockClock,
+) -> None:
+    async with harness() as it:
+        await it.consumer()
+        inbox = it.client.pull("S.c", batch=1, expires=30 * SECOND, idle_heartbeat=SECOND)
+        beats = await it.client.take(inbox, 2)
+        assert [each.status for each in beats] == ["100 Idle Heartbeat"] * 2
+        assert "Nats-Last-Consumer: 0\r\nNats-Last-Stream: 0" in beats[0].headers
+        await it.client.fill("s.0")
+        assert sequences(await it.client.take(inbox, 1)) == [1]
+
+
+async def test_requests_take_turns(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.consumer()
+        first, second = (it.client.pull("S.c", batch=2, expires=9 * SECOND) for _ in range(2))
+        await it.client.fill("s.0", "s.0", "s.0", "s.0")
+        assert sequences(await it.client.take(first, 2)) == [1, 3]
+        assert sequences(await it.client.take(second, 2)) == [2, 4]
+
+
+async def test_what_is_not_acknowledged_comes_again_and_counts(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.1")
+        await it.consumer(ack_wait=2 * SECOND)
+        first, _ = await it.client.fetch("S.c", 2)
+        await it.ack(first)
+        inbox = it.client.pull("S.c", batch=1, expires=9 * SECOND)
+        again = await it.client.take(inbox, 1)
+        assert again[0].numbers == (2, 2, 3, 0)
+        await it.ack(again[0])
+        info = await it.info()
+        assert info["ack_floor"]["stream_seq"] == 2 and info["num_ack_pending"] == 0
+
+
+async def test_nak_progress_term_and_next(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.1", "s.2", "s.3")
+        await it.consumer(ack_wait=4 * SECOND)
+        nacked, delayed, ended = await it.client.fetch("S.c", 3)
+        it.client.publish(nacked.reply, b"-NAK")
+        it.client.publish(delayed.reply, b'-NAK {"delay": 2000000000}')
+        await it.ack(ended, b"+TERM no use")
+        started = trio.current_time()
+        inbox = it.client.pull("S.c", batch=3, expires=20 * SECOND)
+        got = await it.client.take(inbox, 3, seconds=10)
+        assert sequences(got) == [1, 4, 2] and trio.current_time() - started == pytest.approx(2.0, abs=0.3)
+        it.client.publish(got[0].reply, b"+WPI")
+        await trio.sleep(3)
+        it.client.publish(got[0].reply, b"+WPI")
+        await trio.sleep(3)
+        assert (await it.info())["num_ack_pending"] == 3
+        again = sequences(await it.client.fetch("S.c", 3))
+        assert again == [4, 2], "only what nobody says he is working on is due again"
+        await it.client.fill("s.5")
+        inbox = it.client.inbox()
+        it.client.publish(got[0].reply, b"+NXT", inbox)
+        assert sequences(await it.client.take(inbox, 1)) == [5]
+
+
+async def test_max_deliver_gives_up_and_says_so(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        advisory = it.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.c")
+        await it.client.fill("s.0")
+        await it.consumer(ack_wait=SECOND, max_deliver=2)
+        inbox = it.client.pull("S.c", batch=9, expires=9 * SECOND)
+        got = await it.client.take(inbox, 9, seconds=20)
+        assert [each.status or each.numbers[0] for each in got] == [1, 2, "408 Request Timeout"]
+        [told] = await it.client.take(advisory, 1)
+        assert b'"stream_seq": 1' in told.payload
+        assert (await it.info())["num_ack_pending"] == 0
+
+
+async def test_backoff_spaces_redeliveries(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0")
+        await it.consumer(backoff=[SECOND, 3 * SECOND], max_deliver=4)
+        inbox = it.client.pull("S.c", batch=4, expires=30 * SECOND)
+        times = []
+        for _ in range(4):
+            await it.client.take(inbox, 1, seconds=20)
+            times.append(trio.current_time())
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert gaps == pytest.approx([1.0, 3.0, 3.0], abs=0.3)
+
+
+async def test_max_ack_pending_holds_back_until_an_acknowledgement(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill(*["s.0"] * 3)
+        await it.consumer(max_ack_pending=2)
+        inbox = it.client.pull("S.c", batch=3, expires=20 * SECOND)
+        got = await it.client.take(inbox, 3, seconds=1.0)
+        assert sequences(got) == [1, 2]
+        await it.ack(got[0])
+        assert sequences(await it.client.take(inbox, 1)) == [3]
+
+
+async def test_ack_all_settles_what_came_before(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill(*["s.0"] * 4)
+        await it.consumer(ack_policy="all", ack_wait=SECOND)
+        got = await it.client.fetch("S.c", 4)
+        await it.ack(got[2])
+        info = await it.info()
+        assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (3, 1)
+        await trio.sleep(2)
+        assert sequences(await it.client.fetch("S.c", 1)) == [4]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"deliver_policy": "all"}, [1, 2, 3, 4, 5]),
+        ({"deliver_policy": "last"}, [5]),
+        ({"deliver_policy": "new"}, []),
+        ({"deliver_policy": "by_start_sequence", "opt_start_seq": 4}, [4, 5]),
+        ({"deliver_policy": "by_start_time", "opt_start_time": "1970-01-01T00:00:00Z"}, [1, 2, 3, 4, 5]),
+        ({"deliver_policy": "last_per_subject", "filter_subject": "s.>"}, [3, 4, 5]),
+        ({"filter_subject": "s.1"}, [2, 4]),
+        ({"filter_subjects": ["s.1", "s.2"]}, [2, 4, 5]),
+        ({"filter_subject": "s.1", "deliver_policy": "last"}, [4]),
+        ({"filter_subject": "nobody"}, []),
+    ],
+)
+async def test_a_consumer_begins_where_it_should_and_gets_what_it_wants(
+    autojump_clock: MockClock, config: dict[str, Any], expected: list[int]
+) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.1", "s.0", "s.1", "s.2")
+        made = await it.consumer(**config)
+        assert made["num_pending"] == len(expected)
+        got = await it.client.fetch("S.c", 9, no_wait=True)
+        assert sequences(got) == expected
+        assert [each.numbers[3] for each in got if each.reply] == list(range(len(expected)))[::-1]
+        await it.client.fill("s.1", "s.7")
+        wanted = [6] if "1" in str(config.get("filter_subject", "s.1")) else [6, 7]
+        if config.get("filter_subject") == "nobody":
+            wanted = []
+        elif "filter_subject" not in config and "filter_subjects" not in config:
+            wanted = [6, 7]
+        assert sequences(await it.client.fetch("S.c", 2)) == wanted
+
+
+@pytest.mark.parametrize("at", ["a", "b", "c"])
+async def test_clients_of_any_node_are_served(autojump_clock: MockClock, at: str) -> None:
+    async with harness("a", "b", "c", at=at) as it:
+        await it.client.fill("s.0", "s.1")
+        await it.consumer()
+        got = await it.client.fetch("S.c", 2)
+        assert [(each.subject, each.payload) for each in got] == [("s.0", b"m0"), ("s.1", b"m1")]
+        await it.ack(got[0])
+        assert (await it.info())["ack_floor"]["stream_seq"] == 1
+
+
+async def test_a_consumer_outlives_its_leader(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        await it.client.fill(*[f"s.{number}" for number in range(10)])
+        await it.consumer(ack_wait=5 * SECOND)
+        got = await it.client.fetch("S.c", 6)
+        for message in got[:4]:
+            await it.ack(message)
+        leader = it.leader
+        await it.cluster.crash(leader)
+        it.client = await it.connect(next(name for name in "abc" if name != leader))
+        await until(lambda: bool(it.cluster.leaders(it.group)))
+        info = await it.info()
+        assert info["ack_floor"]["stream_seq"] == 4 and info["num_ack_pending"] == 2
+        inbox = it.client.pull("S.c", batch=6, expires=20 * SECOND)
+        rest = await it.client.take(inbox, 6, seconds=30)
+        counts = {each.numbers[1]: each.numbers[0] for each in rest}
+        assert counts == {7: 1, 8: 1, 9: 1, 10: 1, 5: 2, 6: 2}, "no acknowledged one, and counts go on"
+
+
+async def test_every_consumer_survives_a_restart_of_all_nodes(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        await it.client.fill(*["s.0"] * 5)
+        await it.consumer("kept", filter_subject="s.0")
+        got = await it.client.fetch("S.kept", 3)
+        await it.ack(got[0])
+        for name in "abc":
+            await it.cluster.crash(name, power=True)
+        for name in "abc":
+            await it.cluster.start(name)
+        await it.cluster.ready()
+        it.client = await it.connect("b")
+        info = await it.info("kept")
+        assert (info["num_ack_pending"], info["num_pending"], info["ack_floor"]["stream_seq"]) == (2, 2, 1)
+        assert info["config"]["filter_subject"] == "s.0"
+
+
+async def test_waiting_requests_are_told_when_leadership_moves_or_the_consumer_goes(
+    autojump_clock: MockClock,
+) -> None:
+    async with harness("a", "b", "c") as it:
+        await it.consumer()
+        inbox = it.client.pull("S.c", batch=1, expires=60 * SECOND)
+        await trio.sleep(0.1)
+        await it.client.api("STREAM.LEADER.STEPDOWN.S")
+        [told] = await it.client.take(inbox, 1, seconds=5)
+        assert told.status == "409 Leadership Change"
+        inbox = it.client.pull("S.c", batch=1, expires=60 * SECOND)
+        await trio.sleep(0.1)
+        assert (await it.client.api("CONSUMER.DELETE.S.c"))["success"] is True
+        [told] = await it.client.take(inbox, 1, seconds=5)
+        assert told.status == "409 Consumer Deleted"
+        assert (await it.client.request("$JS.API.CONSUMER.MSG.NEXT.S.c")).status == "503"
+
+
+async def test_purged_and_deleted_messages_are_not_pending(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill(*["s.0"] * 5)
+        await it.consumer()
+        await it.client.fetch("S.c", 4)
+        await it.client.api("STREAM.MSG.DELETE.S", seq=2)
+        assert (await it.info())["num_ack_pending"] == 3
+        await it.client.api("STREAM.PURGE.S", seq=4)
+        info = await it.info()
+        assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (1, 3)
+        await it.client.api("STREAM.PURGE.S")
+        info = await it.info()
+        assert (info["num_ack_pending"], info["delivered"]["stream_seq"]) == (0, 5)
+
+
+async def test_an_unused_ephemeral_goes_and_a_used_one_stays(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        made = await it.client.api("CONSUMER.CREATE.S", stream_name="S", config={"ack_policy": "explicit"})
+        name = made["name"]
+        assert len(name) == 8 and made["config"]["inactive_threshold"] == 5 * SECOND
+        for _ in range(4):
+            await trio.sleep(3)
+            await it.client.fetch(f"S.{name}", 1)
+        assert "error" not in await it.info(name)
+        await trio.sleep(7)
+        assert (await it.info(name))["error"]["err_code"] == 10014
