@@ -248,4 +248,28 @@ class _Lib:
     def tri_syncer_result(self, syncer: CData) -> int: ...
     def tri_syncer_stop(self, syncer: CData) -> int: ...
 
+    # wal.h
+    TRI_SECTOR: int
+    TRI_FRAME_SIZE: int
+    TRI_WAL_BATCH: int
+    TRI_WAL_LOST: int
+    TRI_WAL_TRAILER: int
+    def tri_wal_read(self, data: CData, size: int, cursor: CData, records: CData, capacity: int) -> int: ...
+    def tri_wal_has_tag(self, data: CData, size: int, tag: int) -> int: ...
+    def tri_wal_runs(
+        self,
+        records: CData,
+        count: int,
+        runs: CData,
+        offsets: CData,
+        lengths: CData,
+        terms: CData,
+        kinds: CData,
+        table: CData,
+        table_size: int,
+        slots: CData,
+        starts: CData,
+        order: CData,
+    ) -> int: ...
+
 lib: _Lib

@@ -35,7 +35,8 @@ from .records import (
     Record,
     TruncateSuffix,
 )
-from .recovery import Recovered, RecoveredGroup, TornTail
+from .recovery import Recovered, RecoveredGroup
+from .replay import TornTail
 from .runner import InlineRunner, ThreadRunner
 
 __all__ = [

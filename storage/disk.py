@@ -69,6 +69,11 @@ class Disk(Protocol):
     `sync_directory` on its directory returned; content once `fdatasync` or `fsync` did.
     """
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may read at once, and gain by it."""
+        ...
+
     def open(self, path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> int:
         """A descriptor of the file. `create` implies `write`; `exclusive` refuses an old file."""
         ...
@@ -77,6 +82,10 @@ class Disk(Protocol):
 
     def pread(self, descriptor: int, length: int, offset: int) -> bytes:
         """Up to `length` bytes; fewer only where the file ends."""
+        ...
+
+    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        """As `pread`, into a buffer; returns how many bytes."""
         ...
 
     def pwritev(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None: ...
@@ -131,6 +140,8 @@ class Disk(Protocol):
 class FileDisk:
     """The real disk, under one root directory, which is made if it isn't there (mode 0700)."""
 
+    concurrent: Final = True
+
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,6 +167,12 @@ class FileDisk:
             pieces.append(data)
             missing -= len(data)
         return b"".join(pieces)
+
+    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        done = 0
+        while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
+            done += count
+        return done
 
     def pwritev(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
         for start in range(0, len(buffers), IOV_MAX):

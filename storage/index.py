@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from ..codec.wal import Columns, Run
 from .segment import (
     BATCH,
     CLOSED,
@@ -283,6 +284,26 @@ class LogIndex:
             self._drop(log)
             self._deleted[group] = incarnation
 
+    def apply_run(self, run: Run, columns: Columns, segment: int) -> None:
+        """Takes in successive batches of one group, all intact; the same as `apply` for each of them."""
+        log = self._log_of(run.group, run.incarnation)
+        if log is None:
+            return
+        covered = min(run.count, max(0, log.prefix.index + 1 - run.index))
+        start, stop = run.start + covered, run.start + run.count
+        if start == stop:
+            return
+        self._make_way(log, run.index + covered)
+        log.segments.extend(array("I", [segment]) * (stop - start))
+        log.offsets.extend(columns.offsets[start:stop])
+        log.lengths.extend(columns.lengths[start:stop])
+        log.terms.extend(columns.terms[start:stop])
+        log.kinds.extend(columns.kinds[start:stop])
+        size = sum(columns.lengths[start:stop]) + (stop - start) * FRAME_SIZE
+        self._count(segment, log.group, stop - start, size)
+        for index in [index for index in log.checksums if index >= run.index]:
+            del log.checksums[index]
+
     def place(self, group: int, index: int) -> Place | None:
         """Where a batch lies; None if the group doesn't hold it in readable form."""
         log = self.groups.get(group)
@@ -354,18 +375,21 @@ class LogIndex:
     ) -> None:
         if index <= log.prefix.index:
             return
-        if not log.terms:
-            log.first = index
-        elif repair and index <= log.last:
+        if repair and log.terms and index <= log.last:
             self._put_back(log, index, term, segment, offset, length, kind)
             return
-        elif index <= log.last:
-            self._cut(log, index)
-            log.first = index if not log.terms else log.first
-        while log.last < index - 1:
-            self._push(log, 0, 0, 0, 0, FAULTY)
+        self._make_way(log, index)
         self._push(log, term, segment, offset, length, kind)
         self._count(segment, log.group, 1, length + FRAME_SIZE)
+
+    def _make_way(self, log: GroupLog, index: int) -> None:
+        """The next entry to be pushed is `index`: what follows it goes, what is missing before is faulty."""
+        if log.terms and index <= log.last:
+            self._cut(log, index)
+        if not log.terms:
+            log.first = index
+        while log.last < index - 1:
+            self._push(log, 0, 0, 0, 0, FAULTY)
 
     def _put_back(
         self, log: GroupLog, index: int, term: int, segment: int, offset: int, length: int, kind: int

@@ -59,6 +59,8 @@ class MemoryDisk:
     `before` is called with (operation, path) before each changing operation and may raise an OSError.
     """
 
+    concurrent: Final = False
+
     def __init__(self, *, capacity: int | None = None) -> None:
         self.capacity = capacity
         """Bytes that all files may have together; beyond it, writing raises ENOSPC."""
@@ -92,6 +94,11 @@ class MemoryDisk:
 
     def pread(self, descriptor: int, length: int, offset: int) -> bytes:
         return bytes(self._descriptors[descriptor][1].content[offset : offset + length])
+
+    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        data = self.pread(descriptor, len(buffer), offset)
+        buffer[: len(data)] = data
+        return len(data)
 
     def pwritev(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
         path, file = self._descriptors[descriptor]

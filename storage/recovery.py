@@ -14,40 +14,28 @@ group decides with its peers.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ..codec import crc32c
 from .disk import Disk
 from .errors import DiskFull, ForeignDirectory, NodeHeaderDamaged, SegmentGap
 from .files import GROUPS, FoundFiles, group_directory, recover_files
 from .index import Entries, EntryTable, Fault, GroupLog, LogIndex, Prefix, Range
 from .manifest import Manifest
 from .node import NODE_FILE, NodeHeader, make_durable, read_file, read_node_header, write_node_header
-from .records import HardState
+from .replay import Replay, TornTail
 from .segment import (
     BATCH,
-    COMPACT,
     DATA_START,
     FRAME_SIZE,
-    HARD_STATE,
-    LOST,
-    READMITTED,
-    REPAIR,
     SECTOR,
-    Found,
     Item,
     SegmentHeader,
     SegmentScan,
     Vouch,
-    Write,
     build_write,
     decode_segment_header,
-    encode_commit,
-    encode_manifest_crc,
-    encode_record,
     write_size,
 )
 from .wal import (
@@ -96,16 +84,6 @@ class RecoveredGroup:
     manifest: Manifest | None = None
     manifest_damaged: bool = False
     """The manifest on which the compacted log relies, or a file it names, is unreadable or missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class TornTail:
-    """The last write, of which something is missing. What it names was never acknowledged, or is damaged."""
-
-    file: str
-    offset: int
-    records: tuple[tuple[int, int, int], ...]
-    """(group, index, term) of its batches, as far as they are readable."""
 
 
 @dataclass(slots=True)
@@ -198,7 +176,7 @@ def _open(
 ) -> Opened:
     numbers = segment_numbers(disk)
     headers = [_read_segment_header(disk, number, node) for number in numbers]
-    replay = _Replay(disk, headers)
+    replay = Replay(disk, headers)
     replay.run()
     _check_gaps(numbers, replay.vouch)
     writer, sizes, oldest = _start_segment(disk, node, replay, draw, segment_bytes)
@@ -242,186 +220,8 @@ def _check_gaps(numbers: list[int], vouch: Vouch | None) -> None:
         raise SegmentGap(f"{segment_path(missing[0])} is missing")
 
 
-@dataclass(slots=True)
-class _Seen:
-    """A write on its way through the replay."""
-
-    write: Write
-    data: bytes
-    """Its segment."""
-    lost: bool
-    """Something that was synced is missing before it, and nothing says what."""
-    ragged: bool
-    """It doesn't begin where the one before ends, or not with the chain's value that follows from it.
-
-    Then one of them lacks a record that has no name. A torn write may just lack its own begin.
-    """
-
-
-class _Replay:
-    """Reads all segments in order, decides about what is unreadable, and follows the rest."""
-
-    def __init__(self, disk: Disk, headers: list[SegmentHeader]) -> None:
-        self._disk = disk
-        self._headers = headers
-        self.index = LogIndex()
-        self.torn: TornTail | None = None
-        self.tail: list[Item] = []
-        """The records of the last write, as far as there are any: not in the index yet, to be copied."""
-        self.losses: list[str] = []
-        self.counted = 0
-        """Of the last write in the index. The one after it may not be on the disk, even a mark."""
-        self.sequence = 0
-        """The highest sequence seen, also of a torn write."""
-        self.segment = 0
-        """The last segment with a write, be it torn."""
-        self.vouch: Vouch | None = None
-        self._lost_at_end = False
-
-    def run(self) -> None:
-        pending: _Seen | None = None
-        for seen in self._writes():
-            if pending is not None:
-                self._confirm(pending)  # a later write proves that its sync had ended
-            pending = seen
-        if pending is not None:
-            self._decide_last(pending)
-        if self._lost_at_end:
-            self._close_all(f"the end of {segment_path(self.segment)}")
-        # A segment with a loss in it may be freed one day; that the groups are closed must outlive it.
-        closed = [_closing(log, self.tail) for log in self.index.groups.values() if log.closed]
-        self.tail += [item for item in closed if item is not None]
-
-    def _writes(self) -> Iterator[_Seen]:
-        """Every write that counts, in order."""
-        ends = _resumptions(self._disk, self._headers)
-        before = 0
-        lost = unproven = False
-        for position, header in enumerate(self._headers):
-            if header.resumes and ends[position] is None:
-                continue  # recovery was itself cut while it wrote this segment: the old tail still stands
-            cutoff = min((end for end in ends[position + 1 :] if end is not None), default=None)
-            data = read_file(self._disk, segment_path(header.number))
-            expected, chain, after = DATA_START, header.seed, before + 1
-            if header.resumes:
-                lost |= before not in (0, header.resumes_after)
-                after = 0
-            for write in SegmentScan(data, header).writes():
-                self.sequence = max(self.sequence, write.sequence)
-                if cutoff is not None and write.sequence > cutoff:
-                    break  # what lies here was copied into a later segment
-                lost |= before != 0 and after not in (0, write.sequence)
-                ragged = write.start != expected or (write.vouch is not None and write.chain_before != chain)
-                lost |= unproven and (ragged or write.vouch is None or expected == DATA_START)
-                yield _Seen(write, data, lost, ragged)
-                lost, unproven = False, write.vouch is None
-                before, expected, after = write.sequence, write.end, write.sequence + 1
-                # A write says itself what the chain was before it: what is missing is told once, not for
-                # all that follows, and groups that were made later are none of its victims.
-                chain = crc32c(write.frames, chain if write.vouch is None else write.chain_before)
-                self.segment = header.number
-            # A segment had its full size before its first use: if it is shorter now, somebody cut it.
-            lost |= len(data) < header.size
-        self._lost_at_end = lost
-
-    def _confirm(self, seen: _Seen) -> None:
-        """Follows a write that was synced, as far as it is readable."""
-        if seen.lost or seen.ragged:
-            self._close_all(f"{segment_path(seen.write.segment)} before offset {seen.write.start}")
-        self._apply(seen.write)
-
-    def _close_all(self, where: str) -> None:
-        self.losses.append(where)
-        self.index.close_all()
-
-    def _apply(self, write: Write) -> None:
-        for record in write.records:
-            apply_found(self.index, record, write.segment)
-        self.counted = write.sequence
-        self.vouch = write.vouch or self.vouch
-
-    def _decide_last(self, seen: _Seen) -> None:
-        """The last write was in flight, or was acknowledged less than the mark's delay ago."""
-        write, data = seen.write, seen.data
-        if seen.lost:
-            self._close_all(f"{segment_path(write.segment)} before offset {write.start}")
-        # Without its begin and without its trailer its names have gaps. Damage in one place doesn't do that
-        # to a write that was whole, so this one never was: it is the one case that is cut off.
-        if write.vouch is not None or not seen.ragged:
-            self.tail = [item for record in write.records if (item := self._kept(record, data)) is not None]
-        if write.intact:
-            self.vouch = write.vouch
-            return
-        batches = [record for record in write.records if record.kind == BATCH]
-        names = tuple((record.group, record.index, record.term) for record in batches)
-        self.torn = TornTail(segment_path(write.segment), write.start, names)
-
-    def _kept(self, record: Found, data: bytes) -> Item | None:
-        """A record of the last write, as it is to be copied; None if nothing of it can be used.
-
-        To take in what was never synced does no harm: its sender doesn't count on it. To leave out what was
-        would, so the term and vote in a frame and the name of a batch are enough.
-        """
-        if record.intact or record.length == 0:
-            return _item(record, data)
-        if record.kind == BATCH and not record.flags & REPAIR:  # else what it repeats is still in its place
-            return _renamed(record, record.flags | LOST, b"", record.crc)
-        if record.kind == HARD_STATE:
-            known = self.index.groups.get(record.group)
-            body = encode_commit(known.commit if known is not None else 0)
-        elif record.kind == COMPACT:
-            body = encode_manifest_crc(0)
-        else:
-            return None
-        return _renamed(record, record.flags, body, crc32c(body))
-
-
-def _resumptions(disk: Disk, headers: list[SegmentHeader]) -> list[int | None]:
-    """Per segment: up to which sequence older ones count, if it was begun by a recovery that ended."""
-    ends: list[int | None] = []
-    for position, header in enumerate(headers):
-        later = max((other.resumes_after for other in headers[position + 1 :]), default=0)
-        ends.append(header.resumes_after if header.resumes and _is_begun(disk, header, later) else None)
-    return ends
-
-
-def _is_begun(disk: Disk, header: SegmentHeader, later: int) -> bool:
-    """Whether a recovery ended that made this segment: its first write was synced before it returned.
-
-    An unreadable first write was all the same if another one followed it, here or in a later recovery's
-    count.
-    """
-    data = read_file(disk, segment_path(header.number))
-    first, second = [*itertools.islice(SegmentScan(data, header).writes(), 2), None, None][:2]
-    return first is not None and (first.intact or second is not None or first.sequence <= later)
-
-
-def _item(record: Found, data: bytes) -> Item:
-    """A found record as one to be written again."""
-    body = data[record.offset : record.offset + record.length]
-    return _renamed(record, record.flags, body, record.crc)
-
-
-def _renamed(record: Found, flags: int, body: bytes, crc: int) -> Item:
-    return Item(record.kind, flags, record.group, record.incarnation, record.index, record.term, body, crc)
-
-
-def _closing(log: GroupLog, tail: Sequence[Item]) -> Item | None:
-    """The hard state of a closed group behind the `tail`; it says from now on that the group is closed.
-
-    None if the tail says that the group was taken in again.
-    """
-    term, vote = log.term, log.vote
-    for item in tail:
-        if (item.kind, item.group, item.incarnation) == (HARD_STATE, log.group, log.incarnation):
-            if item.flags & READMITTED:
-                return None
-            term, vote = item.term, item.index
-    return encode_record(HardState(log.group, log.incarnation, term, vote, log.commit, closed=True))
-
-
 def _start_segment(
-    disk: Disk, node: NodeHeader, replay: _Replay, draw: Callable[[], int], segment_bytes: int
+    disk: Disk, node: NodeHeader, replay: Replay, draw: Callable[[], int], segment_bytes: int
 ) -> tuple[LogWriter, dict[int, int], int]:
     """Makes the segment in which the log goes on; its first write is the copy of the doubtful one."""
     numbers = segment_numbers(disk)
@@ -528,25 +328,6 @@ def describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
         created=log.created,
         manifest=None if damaged else manifest,
         manifest_damaged=damaged,
-    )
-
-
-def apply_found(index: LogIndex, record: Found, segment: int) -> None:
-    """Takes a record found on the disk into the index."""
-    index.apply(
-        record.kind,
-        record.flags,
-        record.group,
-        record.incarnation,
-        record.index,
-        record.term,
-        segment=segment,
-        offset=record.offset,
-        length=record.length,
-        body=record.body,
-        batch_kind=record.batch_kind,
-        crc=record.crc,
-        intact=record.intact,
     )
 
 
