@@ -37,7 +37,9 @@ records: st.SearchStrategy[Record] = st.one_of(
     st.builds(CompactPrefix, few, few, few, few, few),
     st.builds(GroupDelete, few, few),
 )
-lost = st.builds(Item, st.just(BATCH), st.just(LOST), few, few, few, few, st.just(b""), few)
+lost = st.builds(
+    Item, st.just(BATCH), st.just(LOST), few, few, few, few, st.sampled_from([b"", b"", bytes(8)]), few
+)
 histories = st.lists(st.lists(st.one_of(records, records, lost), max_size=5), max_size=5)
 
 
