@@ -311,7 +311,9 @@ class ApiDesk:
         replicas: list[ReplicaInfo] = []
         for node in sorted(state.membership.members - {state.leader or state.node}):
             progress = leading.progress.get(node) if leading is not None else None
-            silence = now - progress.last_contact if progress is not None else 0.0
+            # Of a quiet group's members nothing is heard, nor expected, while their nodes are in reach.
+            trusted = state.quiet and node not in state.closed_links
+            silence = now - progress.last_contact if progress is not None and not trusted else 0.0
             lag = max(0, state.commit - progress.match) if progress is not None else 0
             replicas.append(
                 ReplicaInfo(

@@ -11,7 +11,7 @@ from ..codec import Chunk
 from .api import ApiRouter
 from .delivery.desk import Deliveries
 from .gateway.backend import StreamRef
-from .meta import MetaState
+from .meta import Assignment, MetaState
 from .options import Options
 from .outcomes import Outcome
 from .peers import Peers
@@ -29,23 +29,19 @@ class StreamDirectory:
     def __init__(self) -> None:
         self.version = 0
         self._streams: list[tuple[SubjectFilter, StreamRef]] = []
+        self._compiled: dict[tuple[int, int], tuple[SubjectFilter, StreamRef]] = {}  # (group, version) ->
         self._answers: dict[bytes, StreamRef | None] = {}
         self._groups: dict[str, int] = {}
 
     def update(self, state: MetaState) -> None:
+        """Streams that did not change stay as they were compiled."""
         self._answers.clear()
-        self._streams = []
         self._groups = {stream.name: stream.group for stream in state.streams()}
+        before, self._compiled = self._compiled, {}
         for stream in state.streams():
-            subjects = stream.config.get("subjects")
-            patterns = [str(each) for each in subjects] if isinstance(subjects, list) else []
-            ref = StreamRef(
-                stream.name,
-                stream.group,
-                tuple(pattern.encode() for pattern in patterns),
-                no_ack=stream.config.get("no_ack") is True,
-            )
-            self._streams.append((SubjectFilter(patterns), ref))
+            key = (stream.group, stream.version)
+            self._compiled[key] = before.get(key) or _compile(stream)
+        self._streams = list(self._compiled.values())
         self.version += 1
 
     def group_of(self, name: str) -> int | None:
@@ -61,6 +57,18 @@ class StreamDirectory:
                 self._answers.clear()
             self._answers[subject] = found
         return found
+
+
+def _compile(stream: Assignment) -> tuple[SubjectFilter, StreamRef]:
+    subjects = stream.config.get("subjects")
+    patterns = [str(each) for each in subjects] if isinstance(subjects, list) else []
+    ref = StreamRef(
+        stream.name,
+        stream.group,
+        tuple(pattern.encode() for pattern in patterns),
+        no_ack=stream.config.get("no_ack") is True,
+    )
+    return SubjectFilter(patterns), ref
 
 
 class NodeBackend:

@@ -23,12 +23,15 @@ from .messages import (
     Now,
     PeerDown,
     PeerMessage,
+    PeerSilent,
+    PeerUp,
     Propose,
     ProposeMembership,
     ProposeSnapshot,
     ProposeTick,
     ReadIndex,
     RequestVote,
+    Resigned,
     Tick,
     TimeoutNow,
     Transfer,
@@ -56,6 +59,10 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
             return on_campaign(state, now)
         case PeerDown(node):
             return on_peer_down(state, node, now)
+        case PeerSilent(node) | PeerUp(node):
+            return on_doubt(state, node, now)
+        case Resigned():
+            return on_resigned(state, message, now)
     return refuse(state, message, Reason.NOT_LEADER)
 
 
@@ -186,15 +193,25 @@ def on_beat(state: GroupState, message: Beat, now: Now) -> list[Effect]:
     """The leader's commit counts only as far as the log is known to equal the leader's."""
     hear_leader(state, message.sender, now)
     effects = learn_commit(state, min(message.commit, state.matched), now)
-    reply = BeatReply(**state.envelope(), read=message.read, match=state.matched)
+    if message.quiet and may_be_quiet(state):
+        state.quiet = True
+        if state.role is not Role.LEARNER:
+            state.deadline = state.quiet_deadline(now)
+    reply = BeatReply(**state.envelope(), read=message.read, match=state.matched, quiet=state.quiet)
     effects.append(state.promise(now, Send(message.sender, reply)))
     return effects
+
+
+def may_be_quiet(state: GroupState) -> bool:
+    """Nothing is missing here, and nothing is under way."""
+    return state.commit == state.matched == state.log.last_index and not state.unsynced
 
 
 def hear_leader(state: GroupState, sender: int, now: Now) -> None:
     assert state.leader in (0, sender), f"two leaders in term {state.term}: {state.leader:x} and {sender:x}"
     state.leader = sender
     state.leader_contact = now.monotonic
+    state.quiet = False
     state.closed_links.discard(sender)
     if state.role is not Role.LEARNER:
         state.deadline = state.election_deadline(now)
@@ -207,6 +224,8 @@ def on_request_vote(state: GroupState, message: RequestVote, now: Now) -> list[E
     """Any replica answers, a learner too: it may be a voter already and not know it (thesis 4.2.1)."""
     if state.faulty:
         return []  # it does not know what its log held, so it neither grants nor denies
+    if message.pre and message.sender == state.leader:  # who asks does not lead, whatever was trusted
+        lose_leader(state, now)
     granted = may_grant(state, message, now)
     effects: list[Effect] = []
     reply = Send(
@@ -272,8 +291,43 @@ def on_campaign(state: GroupState, now: Now) -> list[Effect]:
 def on_peer_down(state: GroupState, node: int, now: Now) -> list[Effect]:
     """The link to the leader closed: most likely its process ended, so don't wait for the whole timeout."""
     if node == state.leader:
-        state.deadline = min(state.deadline, state.early_deadline(now))
+        expect_election(state, node, now)
     return []
+
+
+def on_doubt(state: GroupState, node: int, now: Now) -> list[Effect]:
+    """A quiet follower trusted the leader's node; that has fallen silent, or may have been restarted."""
+    if state.quiet and node == state.leader:
+        expect_election(state, node, now)
+    return []
+
+
+def on_resigned(state: GroupState, message: Resigned, now: Now) -> list[Effect]:
+    """The leader says that it leads no more."""
+    if message.sender == state.leader:
+        lose_leader(state, now)
+    return []
+
+
+def lose_leader(state: GroupState, now: Now) -> None:
+    """The leader of this term leads no more, by its own word."""
+    gone, state.leader = state.leader, 0
+    expect_election(state, gone, now)
+
+
+def expect_election(state: GroupState, gone: int, now: Now) -> None:
+    """The leader `gone` is most likely none any more: an election is due, and nothing is known against it.
+
+    All voters notice at the same moment. So they stand in turn, beginning with another one in each group: no
+    split votes, and the groups of a node that died get leaders on all of the others.
+    """
+    state.quiet = False
+    state.leader_contact = min(state.leader_contact, now.monotonic - state.options.election_min)
+    order = sorted(state.membership.voters - {gone})
+    if state.role is not Role.LEARNER and state.node in order:
+        turn = (order.index(state.node) - state.group) % len(order)
+        wait = (turn + state.random.uniform(0.1, 0.3)) * state.options.early_election
+        state.deadline = min(state.deadline, now.monotonic + wait)
 
 
 def on_timeout_now(state: GroupState, now: Now) -> list[Effect]:

@@ -74,6 +74,8 @@ class GroupStatistics:
     """Messages that found the mailbox full."""
     dropped: int
     """Messages of peers that were damaged or made no sense."""
+    quiet: bool
+    """Idle: nobody sends heartbeats for this group alone."""
     failed: str
 
 
@@ -243,6 +245,7 @@ class Group:
             entries=self._entries,
             refused=self._mailbox.refused,
             dropped=self._dropped,
+            quiet=state.quiet,
             failed=self.failed,
         )
 

@@ -102,6 +102,7 @@ class Groups:
         peers.handle(FrameKind.SNAPSHOT_PROGRESS, self._on_snapshot_progress)
         peers.on_up.append(self._on_peer_up)
         peers.on_down.append(self._on_peer_down)
+        peers.on_silent.append(self._on_peer_silent)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the groups' tasks until cancelled."""
@@ -356,6 +357,11 @@ class Groups:
                 del self._leaders[group]
         for hosted in self.hosted():
             hosted.tell(f"link {peer}", messages.PeerDown(peer))
+
+    def _on_peer_silent(self, peer: int) -> None:
+        """Quiet groups trusted it; the others hear for themselves."""
+        for group in self.hosted():
+            group.tell(f"silence {peer}", messages.PeerSilent(peer))
 
     def led_by_me(self) -> Mapping[int, Group]:
         return {group.number: group for group in self.hosted() if group.leads}

@@ -34,6 +34,7 @@ from .messages import (
     Message,
     Now,
     PeerDown,
+    PeerSilent,
     PeerUp,
     Propose,
     ProposeMembership,
@@ -41,6 +42,7 @@ from .messages import (
     ProposeTick,
     ReadIndex,
     RequestVote,
+    Resigned,
     SnapshotReply,
     SnapshotSent,
     StorageRoom,
@@ -79,6 +81,7 @@ def on_rare(state: GroupState, message: Message, now: Now) -> list[Effect]:
     """What does not come with every batch or heartbeat."""
     match message:
         case ReadIndex(token):
+            wake(state, now)
             leading(state).reads.append(token)
             return start_read_round(state)
         case Transfer():
@@ -91,10 +94,13 @@ def on_rare(state: GroupState, message: Message, now: Now) -> list[Effect]:
             leading(state).room = room
             return seal_ready(state, now)
         case PeerUp(node):
-            return on_peer_up(state, node)
+            return on_peer_up(state, node, now)
         case PeerDown(node):
-            return on_peer_down(state, node)
+            return on_peer_down(state, node, now)
+        case PeerSilent():
+            wake(state, now)
         case RequestVote():
+            wake(state, now)  # somebody hears no leader
             return follower.on_request_vote(state, message, now)
         case Append() | Beat() | TimeoutNow():
             raise AssertionError(f"two leaders in term {state.term}: this one and {message.sender:x}")
@@ -128,6 +134,7 @@ def take_office(state: GroupState, now: Now) -> list[Effect]:
 def on_proposal(state: GroupState, message: Proposal, now: Now) -> list[Effect]:
     """Queue it, or say at once why not. Never waits for the disk."""
     kept = leading(state)
+    wake(state, now)
     waiting = as_waiting(message)
     reason = why_not(state, message, waiting, now)
     if reason is not None:
@@ -362,8 +369,9 @@ def on_snapshot_sent(state: GroupState, peer: int, ok: bool, index: int) -> list
     return []
 
 
-def on_peer_up(state: GroupState, node: int) -> list[Effect]:
+def on_peer_up(state: GroupState, node: int, now: Now) -> list[Effect]:
     """What was in flight may be lost."""
+    wake(state, now)
     progress = leading(state).progress.get(node)
     if progress is None:
         return []
@@ -371,8 +379,9 @@ def on_peer_up(state: GroupState, node: int) -> list[Effect]:
     return feed(state, node, progress)
 
 
-def on_peer_down(state: GroupState, node: int) -> list[Effect]:
+def on_peer_down(state: GroupState, node: int, now: Now) -> list[Effect]:
     """Send nothing more than heartbeats until it answers."""
+    wake(state, now)
     progress = leading(state).progress.get(node)
     if progress is not None:
         progress.become_probe(progress.match + 1 if progress.match else progress.next)
@@ -437,10 +446,16 @@ def next_beat(state: GroupState, now: Now) -> float:
 def on_tick(state: GroupState, now: Now) -> list[Effect]:
     if now.monotonic < state.deadline:
         return []
+    if state.quiet:
+        state.deadline = now.monotonic + state.options.quiet_heartbeat
+        return beats(state, quiet=True)
     if must_step_down(state, now):
         return roles.become_follower(state, now, term=state.term)
     state.deadline = next_beat(state, now)
-    return expire_handover(state, now) + beats(state)
+    quiet = may_be_quiet(state, now)
+    if quiet:
+        rest_if_agreed(state, now)  # also if there is nobody to ask
+    return expire_handover(state, now) + beats(state, quiet=quiet)
 
 
 def must_step_down(state: GroupState, now: Now) -> bool:
@@ -457,9 +472,9 @@ def must_step_down(state: GroupState, now: Now) -> bool:
     return not state.membership.is_quorum(heard)
 
 
-def beats(state: GroupState) -> list[Effect]:
+def beats(state: GroupState, *, quiet: bool = False) -> list[Effect]:
     kept = leading(state)
-    beat = Beat(**state.envelope(), commit=state.commit, read=kept.read_number)
+    beat = Beat(**state.envelope(), commit=state.commit, read=kept.read_number, quiet=quiet)
     return [Send(peer, beat) for peer in kept.progress]
 
 
@@ -470,6 +485,7 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
         return []
     progress.heard(now.monotonic)
     follow_round(state, progress, now)
+    agree(state, reply, now)
     effects = confirm_read(state, reply)
     if progress.state is ProgressState.PROBE:
         progress.paused = False
@@ -478,6 +494,61 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
     elif progress.state is ProgressState.SNAPSHOT and reply.match >= state.log.compacted.index:
         progress.become_probe(reply.match + 1)  # it got there without this leader's snapshot
     return effects + feed(state, reply.sender, progress)
+
+
+# --- quiet groups (DESIGN 8) --------------------------------------------------------------------------------
+
+
+def may_be_quiet(state: GroupState, now: Now) -> bool:
+    """Everybody has everything, nobody waits for anything, and so it has been for a while."""
+    kept, last_index = leading(state), state.log.last_index
+    return (
+        now.monotonic - kept.busy >= state.options.quiet_after
+        and state.commit == last_index
+        and not (kept.queue or kept.reads or kept.read_round or kept.handover or state.unsynced)
+        and all(kept.progress[peer].match == last_index for peer in linked(state))
+    )
+
+
+def linked(state: GroupState) -> set[int]:
+    """Peers that can be reached. When another comes into reach, `PeerUp` wakes this leader."""
+    return leading(state).progress.keys() - state.closed_links
+
+
+def agree(state: GroupState, reply: BeatReply, now: Now) -> None:
+    """A follower's word on being quiet. When all have agreed, this leader stops beating."""
+    kept = leading(state)
+    if not reply.quiet:
+        kept.agreed.discard(reply.sender)
+        if state.quiet:  # it was woken, and this leader was not
+            wake(state, now)
+        return
+    kept.agreed.add(reply.sender)
+    if not state.quiet and may_be_quiet(state, now):
+        rest_if_agreed(state, now)
+
+
+def rest_if_agreed(state: GroupState, now: Now) -> None:
+    """All in reach have agreed, and they are a majority: only then may the quorum go unchecked."""
+    agreed, in_reach = leading(state).agreed, linked(state)
+    if in_reach <= agreed and state.membership.is_quorum(in_reach | {state.node}):
+        state.quiet = True
+        state.deadline = now.monotonic + state.options.quiet_heartbeat
+
+
+def wake(state: GroupState, now: Now) -> None:
+    """There is something to do, or to doubt. Whoever was quiet is given the time of one quorum check."""
+    kept = leading(state)
+    kept.busy = now.monotonic
+    if not state.quiet and not kept.agreed:
+        return
+    kept.agreed.clear()
+    if state.quiet:
+        state.quiet = False
+        state.deadline = next_beat(state, now)
+        kept.quorum_deadline = now.monotonic + state.options.election_min
+        for progress in kept.progress.values():
+            progress.active = True
 
 
 # --- linearizable reads (Raft section 8, thesis 6.4) --------------------------------------------------------
@@ -590,6 +661,7 @@ def on_transfer(state: GroupState, message: Transfer, now: Now) -> list[Effect]:
     if target not in kept.progress or target not in state.membership.voters:
         return [Resolve(message.token, NotApplied(Reason.NO_TARGET, state.leader))]
     deadline = now.monotonic + state.options.election_min
+    wake(state, now)
     kept.handover = Handover(target, message.token, deadline)
     return push_handover(state)
 
@@ -629,6 +701,11 @@ def expire_handover(state: GroupState, now: Now) -> list[Effect]:
 
 
 # --- the end of a leadership --------------------------------------------------------------------------------
+
+
+def announce_end(state: GroupState) -> list[Effect]:
+    """No follower should wait for a leader that knows it is none; a quiet one would wait for long."""
+    return [Send(peer, Resigned(**state.envelope())) for peer in leading(state).progress]
 
 
 def resign(state: GroupState, reason: Reason, hint: int = 0) -> list[Effect]:

@@ -80,19 +80,27 @@ class AppendReply(PeerMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat(PeerMessage):
-    """The heartbeat. `commit` may be ahead of what the receiver holds; `read` is the newest read round."""
+    """The heartbeat. `commit` may be ahead of what the receiver holds; `read` is the newest read round.
+    `quiet`: there is nothing to do, so let us stop beating (DESIGN 8)."""
 
     commit: int
     read: int = 0
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatReply(PeerMessage):
     """`match` has *arrived* and matches in this term; it need not be synced, so it never counts for commit.
-    It shows the leader whether frames were lost."""
+    It shows the leader whether frames were lost. `quiet`: agreed, this follower waits for no more beats."""
 
     read: int = 0
     match: int = 0
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resigned(PeerMessage):
+    """The sender leads `term` no more and nobody else does yet: don't wait for the timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +229,13 @@ class PeerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerSilent:
+    """`node` gives no sign of life, though its link may be open (`liveness.py`)."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """Answer to `effects.Fetch`: consecutive batches from `first`; `failed` if they can't be read."""
 
@@ -273,6 +288,7 @@ Local = (
     | AppliedTo
     | PeerUp
     | PeerDown
+    | PeerSilent
     | Fetched
     | SnapshotSent
     | SnapshotInstalled

@@ -234,7 +234,15 @@ class Node:
             name=options.name,
             address=address,
         )
-        self.peers = Peers(hello, world.network, world.random, dict(options.peers), LINK_BYTES)
+        self.peers = Peers(
+            hello,
+            world.network,
+            world.random,
+            dict(options.peers),
+            LINK_BYTES,
+            alive_interval=options.heartbeat_ms / 1000,
+            alive_patience=options.election_min_ms / 1000,
+        )
         self.requests = Requests(self.peers)
         self.groups = Groups(
             node.node_id,
@@ -546,6 +554,7 @@ def raft_options(options: Options) -> RaftOptions:
         election_min=options.election_min_ms / 1000,
         election_max=options.election_max_ms / 1000,
         fsync_deadline=options.fsync_deadline_ms / 1000,
+        quiet_after=options.quiet_after_ms / 1000,
         max_batch_bytes=options.batch_bytes,
         uncommitted_bytes=options.uncommitted_bytes,
         log_cache_bytes=options.log_cache_bytes,

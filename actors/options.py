@@ -235,6 +235,14 @@ class Options:
         minimum=50,
         maximum=600_000,
     )
+    quiet_after_ms: int = _setting(
+        2000,
+        Unit.DURATION,
+        "An idle group stops its own heartbeats after this time; those of its nodes stand for them.",
+        "Long enough that a group in use never stops, short enough that a thousand idle ones cost nothing.",
+        minimum=100,
+        maximum=3_600_000,
+    )
     wal_sync: Literal["thread", "inline"] = _setting(
         "thread",
         Unit.CHOICE,

@@ -12,15 +12,17 @@ import trio
 
 from ..codec.frame import Frame, FrameError
 from .link import Link, LinkStatistics, PeerServer
+from .liveness import Liveness
 from .messages import PeerMessage
 from .network import Listener, Network
-from .wire import COALESCED, KINDS, PROTOCOL_VERSION, FrameKind, Hello, message_fields
+from .wire import COALESCED, KINDS, MESSAGES, PROTOCOL_VERSION, FrameKind, Hello, message_fields
 
 logger = logging.getLogger(__name__)
 
 OnFrame = Callable[[int, list[object], memoryview], None]
 """(sender's node id, envelope, attachment). Never raises but FrameError, never waits."""
 
+RAFT_KINDS: Final = frozenset(map(int, MESSAGES))
 MAX_ATTACHMENT: Final = 64 * 1024 * 1024
 
 
@@ -32,11 +34,21 @@ class Peers:
     """
 
     def __init__(
-        self, me: Hello, network: Network, rng: random.Random, known: Mapping[str, str], link_bytes: int
+        self,
+        me: Hello,
+        network: Network,
+        rng: random.Random,
+        known: Mapping[str, str],
+        link_bytes: int,
+        *,
+        alive_interval: float = 0.1,
+        alive_patience: float = 0.5,
     ) -> None:
         self.me = me
         self.on_up: list[Callable[[int], None]] = []
         self.on_down: list[Callable[[int], None]] = []
+        self.on_silent: list[Callable[[int], None]] = []
+        """Told of a node that gives no sign of life, whether its links are open or not."""
         self.unknown_frames = 0
         self.refuses: Callable[[Hello], str | None] = lambda remote: None
         """One more reason to refuse a greeting (the node knows who was removed), or None."""
@@ -53,6 +65,9 @@ class Peers:
         self._beats: dict[int, dict[FrameKind, list[tuple[object, ...]]]] = {}
         self._hooks: dict[int, Callable[[], None]] = {}
         self._server = PeerServer(self, MAX_ATTACHMENT)
+        self._alive_interval = alive_interval
+        self._liveness = Liveness(alive_patience)
+        self._said: dict[int, int] = {}  # frames to each node, as of the last look
         self._nursery: trio.Nursery | None = None
 
     # --- sending -----------------------------------------------------------------------------------
@@ -151,7 +166,27 @@ class Peers:
                 nursery.start_soon(listener.serve, self._server.handle)
             for name in list(self._known):
                 self._dial(name)
+            nursery.start_soon(self._stay_alive)
             task_status.started()
+
+    async def _stay_alive(self) -> None:
+        """Say something to every node once an interval, and notice who says nothing."""
+        due = trio.current_time()
+        while True:
+            due += self._alive_interval
+            await trio.sleep_until(due)
+            for node, link in self._by_id.items():
+                if self._said.get(node) == link.statistics().sent_frames:
+                    link.send(FrameKind.ALIVE, ())
+                self._said[node] = link.statistics().sent_frames
+            now = trio.current_time()
+            if now - due > self._alive_interval:
+                due = now  # this node itself stood still: what the others said waits to be read
+                continue
+            for node in self._liveness.fallen_silent(now):
+                logger.info("%016x is silent", node)
+                for told in self.on_silent:
+                    told(node)
 
     # --- LinkEvents ------------------------------------------------------------------------------------
 
@@ -200,11 +235,14 @@ class Peers:
                 told(remote.node)
 
     def on_frame(self, remote: Hello, frame: Frame) -> None:
-        if frame.kind <= FrameKind.SNAPSHOT_REPLY and self._messages is not None:
+        self._liveness.heard(remote.node, trio.current_time())
+        if frame.kind in RAFT_KINDS and self._messages is not None:
             self._messages(remote.node, frame)
             return
         if frame.kind == FrameKind.GOODBYE:
             self._on_goodbye(frame.envelope)
+            return
+        if frame.kind == FrameKind.ALIVE:
             return
         handler = self._handlers.get(frame.kind)
         if handler is None:

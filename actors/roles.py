@@ -202,6 +202,8 @@ def become_follower(
     """
     effects: list[Effect] = []
     if state.role is Role.LEADER:
+        if term == state.term or state.quiet:
+            effects += leader.announce_end(state)
         effects += leader.resign(state, reason, hint=leader_id)
         state.matched = state.commit
     if term > state.term:
@@ -264,6 +266,7 @@ def _move(state: GroupState, to: Role) -> None:
     assert to in EDGES[state.role], f"a {state.role.value} can't become a {to.value}"
     assert to is Role.LEARNER or state.may_lead, f"no voter, so no {to.value}"
     state.role = to
+    state.quiet = False
     state.granted.clear()
     state.refused.clear()
 

@@ -55,7 +55,7 @@ class RaftOptions:
     heartbeat: float = 0.1  # leaders beat on the common grid of this interval
     election_min: float = 0.5  # no election and no pre-vote so soon after a leader was heard
     election_max: float = 1.0
-    early_election: float = 0.15  # a follower whose link to the leader closed waits at most this long
+    early_election: float = 0.15  # between the voters' turns to stand when the leader is known to be gone
     fsync_deadline: float = 1.0  # a leader whose disk is slower steps down
     max_batch_bytes: int = 4 << 20  # rule S8; the whole batch as encoded
     uncommitted_bytes: int = 64 << 20  # queued and sealed; beyond it proposals are refused
@@ -63,6 +63,8 @@ class RaftOptions:
     append_bytes: int = 4 << 20  # about this much in one append that catches a follower up
     probe_bytes: int = 64 << 10  # a probe may be refused, so it carries little
     eager_commit: bool = False  # tell followers of a commit at once, not with the next append or heartbeat
+    quiet_after: float = 2.0  # an idle group stops beating; NEVER: it always beats
+    quiet_heartbeat: float = 20.0  # a quiet leader's, in case that what should wake its followers was lost
     pipeline_slots: int = 2  # own appends under way to the disk; measured: more help nothing
 
 
@@ -131,6 +133,10 @@ class Leading:
     read_round: ReadRound | None = None
     """The round under way."""
     handover: Handover | None = None
+    busy: float = -NEVER
+    """When it last had something to do (monotonic seconds). Moved by `leader.wake`."""
+    agreed: set[int] = field(default_factory=set)
+    """Peers that agreed to be quiet since then."""
 
 
 @dataclass(slots=True)
@@ -199,6 +205,10 @@ class GroupState:
         # Monotonic seconds at which the actor must step Tick: an election timeout, or a leader's next
         # heartbeat.
         self.deadline = NEVER
+        # The group is idle and nobody beats: a follower trusts that the leader's node lives and would say if
+        # the leadership ended; a leader trusts that its members' nodes live. Moved by leader, follower; ends
+        # with every transition and with every doubt.
+        self.quiet = False
         # When the leader of `term` was last heard. Moved by the follower. Basis of leader stickiness.
         self.leader_contact = -NEVER
         # Peers whose link to this node is closed. Moved by PeerUp, PeerDown.
@@ -312,7 +322,13 @@ class GroupState:
             return True
         if self.leader == 0 or self.leader in self.closed_links:
             return False
+        if self.quiet:
+            return True
         return now.monotonic - self.leader_contact < self.options.election_min
+
+    def quiet_deadline(self, now: Now) -> float:
+        """A follower's election timeout while the group is quiet."""
+        return now.monotonic + self.random.uniform(3, 4) * self.options.quiet_heartbeat
 
     def election_deadline(self, now: Now) -> float:
         """A new random election timeout (Raft 5.2)."""

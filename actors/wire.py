@@ -18,6 +18,7 @@ from .messages import (
     BeatReply,
     PeerMessage,
     RequestVote,
+    Resigned,
     SnapshotReply,
     TimeoutNow,
     VoteReply,
@@ -50,6 +51,9 @@ class FrameKind(enum.IntEnum):
     """To whoever was removed from the cluster: (cluster id, its node id, why). Nothing follows."""
     CONSUMER = 20
     """What clients sent to consumers: (group, hops, messages)."""
+    ALIVE = 24
+    """A sign of life, when there is nothing else to say."""
+    RESIGNED = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ MESSAGES: Final[dict[FrameKind, type[PeerMessage]]] = {
     FrameKind.BEAT_REPLIES: BeatReply,
     FrameKind.TIMEOUT_NOW: TimeoutNow,
     FrameKind.SNAPSHOT_REPLY: SnapshotReply,
+    FrameKind.RESIGNED: Resigned,
 }
 KINDS: Final = {message: kind for kind, message in MESSAGES.items()}
 COALESCED: Final = frozenset((FrameKind.BEATS, FrameKind.BEAT_REPLIES))

@@ -32,6 +32,7 @@ from trimaran.actors.effects import (
     SendSnapshot,
 )
 from trimaran.actors.events import BatchApplied, events_of, replica_of, started
+from trimaran.actors.liveness import Liveness
 from trimaran.actors.log import NOTHING, EntryId
 from trimaran.actors.membership import Change, ChangeKind, Membership
 from trimaran.actors.messages import (
@@ -42,6 +43,7 @@ from trimaran.actors.messages import (
     Now,
     PeerDown,
     PeerMessage,
+    PeerSilent,
     PeerUp,
     Propose,
     ProposeMembership,
@@ -226,6 +228,8 @@ class Node:
         seed = cluster.random.getrandbits(64)
         self.state = self.disk.recover(self.id, cluster.options, random.Random(seed), self.now())
         cluster.checker(started(self.state))
+        self.liveness = Liveness(cluster.options.election_min)
+        self.stay_alive()
         manifest = self.disk.manifest()
         self.hash = manifest.rolling_hash if manifest else 0
         self.applied = self.disk.compacted.index
@@ -272,6 +276,16 @@ class Node:
             self.carry_out(state, effect, before)
         self.cluster.invariants.check_step(self, state, before.role, before.term, before.commit)
         self.arm()
+
+    def stay_alive(self) -> None:
+        """What the nodes' links do beside the groups: signs of life, and a look who gives none."""
+        cluster = self.cluster
+        for peer in cluster.disks.keys() - {self.id}:
+            if not cluster.is_cut(self.id, peer) and cluster.random.random() >= cluster.faults.loss:
+                cluster.at(cluster.time + cluster.faults.delay, partial(cluster.alive, self.id, peer))
+        for silent in self.liveness.fallen_silent(cluster.time):
+            self.step(PeerSilent(silent))
+        self.later(cluster.options.heartbeat, self.stay_alive)
 
     def arm(self) -> None:
         assert self.state is not None
@@ -523,6 +537,10 @@ class Cluster:
         if not self.is_cut(sender, peer):
             self.nodes[peer].step(message)
 
+    def alive(self, sender: int, peer: int) -> None:
+        if not self.is_cut(sender, peer):
+            self.nodes[peer].liveness.heard(sender, self.time)
+
     def is_cut(self, sender: int, peer: int) -> bool:
         return (sender, peer) in self.cut
 
@@ -725,6 +743,8 @@ def swarm_cluster(seed: int) -> Cluster:
         max_batch_bytes=draw.choice((2048, 8192)),
         uncommitted_bytes=draw.choice((16_000, 1 << 20)),
         log_cache_bytes=draw.choice((0, 3000, 1 << 20)),
+        quiet_after=draw.choice((0.15, 0.4, 2.0)),
+        quiet_heartbeat=draw.choice((1.0, 5.0)),
         append_bytes=draw.choice((1000, 1 << 16)),
         probe_bytes=draw.choice((100, 1000)),
     )
