@@ -286,7 +286,9 @@ class Groups:
             return
         state = group.state
         led_by = f"led by {self._peers.name_of(state.leader)}" if state.leader else "no leader yet"
-        logger.info("group %s: %s in term %d, %s", group.name, state.role.value, state.term, led_by)
+        # The way to a leader is of interest to few; after a node's death a thousand groups go it at once.
+        level = logging.INFO if state.leader else logging.DEBUG
+        logger.log(level, "group %s: %s in term %d, %s", group.name, state.role.value, state.term, led_by)
         self.on_role_change(group)
         known = self._leaders.get(group.number)
         if known is not None and state.term < known.term:

@@ -97,8 +97,8 @@ def on_rare(state: GroupState, message: Message, now: Now) -> list[Effect]:
             return on_peer_up(state, node, now)
         case PeerDown(node):
             return on_peer_down(state, node, now)
-        case PeerSilent():
-            wake(state, now)
+        case PeerSilent(node):
+            on_peer_silent(state, node, now)
         case RequestVote():
             wake(state, now)  # somebody hears no leader
             return follower.on_request_vote(state, message, now)
@@ -381,7 +381,7 @@ def on_peer_up(state: GroupState, node: int, now: Now) -> list[Effect]:
 
 def on_peer_down(state: GroupState, node: int, now: Now) -> list[Effect]:
     """Send nothing more than heartbeats until it answers."""
-    wake(state, now)
+    on_peer_silent(state, node, now)
     progress = leading(state).progress.get(node)
     if progress is not None:
         progress.become_probe(progress.match + 1 if progress.match else progress.next)
@@ -534,6 +534,18 @@ def rest_if_agreed(state: GroupState, now: Now) -> None:
     if in_reach <= agreed and state.membership.is_quorum(in_reach | {state.node}):
         state.quiet = True
         state.deadline = now.monotonic + state.options.quiet_heartbeat
+
+
+def on_peer_silent(state: GroupState, node: int, now: Now) -> None:
+    """A quiet leader needs to trust a majority only, so that a dead node doesn't wake all leaders elsewhere.
+
+    Should the others come back and lack anything, this leader is awake, or is woken by their link or their
+    vote requests.
+    """
+    kept = leading(state)
+    kept.agreed.discard(node)
+    if state.quiet and not state.membership.is_quorum((kept.agreed & linked(state)) | {state.node}):
+        wake(state, now)
 
 
 def wake(state: GroupState, now: Now) -> None:

@@ -241,7 +241,7 @@ class Node:
             dict(options.peers),
             LINK_BYTES,
             alive_interval=options.heartbeat_ms / 1000,
-            alive_patience=options.election_min_ms / 1000,
+            alive_patience=options.election_max_ms / 1000,  # many groups depend on it, so it is not hasty
         )
         self.requests = Requests(self.peers)
         self.groups = Groups(

@@ -42,7 +42,7 @@ class Peers:
         link_bytes: int,
         *,
         alive_interval: float = 0.1,
-        alive_patience: float = 0.5,
+        alive_patience: float = 1.0,
     ) -> None:
         self.me = me
         self.on_up: list[Callable[[int], None]] = []

@@ -18,6 +18,8 @@ from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.network import MemoryNetwork
 from trimaran.actors.node import NodeRemoved
+from trimaran.codec import Buffer
+from trimaran.storage.disk import Disk
 from trimaran.storage.memory_disk import MemoryDisk
 from trimaran.storage.runner import InlineRunner
 
@@ -67,6 +69,20 @@ class Counter:
         self.seen = state.split(b"\n") if state else []
 
 
+class SlowRunner(InlineRunner):
+    """Each write to the log and its sync take `sync_seconds` of virtual time."""
+
+    def __init__(self) -> None:
+        self.sync_seconds = 0.0
+
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        if self.sync_seconds:
+            await trio.sleep(self.sync_seconds)
+        await super().write_and_sync(disk, descriptor, buffers, offset)
+
+
 class Member:
     """One place in the cluster: a name, an address and a disk that outlives its node."""
 
@@ -74,6 +90,7 @@ class Member:
         self.name = name
         self.random = Random(seed)
         self.disk = MemoryDisk()
+        self.runner = SlowRunner()
         self.node: Node | None = None
         self.port = MemoryPort()
         self.scope = trio.CancelScope()
@@ -122,7 +139,7 @@ class Cluster:
         )
         world = World(
             disk=member.disk,
-            runner=InlineRunner(),
+            runner=member.runner,
             clock=VirtualClock(),
             random=member.random,
             network=self.network,

@@ -228,7 +228,7 @@ class Node:
         seed = cluster.random.getrandbits(64)
         self.state = self.disk.recover(self.id, cluster.options, random.Random(seed), self.now())
         cluster.checker(started(self.state))
-        self.liveness = Liveness(cluster.options.election_min)
+        self.liveness = Liveness(cluster.options.election_max)
         self.stay_alive()
         manifest = self.disk.manifest()
         self.hash = manifest.rolling_hash if manifest else 0

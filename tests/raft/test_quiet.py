@@ -107,7 +107,7 @@ def test_a_quiet_leader_that_falls_silent_is_replaced_and_leads_no_more(seed: in
     assert cluster.run_until(cluster.converged, 5.0)
 
 
-def test_a_silent_follower_wakes_the_leader_which_goes_on_leading() -> None:
+def test_a_silent_follower_changes_nothing() -> None:
     cluster = Quiet()
     leader, away = cluster.led, cluster.follower()
     cluster.isolate(away.id, notice=False)
@@ -216,8 +216,8 @@ def test_a_peer_out_of_reach_is_not_asked_but_a_majority_must_be() -> None:
     assert not leader.state.quiet
 
 
-@pytest.mark.parametrize("message", [PeerSilent(2), PeerDown(2), PeerUp(2), ReadIndex(70), Transfer(2, 80)])
-def test_every_doubt_and_every_wish_wakes_the_leader(message: PeerSilent) -> None:
+@pytest.mark.parametrize("message", [PeerUp(2), ReadIndex(70), Transfer(2, 80)])
+def test_every_doubt_and_every_wish_wakes_the_leader(message: PeerUp) -> None:
     leader = quiet_leader()
     leader.step(message)
     assert not leader.state.quiet
@@ -228,6 +228,15 @@ def test_every_doubt_and_every_wish_wakes_the_leader(message: PeerSilent) -> Non
         leader.wait(OPTIONS.election_min)
         leader.tick()
     assert leader.role() is not Role.LEADER
+
+
+@pytest.mark.parametrize("lost", [PeerSilent, PeerDown])
+def test_the_leader_wakes_when_no_majority_is_left_to_trust(lost: type[PeerSilent] | type[PeerDown]) -> None:
+    leader = quiet_leader()
+    leader.step(lost(2))
+    assert leader.state.quiet, "a node that died must not wake a thousand leaders elsewhere"
+    leader.step(lost(3))
+    assert not leader.state.quiet
 
 
 def test_somebody_who_asks_for_votes_wakes_the_leader() -> None:
