@@ -25,6 +25,7 @@ HANDSHAKE_SECONDS = 2.0
 RECONNECT_FIRST_SECONDS = 0.02
 RECONNECT_LAST_SECONDS = 0.5  # so that a restarted node is heard again within one election timeout
 RECEIVE_BYTES = 256 * 1024
+MAX_REFUSALS = 1024
 GATHER_BYTES = 1024 * 1024  # one write to the socket: enough to amortise the call, little enough to stay fair
 
 
@@ -36,6 +37,7 @@ class LinkEvents(Protocol):
     def on_link_down(self, link: "Link", remote: Hello) -> None: ...
     def accept(self, remote: Hello) -> str | None: ...
     def farewell(self, remote: Hello) -> tuple[object, ...] | None: ...
+    def on_goodbye(self, envelope: list[object]) -> None: ...
     def on_frame(self, remote: Hello, frame: Frame) -> None: ...
 
 
@@ -128,15 +130,14 @@ class Link:
             if handshake.cancelled_caught:
                 return False
             async with stream:
-                frames = FrameStream(stream, max_attachment=0)
-                remote = await self._greet(stream, frames)
+                remote = await self._greet(stream)
                 if remote is None:
                     return False
                 greeted = True
                 self._up(remote)
                 try:
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._watch, remote, frames, nursery.cancel_scope)
+                        nursery.start_soon(self._watch, stream, nursery.cancel_scope)
                         await self._flush_forever(stream)
                 finally:
                     self._down(remote)
@@ -146,10 +147,14 @@ class Link:
             logger.warning("link to %s closed: %s", self.name, errors.exceptions[0])
         return greeted
 
-    async def _greet(self, stream: trio.abc.HalfCloseableStream, frames: "FrameStream") -> Hello | None:
+    async def _greet(self, stream: trio.abc.HalfCloseableStream) -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):
             await stream.send_all(encode_hello(self._events.hello()))
-            remote = await frames.hello()
+            first = await FrameStream(stream, max_attachment=0).first()
+            if first is not None and first.kind == FrameKind.GOODBYE:
+                self._events.on_goodbye(first.envelope)
+                return None
+            remote = decode_hello(first) if first is not None else None
             reason = "it hung up; its log says why" if remote is None else self._events.accept(remote)
             if reason is None:
                 self._refusal = ""
@@ -179,14 +184,10 @@ class Link:
         self._flush_hooks.clear()
         self._events.on_link_down(self, remote)
 
-    async def _watch(self, remote: Hello, frames: "FrameStream", scope: trio.CancelScope) -> None:
-        """The peer says nothing on this connection but a goodbye; its end tells at once that the peer's
-        process is gone."""
+    async def _watch(self, stream: trio.abc.HalfCloseableStream, scope: trio.CancelScope) -> None:
+        """The peer says nothing on this connection; its end tells at once that the peer's process is gone."""
         try:
-            while (some := await frames.some()) is not None:
-                for frame in some:
-                    if frame.kind == FrameKind.GOODBYE:
-                        self._events.on_frame(remote, frame)
+            await stream.receive_some(1)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
@@ -247,12 +248,12 @@ class FrameStream:
         data = await self._stream.receive_some(RECEIVE_BYTES)
         return list(self._reader.feed(bytes(data))) if data else None
 
-    async def hello(self) -> Hello | None:
-        """The peer's greeting, which must come first; None at the end of the stream. Raises FrameError."""
+    async def first(self) -> Frame | None:
+        """The frame that comes first; None at the end of the stream. Raises FrameError."""
         while (frames := await self.some()) is not None:
             if frames:
                 self._ahead = frames[1:]
-                return decode_hello(frames[0])
+                return frames[0]
         return None
 
 
@@ -262,7 +263,8 @@ class PeerServer:
     def __init__(self, events: LinkEvents, max_attachment: int) -> None:
         self._events = events
         self._max_attachment = max_attachment
-        self._refusal = ("", "")
+        self._refusals: dict[str, str] = {}
+        """The last reason given to each name."""
         self._connections: dict[int, set[trio.CancelScope]] = {}
         self.bad_frames = 0
 
@@ -282,15 +284,18 @@ class PeerServer:
 
     async def _greet(self, stream: trio.abc.SendStream, frames: FrameStream) -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):
-            remote = await frames.hello()
-            if remote is None:
+            first = await frames.first()
+            if first is None:
                 return None
+            remote = decode_hello(first)
             reason = self._events.accept(remote)
             if reason is None:
                 await stream.send_all(encode_hello(self._events.hello()))
                 return remote
             # Without a greeting in return, so that the other side never takes its link for one that stands.
-            known, self._refusal = self._refusal == (remote.name, reason), (remote.name, reason)
+            known = self._refusals.get(remote.name) == reason
+            if len(self._refusals) < MAX_REFUSALS:  # names come from outside
+                self._refusals[remote.name] = reason
             logger.log(
                 logging.DEBUG if known else logging.WARNING,
                 "connection of node %r refused: %s",
@@ -298,8 +303,7 @@ class PeerServer:
                 reason,
             )
             farewell = self._events.farewell(remote)
-            if farewell is not None:  # which ends that node for good
-                await stream.send_all(encode_hello(self._events.hello()))
+            if farewell is not None:
                 await stream.send_all(encode_frame(FrameKind.GOODBYE, farewell, 0))
         return None
 

@@ -125,6 +125,7 @@ class MetaMachine:
             "join": self._join,
             "leave": self._leave,
             "settled": self._settled,
+            "recover": self._recover,
             "create_stream": self._create_stream,
             "update_stream": self._update_stream,
             "delete_stream": self._delete_stream,
@@ -248,6 +249,21 @@ class MetaMachine:
             members = tuple(cast(list[int], command["members"]))
             self.state.groups[group.group] = replace(group, settled=members)
             self._dismiss()
+        return {}
+
+    def _recover(self, command: Command, index: int, time: int) -> Command:
+        """A majority was lost and an operator made one node a cluster of its own (see `lost_quorum.py`)."""
+        state, survivor = self.state, cast(int, command["node"])
+        for node in [node for node in state.nodes if node != survivor]:
+            self._remove(node)
+        state.invited.clear()
+        state.leaving.clear()
+        for group in list(state.groups.values()):
+            if survivor in (*group.replicas, *group.settled):
+                kept = replace(group, replicas=(survivor,), settled=(survivor,))
+                state.groups[group.group] = kept
+            else:
+                del state.groups[group.group]
         return {}
 
     def _create_stream(self, command: Command, index: int, time: int) -> Command:

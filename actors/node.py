@@ -57,6 +57,8 @@ STOP_SECONDS: Final = 2.0
 DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
 DISMISS_SECONDS: Final = 0.5
+REMOVED_SECONDS: Final = 3.0
+"""Above an election with the longest default timeouts: a living cluster has a leader by then."""
 
 MakeStateMachine = Callable[[], StateMachine]
 
@@ -117,7 +119,9 @@ class Node:
         self._listen = listen
         self._failure: StorageFailed | None = None
         self._failed = trio.Event()
-        self._removed = trio.Event()
+        self._told_removed = trio.Event()
+        self._removed = False
+        self._contradicted = False
         self._meta_machine: MetaMachine | None = None
         self._directory = StreamDirectory()
         self._meta_changed = trio.Event()
@@ -142,7 +146,7 @@ class Node:
                 await self.storage.close()
         if self._failure is not None:
             raise NodeFailed(self._failure)
-        if self._removed.is_set():
+        if self._removed:
             raise NodeRemoved(self.me.name, self.me.node, self.peers.me.cluster)
 
     async def _run_tree(self, task_status: trio.TaskStatus[None]) -> None:
@@ -158,6 +162,9 @@ class Node:
             await nursery.start(self.reads.run)
             await nursery.start(self.deliveries.run)
             await nursery.start(self.groups.run)
+            if self.birth.cluster and self.birth.founding is not None:
+                # Before anyone is greeted: the meta group's log knows who was removed.
+                await self._start_meta(self.birth.founding)
             await nursery.start(self.peers.run, listener)
             await nursery.start(self.gateway.run)
             self.client_address = join_address(*self.gateway.address)
@@ -192,7 +199,23 @@ class Node:
         self._scope.cancel()
 
     async def _watch_removal(self) -> None:
-        await self._removed.wait()
+        """End this node once it is told that it was removed, and no leader says otherwise for a while.
+
+        Whoever was removed has no leader any more. One who has one is in a cluster that lives, and the teller
+        was made a cluster of its own.
+        """
+        while True:
+            await self._told_removed.wait()
+            with trio.move_on_after(REMOVED_SECONDS):
+                while self.groups.leadership(META_GROUP) is None:
+                    await self.groups.wait_leader_change()
+            if self.groups.leadership(META_GROUP) is None:
+                break
+            if not self._contradicted:
+                self._contradicted = True
+                logger.error("a node says that this one was removed, but its cluster is led and goes on")
+            self._told_removed = trio.Event()
+        self._removed = True
         self._scope.cancel()
 
     def _on_storage_failure(self, failure: StorageFailed) -> None:
@@ -319,6 +342,7 @@ class Node:
             self.gateway,
             world.clock,
             lambda: self.state,
+            self.ready.is_set,
         )
         self._wire()
 
@@ -326,7 +350,7 @@ class Node:
         """Who is told what. In one place, so that the flow of events can be read."""
         peers, groups = self.peers, self.groups
         peers.refuses = lambda remote: "its id was removed" if self._is_gone(remote.node) else None
-        peers.on_goodbye = lambda reason: self._removed.set()
+        peers.on_removed = lambda reason: self._told_removed.set()
         peers.handle(FrameKind.ASK, self.requests.on_ask)
         peers.handle(FrameKind.ANSWER, lambda _, envelope, data: self.requests.on_answer(envelope, data))
         peers.handle(FrameKind.PROPOSE, self.proposals.on_propose)
@@ -375,8 +399,8 @@ class Node:
         self.peers.me = replace(self.peers.me, cluster=founding.cluster)
         for record in founding.founders:
             self.peers.learn(record.name, record.address)
-        self._founding = founding
-        await self._start_meta(founding)
+        if self.groups.get(META_GROUP) is None:
+            await self._start_meta(founding)
         for recovered in list(self.storage.recovered.groups.values()):
             if recovered.group != META_GROUP:
                 await self.groups.resume(recovered, Membership.decode(recovered.members).voters)
@@ -396,14 +420,13 @@ class Node:
             await trio.sleep(DISMISS_SECONDS)
 
     def _is_gone(self, node: int) -> bool:
-        """Removed, and no member of the meta group's log any more: until then it may be needed to commit."""
+        """Removed from the meta group's own log, not only from what it says: until then its vote may be
+        needed."""
         meta = self.groups.get(META_GROUP)
-        if node not in self.state.removed or meta is None:
-            return False
-        state = meta.state
-        return node not in state.membership.members | state.memberships.at(state.commit).members
+        return meta is not None and node in meta.state.membership.removed
 
     async def _start_meta(self, founding: Founding) -> None:
+        self._founding = founding
         voters = tuple(record.node for record in founding.founders)
         recovered = self.storage.recovered.groups.get(META_GROUP)
         if recovered is not None and recovered.incarnation == founding.cluster:

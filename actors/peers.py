@@ -52,7 +52,7 @@ class Peers:
         self.unknown_frames = 0
         self.refuses: Callable[[Hello], str | None] = lambda remote: None
         """One more reason to refuse a greeting (the node knows who was removed), or None."""
-        self.on_goodbye: Callable[[str], None] = lambda reason: None
+        self.on_removed: Callable[[str], None] = lambda reason: None
         """A member of this node's own cluster says that this node was removed from it."""
         self._network = network
         self._random = rng
@@ -239,9 +239,6 @@ class Peers:
         if frame.kind in RAFT_KINDS and self._messages is not None:
             self._messages(remote.node, frame)
             return
-        if frame.kind == FrameKind.GOODBYE:
-            self._on_goodbye(frame.envelope)
-            return
         if frame.kind == FrameKind.ALIVE:
             return
         handler = self._handlers.get(frame.kind)
@@ -254,7 +251,7 @@ class Peers:
             # An envelope of the right frame but the wrong shape: the peer is to blame, not this node.
             raise FrameError(f"frame of kind {frame.kind} from {remote.name}: {error}") from error
 
-    def _on_goodbye(self, envelope: list[object]) -> None:
+    def on_goodbye(self, envelope: list[object]) -> None:
         """Believed only if it names this node's own cluster and id: an address may have a new owner."""
         if envelope[:2] == [self.me.cluster, self.me.node] and self.me.cluster:
-            self.on_goodbye(str(envelope[2]) if len(envelope) > 2 else "")
+            self.on_removed(str(envelope[2]) if len(envelope) > 2 else "")

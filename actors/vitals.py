@@ -38,6 +38,7 @@ class Vitals:
         gateway: Gateway,
         clock: Clock,
         meta: Callable[[], MetaState],
+        ready: Callable[[], bool],
     ) -> None:
         self._options = options
         self._version = version
@@ -49,6 +50,7 @@ class Vitals:
         self._gateway = gateway
         self._clock = clock
         self._meta = meta
+        self._ready = ready
         self._started = clock.wall()
         self._began = clock.monotonic()
         self._behind: dict[int, tuple[int, float]] = {}
@@ -62,6 +64,8 @@ class Vitals:
             missing = {name for name, _ in self._options.peers} - self._peers.linked().keys()
             waiting = f": waiting for {', '.join(sorted(missing))}" if missing else ""
             reasons.append(f"this node belongs to no cluster yet{waiting}")
+        elif not self._ready():
+            reasons.append("this node is starting its groups")
         for group in self._groups.hosted():
             reason = self._group_reason(group)
             if reason is not None:

@@ -67,7 +67,9 @@ async def settled(cluster: Cluster, name: str, stream: str = STREAM) -> None:
     """Return once the nodes that host a stream are those that should, and each knows the others."""
 
     def is_settled() -> bool:
-        wanted = assignment(cluster, name, stream)
+        wanted = cluster[name].state.named("stream", stream)
+        if wanted is None:
+            return False  # not applied yet
         hosts = machines(cluster, wanted.group)
         groups = [cluster[host].groups.get(wanted.group) for host in hosts]
         return {cluster[host].me.node for host in hosts} == set(wanted.replicas) == set(

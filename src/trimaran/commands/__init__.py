@@ -11,7 +11,18 @@ from .. import __version__
 
 __all__ = ["cli", "Failure"]
 
-COMMANDS: Final = ("node", "demo", "status", "cluster", "step-down", "backup", "restore", "bench", "options")
+COMMANDS: Final = (
+    "node",
+    "demo",
+    "status",
+    "cluster",
+    "step-down",
+    "backup",
+    "restore",
+    "recover",
+    "bench",
+    "options",
+)
 """Name of the subcommand, of its module and of the `click.Command` in it (there with `_` for `-`)."""
 
 
