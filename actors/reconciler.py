@@ -20,6 +20,7 @@ from .world import Clock
 logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS: Final = 0.25
+EVERYTHING_SECONDS: Final = 2.0  # every led group is compared so often, whatever woke nobody
 STEP_SECONDS: Final = 5.0
 
 
@@ -61,6 +62,8 @@ class Reconciler:
         self._report = report
         self._wake = trio.Event()
         self._busy: set[int] = set()
+        self._unsettled: set[int] = set()
+        """Groups that differed at the last look: looked at again each period."""
 
     def wake(self) -> None:
         """Desired state or a leadership changed."""
@@ -68,14 +71,30 @@ class Reconciler:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
+            everything_at = trio.current_time()
             while True:
-                for number, group in self._led().items():
-                    if number not in self._busy and self._differs(group):
-                        self._busy.add(number)
-                        nursery.start_soon(self._reconcile, group)
+                everything = self._wake.is_set() or trio.current_time() >= everything_at
+                if everything:
+                    self._wake = trio.Event()
+                    everything_at = trio.current_time() + EVERYTHING_SECONDS
+                for group in self._candidates(everything=everything):
+                    self._busy.add(group.number)
+                    nursery.start_soon(self._reconcile, group)
                 with trio.move_on_after(PERIOD_SECONDS):
                     await self._wake.wait()
-                self._wake = trio.Event()
+
+    def _candidates(self, *, everything: bool) -> list[Group]:
+        """Led groups with something to do. A thousand idle ones should cost next to nothing, so without a
+        reason only those are looked at that were unsettled, and the clocks of the others."""
+        found = [
+            group
+            for number, group in self._led().items()
+            if number not in self._busy
+            and (everything or number in self._unsettled or self._is_due(group))
+            and self._differs(group)
+        ]
+        self._unsettled = {group.number for group in found} | self._busy
+        return found
 
     def _differs(self, group: Group) -> bool:
         assignment = self._meta().groups.get(group.number)

@@ -1,12 +1,22 @@
 """The rules of the log that came with the seed (DESIGN 7), in the order of its table.
 
-S7 is the group actor's, S11 to S14 are the store's; they are tested there.
+| rule | beside the tests here |
+|---|---|
+| S1 | measured on a whole node: actors/test_trouble.py (an fdatasync held for 500 ms) |
+| S7 | when a stream grows: actors/test_scaling.py, growing from one replica announces the snapshot first |
+| S10 | the log line: test_s10_the_log_line_has_all_of_it |
+| S11 | stream/test_power_loss.py, blocks are synced when full and before a snapshot |
+| S12, S13 | stream/test_power_loss.py, no power loss loses what was acknowledged |
+| S14 | actors/test_scaling.py: one, three, five, three and one replica under load, with crashes |
 """
 
 import inspect
 
 import pytest
+from trio.testing import MockClock
 
+from tests.actors.cluster import open_memory_cluster
+from trimaran import NotDone
 from trimaran.actors import candidate, follower, learner, messages, roles
 from trimaran.actors.effects import ChangeRefused, Fetch, Persist, Resolve, Sealed, Send, SendSnapshot
 from trimaran.actors.membership import Change, ChangeKind, Membership
@@ -155,6 +165,33 @@ def test_s5_what_arrives_during_a_sync_is_one_batch_of_one_index() -> None:
     assert sealed.tokens == tuple((token, 2 * place, 2) for place, token in enumerate(tokens))
 
 
+# --- S7: a snapshot entry is fenced when it is queued, and appended by whoever leads then -------------------
+
+
+def test_s7_a_snapshot_entry_keeps_its_place_and_is_appended_without_a_second_look() -> None:
+    leader = Replica(options=RaftOptions(pipeline_slots=1)).serve()
+    leader.propose(b"in flight")
+    leader.step(ProposeSnapshot(chunk_of(b"manifest"), 90, leader.state.term))
+    assert 90 not in leader.outcomes()
+    leader.sync()
+    assert headers(leader) == [(Kind.SNAPSHOT, 1)] and leader.one(Sealed).term == leader.state.term
+
+
+def test_s7_a_leadership_that_ends_takes_its_queued_snapshot_entry_with_it() -> None:
+    leader = Replica(options=RaftOptions(pipeline_slots=1)).serve()
+    leader.propose(b"in flight")
+    leader.step(ProposeSnapshot(chunk_of(b"manifest"), 90, leader.state.term))
+    leader.step(leader.beat(2, leader.state.term + 1))
+    assert leader.outcomes()[90] == NotApplied(Reason.NOT_LEADER, 2)
+
+
+@pytest.mark.parametrize("other", [-1, 1])
+def test_s7_the_term_in_which_it_was_made_must_be_the_one_that_queues_it(other: int) -> None:
+    leader = Replica(term=3).serve()
+    leader.step(ProposeSnapshot(chunk_of(b"manifest"), 90, leader.state.term + other))
+    assert leader.outcomes() == {90: NotApplied(Reason.STALE_TERM, 1)}
+
+
 # --- S8: caps of a batch ------------------------------------------------------------------------------------
 
 
@@ -259,6 +296,23 @@ def test_s10_a_refused_change_names_node_index_and_the_change_in_the_way() -> No
         "PENDING_CHANGE",
         pending + 1,
         pending,
+    )
+
+
+async def test_s10_the_log_line_has_all_of_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_memory_cluster() as cluster:
+        handle = await cluster.counter("a")
+        await handle.propose(b"x")
+        group = cluster[cluster.leader(handle.group)].groups.led_by_me()[handle.group]
+        with pytest.raises(NotDone):
+            await group.change_membership(Change(ChangeKind.REMOVE, 0xBAD))
+        last = group.state.log.last_index
+    [line] = [each.getMessage() for each in caplog.records if "change refused" in each.getMessage()]
+    assert line == (
+        "membership change refused: BAD_CHANGE account=$G group=hits node=0000000000000bad"
+        f" index={last} reserved=0 pending=0"
     )
 
 
