@@ -263,8 +263,9 @@ class Node:
             world.random,
             dict(options.peers),
             LINK_BYTES,
-            alive_interval=options.heartbeat_ms / 1000,
-            alive_patience=options.election_max_ms / 1000,  # many groups depend on it, so it is not hasty
+            # All quiet groups depend on it, so it is less hasty than the heartbeats of a group.
+            alive_interval=2 * options.heartbeat_ms / 1000,
+            alive_patience=options.election_max_ms / 1000,
         )
         self.requests = Requests(self.peers)
         self.groups = Groups(

@@ -20,6 +20,7 @@ from .world import Clock
 logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS: Final = 0.25
+IDLE_SECONDS: Final = 0.5  # between looks while nothing is unsettled: how late a clock may be heard
 EVERYTHING_SECONDS: Final = 2.0  # every led group is compared so often, whatever woke nobody
 STEP_SECONDS: Final = 5.0
 
@@ -80,7 +81,7 @@ class Reconciler:
                 for group in self._candidates(everything=everything):
                     self._busy.add(group.number)
                     nursery.start_soon(self._reconcile, group)
-                with trio.move_on_after(PERIOD_SECONDS):
+                with trio.move_on_after(PERIOD_SECONDS if self._unsettled else IDLE_SECONDS):
                     await self._wake.wait()
 
     def _candidates(self, *, everything: bool) -> list[Group]:
