@@ -8,6 +8,8 @@ rights), a command needs one address of the cluster and no second listener, and 
     CLUSTER.ADD       {"name", "address"}                 invite a node
     CLUSTER.REMOVE    {"name"}                            move its replicas away, then remove it
     CLUSTER.REPLACE   {"replaces", "name", "address"}     invite a node that takes another one's place
+    CLUSTER.REBALANCE {}                                  move some replicas towards an even load, and all
+                                                          leaderships home; `changed`: groups that move
 
 Each changes desired state only and answers as soon as that is committed; CLUSTER.INFO shows how far it got.
 """
@@ -63,6 +65,7 @@ class Administration:
             "CLUSTER.ADD": self._add,
             "CLUSTER.REMOVE": self._remove,
             "CLUSTER.REPLACE": self._replace,
+            "CLUSTER.REBALANCE": self._rebalance,
         }
 
     async def handle(self, subject: str, payload: bytes) -> bytes | None:
@@ -117,6 +120,9 @@ class Administration:
     async def _remove(self, request: Mapping[str, object]) -> dict[str, object]:
         return await self._change({"op": "leave", "name": _name(request)})
 
+    async def _rebalance(self, request: Mapping[str, object]) -> dict[str, object]:
+        return await self._change({"op": "rebalance"})
+
     async def _change(self, command: Mapping[str, object]) -> dict[str, object]:
         outcome = await self._host.propose_meta(command)
         if isinstance(outcome, NotApplied):
@@ -127,7 +133,7 @@ class Administration:
         if "error" in result:
             error = cast(Mapping[str, object], result["error"])
             raise ApiError(cast(int, error["code"]), cast(int, error["err_code"]), str(error["description"]))
-        return {"success": True}
+        return {"success": True, **result}
 
 
 def _request(payload: bytes) -> Mapping[str, object]:

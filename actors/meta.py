@@ -32,6 +32,9 @@ NODE_NEEDED: Final = 20013
 NO_SUCH_NODE: Final = 20014
 """Error codes of the changes of a cluster's nodes. The reference server has none: there, names are enough."""
 
+REBALANCE_MOVES: Final = 8
+"""Replicas on the move at a time: each is a copy of its stream over the network."""
+
 Command = Mapping[str, object]
 
 
@@ -93,6 +96,8 @@ class MetaState:
     removed: set[int] = field(default_factory=set)
     groups: dict[int, Assignment] = field(default_factory=dict)
     next_group: int = META_GROUP + 1
+    rebalanced: int = 0
+    """Index of the last wish for it: every leader sends its groups home when this changes."""
 
     def named(self, kind: str, name: str) -> Assignment | None:
         """The group of this kind and name, if it exists."""
@@ -126,6 +131,7 @@ class MetaMachine:
             "leave": self._leave,
             "settled": self._settled,
             "recover": self._recover,
+            "rebalance": self._rebalance,
             "create_stream": self._create_stream,
             "update_stream": self._update_stream,
             "delete_stream": self._delete_stream,
@@ -164,6 +170,7 @@ class MetaMachine:
                 "removed": sorted(state.removed),
                 "groups": [_pack_assignment(group) for group in state.groups.values()],
                 "next_group": state.next_group,
+                "rebalanced": state.rebalanced,
             }
         )
         return Capture(state=packed, files=())
@@ -179,6 +186,7 @@ class MetaMachine:
             removed=set(fields["removed"]),
             groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
             next_group=fields["next_group"],
+            rebalanced=fields["rebalanced"],
         )
         self._changed()
 
@@ -250,6 +258,16 @@ class MetaMachine:
             self.state.groups[group.group] = replace(group, settled=members)
             self._dismiss()
         return {}
+
+    def _rebalance(self, command: Command, index: int, time: int) -> Command:
+        """Move a few replicas towards an even load; asked again, a few more. Leaderships follow at once."""
+        sets = {group.group: group.replicas for group in self.state.groups.values() if not group.restoring}
+        changed = placement.even_out(sets, self.state.staying(), REBALANCE_MOVES)
+        for number, replicas in changed.items():
+            self.state.groups[number] = replace(self.state.groups[number], replicas=replicas)
+        self.state.rebalanced = index
+        moved = [number for number, replicas in changed.items() if set(replicas) != set(sets[number])]
+        return {"changed": len(moved)}
 
     def _recover(self, command: Command, index: int, time: int) -> Command:
         """A majority was lost and an operator made one node a cluster of its own (see `lost_quorum.py`)."""

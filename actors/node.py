@@ -20,6 +20,7 @@ from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
 from .api import ApiDesk, ApiRouter
 from .backup import Backups
+from .balancer import Balancer
 from .birth import Birth, Founding
 from .checker import Checker, Violation
 from .delivery.desk import Deliveries
@@ -319,6 +320,7 @@ class Node:
             _next_due,
             self._report_members,
         )
+        self.balancer = Balancer(node.node_id, self.groups.led_by_me, lambda: self.state, self.peers.is_up)
         backend = NodeBackend(
             node.node_id,
             self._version,
@@ -362,7 +364,7 @@ class Node:
             FrameKind.INTEREST, lambda peer, envelope, _: self.gateway.on_interest(peer, tuple(envelope))
         )
         peers.handle(FrameKind.ROUTE, lambda peer, _, data: self.gateway.on_route(peer, data))
-        peers.on_up += [self.proposals.on_peer_up, self.gateway.on_peer_up]
+        peers.on_up += [self.proposals.on_peer_up, self.gateway.on_peer_up, self.balancer.on_peer_up]
         peers.on_down += [self.requests.on_peer_down, self.proposals.on_peer_down, self.gateway.on_peer_down]
         peers.handle(FrameKind.CONSUMER, lambda peer, envelope, _: self.deliveries.on_frame(peer, envelope))
         groups.on_leader = self._on_leader
@@ -410,6 +412,7 @@ class Node:
             nursery.start_soon(self.reconciler.run)
             nursery.start_soon(self._dismiss_removed)
             nursery.start_soon(self.backups.run)
+            nursery.start_soon(self.balancer.run)
             await self._follow_meta()
 
     async def _dismiss_removed(self) -> None:

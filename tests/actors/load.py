@@ -84,7 +84,8 @@ async def settled(cluster: Cluster, name: str, stream: str = STREAM) -> None:
 class Load:
     """What was acknowledged: message id -> sequence."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
         self.acknowledged: dict[str, int] = {}
         self.longest_pause = 0.0
         self._last = 0.0
@@ -105,7 +106,7 @@ class Load:
             self.longest_pause = max(self.longest_pause, now - self._last)
             self._last = now
             number += 1
-            await trio.sleep(0.01)
+            await trio.sleep(self._pause)
 
     def begin(self) -> None:
         """Forget the pauses so far."""
@@ -116,10 +117,13 @@ class Load:
 
 
 @asynccontextmanager
-async def load(cluster: Cluster, name: str, replicas: int) -> AsyncIterator[Load]:
-    """A stream, and writers on a node for the length of the block; at the end every replica is compared."""
+async def load(cluster: Cluster, name: str, replicas: int, pause: float = 0.01) -> AsyncIterator[Load]:
+    """A stream, and writers on a node for the length of the block; at the end every replica is compared.
+
+    Each writer waits `pause` seconds between two messages.
+    """
     stream = await open_stream(cluster[name], STREAM, ["orders.>"], replicas=replicas)
-    running = Load()
+    running = Load(pause)
     async with trio.open_nursery() as nursery:
         running.begin()
         for writer in range(WRITERS):

@@ -17,6 +17,7 @@ COMMANDS: Final = (
     "status",
     "cluster",
     "step-down",
+    "rebalance",
     "backup",
     "restore",
     "recover",
