@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.test_cluster import count_until_taken, same_everywhere
-from trimaran import GroupHandle, NotApplied, NotDone, Unknown
+from trimaran import GroupHandle, NotApplied, NotDone, Unknown, open_group
 from trimaran.actors.membership import Change, ChangeKind
 from trimaran.codec import EntryType, make_chunk
 
@@ -113,7 +113,7 @@ async def test_an_idle_cluster_says_little(autojump_clock: MockClock) -> None:
 
         before = frames()
         await trio.sleep(15)
-        signs_of_life = 6 * 15 / (OPTIONS.heartbeat_ms / 1000)
+        signs_of_life = 6 * 15 / (2 * OPTIONS.heartbeat_ms / 1000)
         assert frames() - before <= signs_of_life + 6
         await handle.propose(b"1")
         assert await same_everywhere(cluster, handle.group, "a", "b", "c") == [b"1"]
@@ -209,3 +209,23 @@ async def test_an_isolated_leader_answers_its_proposers(autojump_clock: MockCloc
             with pytest.raises(NotDone) as ended:
                 await GroupHandle(cluster[leader], handle.group).propose(b"2")
             assert isinstance(ended.value.outcome, NotApplied)
+
+
+async def test_elections_after_a_nodes_death_are_short_and_spread_over_the_others(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster() as cluster:
+        names = [f"group-{number}" for number in range(40)]
+        groups = [(await open_group(cluster["a"], n, machine="counter", replicas=3)).group for n in names]
+        await until(lambda: all(len(cluster.leaders(group)) == 1 for group in groups))
+        dead = cluster.leader(groups[0])
+        lost = [group for group in groups if cluster.leaders(group) == [dead]]
+        await until(lambda: all(g.state.quiet for name in "abc" for g in cluster[name].groups.hosted()))
+        kept = {group: cluster.leader(group) for group in groups if group not in lost}
+        began = trio.current_time()
+        await cluster.crash(dead)
+        await until(lambda: all(len(cluster.leaders(group)) == 1 for group in groups))
+        assert trio.current_time() - began < 0.5, "no split votes"
+        assert {group: cluster.leader(group) for group in kept} == kept, "the others are not disturbed"
+        share = [sum(cluster.leader(group) == name for group in lost) for name in set("abc") - {dead}]
+        assert min(share) >= len(lost) // 4, "not all to one node"
