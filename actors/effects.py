@@ -5,8 +5,8 @@ The duties of the actor, all of them:
 1. `Persist` goes to storage as one append, in the order of its fields; after the sync that covers it, the
    actor first sends `release`, then steps `Synced(number)`. Persists are synced in order.
 2. `Send` leaves now, without waiting for the disk. Links may lose or repeat messages; the core copes.
-3. `Commit(index)`: apply everything up to there, in order, then resolve the tokens of those indexes that
-   `Sealed` named, and step `AppliedTo`.
+3. `Commit(index)`: apply everything up to there, as far as `GroupState.readable_to` allows, in order, then
+   resolve the tokens of those indexes that `Sealed` named, and step `AppliedTo`.
 4. `Resolve` answers the waiter of a token; a token that `Sealed` named is thereby taken back.
 5. When `state.deadline` passes, step `Tick`.
 """
@@ -46,6 +46,7 @@ class Persist:
     truncate_from: int | None = None  # remove this index and everything after it
     compact: EntryId | None = None  # the log up to it is covered by a durable manifest
     batches: tuple[bytes, ...] = ()
+    repairs: tuple[bytes, ...] = ()  # put back at their places, touching nothing else
     hard_state: HardState | None = None
     release: tuple[Send, ...] = ()  # only after the sync: each promises part of this or an earlier Persist
 
@@ -55,6 +56,11 @@ class Commit:
     """Everything up to `index` is committed. Strictly rising."""
 
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """`GroupState.readable_to` moved: more or less of what is committed can be applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ Effect = (
     Send
     | Persist
     | Commit
+    | Readable
     | Sealed
     | Resolve
     | ReadReady

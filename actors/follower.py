@@ -142,7 +142,13 @@ def accept_append(
     state: GroupState, message: Append, previous: int, arrived: list[Arrived], now: Now
 ) -> list[Effect]:
     matched = previous + len(arrived)
-    reply = AppendReply(**state.envelope(), session=message.session, accepted=True, match=matched)
+    reply = AppendReply(
+        **state.envelope(),
+        session=message.session,
+        accepted=True,
+        match=matched,
+        counts=matched <= state.readable_to,
+    )
     acknowledgement = Send(message.sender, reply)
     state.matched = max(state.matched, matched)
     new = [each for each in arrived if state.log.term_at(each.header.index) != each.header.term]
@@ -204,7 +210,8 @@ def on_beat(state: GroupState, message: Beat, now: Now) -> list[Effect]:
 
 def may_be_quiet(state: GroupState) -> bool:
     """Nothing is missing here, and nothing is under way."""
-    return state.commit == state.matched == state.log.last_index and not state.unsynced
+    whole = not state.unsynced and not state.faulty
+    return whole and state.commit == state.matched == state.log.last_index
 
 
 def hear_leader(state: GroupState, sender: int, now: Now) -> None:

@@ -171,7 +171,7 @@ class Groups:
         if doubts and len(doubts) == len(recovered.faults):
             self._storage.append([TruncateSuffix(recovered.group, recovered.incarnation, doubts[0])])
             await self._storage.drain()
-            recovered.faulty = []
+            recovered.faulty, recovered.faults = [], []
         manifest = recovered.manifest
         applied = manifest.index if manifest is not None else 0
         entries = [(entry.index, entry.term, entry.kind, entry.size) for entry in recovered.entries]
@@ -198,7 +198,8 @@ class Groups:
             entries=entries,
             commit=max(recovered.commit, applied),
             last_time=await self._last_time(recovered, entries),
-            faulty=bool(recovered.faulty) or recovered.closed or recovered.manifest_damaged,
+            holes=[fault.index for fault in recovered.faults],
+            unrestored=recovered.closed or recovered.manifest_damaged,
         )
         return await self._run(state, recovered.kind, recovered.name, manifest)
 

@@ -306,7 +306,7 @@ def on_append_reply(state: GroupState, reply: AppendReply, now: Now) -> list[Eff
     progress.heard(now.monotonic)
     if not reply.accepted:
         return on_refusal(state, reply, progress)
-    progress.acknowledge(reply.match)
+    progress.acknowledge(reply.match, counts=reply.counts)
     if progress.state is ProgressState.PROBE or (
         progress.state is ProgressState.SNAPSHOT and progress.match >= state.log.compacted.index
     ):
@@ -408,7 +408,7 @@ def quorum_match(state: GroupState) -> int:
     progress, synced = leading(state).progress, state.log.synced
     members = state.membership
     matches = [
-        synced if voter == state.node else progress[voter].match if voter in progress else 0
+        synced if voter == state.node else progress[voter].vouched if voter in progress else 0
         for voter in members.voters
     ]
     matches.sort(reverse=True)
@@ -489,7 +489,7 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
     effects = confirm_read(state, reply)
     if progress.state is ProgressState.PROBE:
         progress.paused = False
-    elif progress.state is ProgressState.PIPELINE and progress.is_stuck(reply.match):
+    elif progress.state is ProgressState.PIPELINE and (progress.is_stuck(reply.match) or progress.is_mute()):
         progress.become_probe(progress.match + 1)
     elif progress.state is ProgressState.SNAPSHOT and reply.match >= state.log.compacted.index:
         progress.become_probe(reply.match + 1)  # it got there without this leader's snapshot
@@ -618,7 +618,7 @@ def is_caught_up(state: GroupState, node: int, now: Now) -> bool:
     The second matters most from one voter to two: that step can't be undone without the new voter.
     """
     progress = leading(state).progress.get(node)
-    if progress is None or not progress.caught_up:
+    if progress is None or not progress.caught_up or progress.vouched < progress.match:
         return False
     return now.monotonic - progress.last_contact <= 2 * state.options.heartbeat
 
@@ -682,7 +682,7 @@ def best_target(state: GroupState) -> int:
     """The voter with the most complete log of those that answer; 0 if there is none."""
     progress = leading(state).progress
     answering = [
-        (progress[voter].match, voter)
+        (progress[voter].vouched, voter)
         for voter in state.membership.voters & progress.keys()
         if progress[voter].active and progress[voter].state is ProgressState.PIPELINE
     ]
@@ -696,7 +696,7 @@ def push_handover(state: GroupState) -> list[Effect]:
     if handover is None or handover.sent or kept.queue:
         return []
     progress = kept.progress.get(handover.target)
-    if progress is None or progress.match < state.log.last_index:
+    if progress is None or progress.vouched < state.log.last_index:
         return []
     handover.sent = True
     return [Send(handover.target, TimeoutNow(**state.envelope()))]

@@ -46,6 +46,7 @@ class Log:
         "cache_bytes",
         "cached_from",
         "compacted",
+        "holes",
         "last_index",
         "last_time",
         "synced",
@@ -65,6 +66,9 @@ class Log:
     """The oldest index whose bytes are in memory; last_index + 1 if none is."""
     cache_bytes: int
     """Bytes in memory."""
+    holes: set[int]
+    """Batches that can't be read: only their names are known. Moved by `healing.py`, and by what removes
+    them."""
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class Log:
         self._cache: dict[int, bytes] = {}
         self._cache_limit = cache_limit
         self.cache_bytes = 0
+        self.holes = set()
         self.compacted = compacted
         self.last_index = compacted.index
         self.last_time = last_time
@@ -117,6 +122,10 @@ class Log:
         """Bytes of the batches from `first` to `last`, both of which the log has."""
         start = first - self.first_index
         return sum(self._sizes[start : start + last - first + 1])
+
+    def cached_one(self, index: int) -> bytes | None:
+        """The batch at `index`, if it is still in memory."""
+        return self._cache.get(index)
 
     def is_covered_by(self, other: EntryId) -> bool:
         """Whether a log that ends in `other` is at least as up-to-date as this one (Raft 5.4.1)."""
@@ -173,6 +182,7 @@ class Log:
         for removed in range(max(index, self.cached_from), self.last_index + 1):
             self.cache_bytes -= len(self._cache.pop(removed))
         del self._sizes[index - self.first_index :]
+        self.holes = {hole for hole in self.holes if hole < index}
         while self._run_starts and self._run_starts[-1] >= index:
             self._run_starts.pop()
             self._run_terms.pop()
@@ -199,6 +209,7 @@ class Log:
         elif self._run_starts[0] <= index:
             self._run_starts[0] = index + 1
         self.compacted = EntryId(index, term)
+        self.holes = {hole for hole in self.holes if hole > index}
         self.cached_from = max(self.cached_from, index + 1)
 
     def reset(self, index: int, term: int, time: int) -> None:
@@ -207,6 +218,7 @@ class Log:
         self._sizes = array("I")
         self._run_starts, self._run_terms = [], []
         self._cache, self.cache_bytes = {}, 0
+        self.holes = set()
         self.compacted = EntryId(index, term)
         self.last_index = index
         self.synced = 0  # the disk still has the old log

@@ -135,6 +135,11 @@ class MembershipHistory:
         assert index > self.last_change, "memberships are appended in log order"
         self._changes.append((index, membership))
 
+    def insert(self, index: int, membership: Membership) -> None:
+        """A batch in the middle of the log became readable, and is a change."""
+        known = [change for change in self._changes if change[0] != index]
+        self._changes = sorted([*known, (index, membership)], key=lambda change: change[0])
+
     def truncate_from(self, index: int) -> bool:
         """Take back what was appended at `index` or later; whether anything was."""
         kept = [(changed_at, membership) for changed_at, membership in self._changes if changed_at < index]

@@ -69,13 +69,16 @@ class Append(PeerMessage):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppendReply(PeerMessage):
     """Accepted: `match` is synced on the sender. Refused: `match` is the refused previous index and the hint
-    names the last entry of the sender that might match (Raft 5.3, end)."""
+    names the last entry of the sender that might match (Raft 5.3, end).
+
+    Without `counts` it is progress only: parts of what lies below can't be read on the sender (DESIGN 5)."""
 
     session: int
     accepted: bool
     match: int
     hint_index: int = 0
     hint_term: int = 0
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +275,41 @@ class Compacted:
     term: int
 
 
+# What damage does to a replica, and what ends it (healing.py).
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """The batch at `index` can't be read on this node any more."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """Copies of batches that can't be read here: whoever gave them held them under the same names."""
+
+    batches: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Every other voter has said that it does not hold the doubtful batch (`index`, `term`)."""
+
+    index: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unrestored:
+    """The machine's state here is lost or not to be trusted: it must come from a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The machine has the state of the own manifest after all: its files are mended."""
+
+
 Local = (
     Tick
     | Campaign
@@ -293,5 +331,10 @@ Local = (
     | SnapshotSent
     | SnapshotInstalled
     | Compacted
+    | Damaged
+    | Mended
+    | Absent
+    | Unrestored
+    | Restored
 )
 Message = PeerMessage | Local

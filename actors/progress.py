@@ -53,12 +53,16 @@ class Progress:
         "round_target",
         "session",
         "state",
+        "vouched",
     )
 
     state: ProgressState
     """Moved by the `become_` methods only."""
     match: int
     """Synced and equal to the leader's log up to here. Moved by `acknowledge` only; never falls."""
+    vouched: int
+    """Up to here its acknowledgements count for commit: `match` without those that were progress only, as
+    something below could not be read there. Moved by `acknowledge` only; never falls."""
     next: int
     """The next index to send."""
     session: int
@@ -82,7 +86,7 @@ class Progress:
 
     def __init__(self, next_index: int, now: float) -> None:
         self.state = ProgressState.PROBE
-        self.match = 0
+        self.match = self.vouched = 0
         self.next = next_index
         self.session = 1
         self.paused = False
@@ -146,8 +150,10 @@ class Progress:
         self.active = True
         self.last_contact = now
 
-    def acknowledge(self, match: int) -> None:
-        """The follower has synced up to `match`, now or earlier."""
+    def acknowledge(self, match: int, *, counts: bool = True) -> None:
+        """The follower has synced up to `match`, now or earlier; it `counts` if it can read all of that."""
+        if counts:
+            self.vouched = max(self.vouched, match)
         if match > self.match:
             self.match = match
             self._silent_beats = 0
@@ -172,10 +178,14 @@ class Progress:
         self._silent_beats += 1
         return self._silent_beats >= (PATIENCE if received >= self.next - 1 else 2)
 
+    def is_mute(self) -> bool:
+        """Whether it has all that was sent and had yet to say that this counts: it may be able to by now."""
+        return self.vouched < self.match and not self.in_flight
+
     def follow_round(self, last_index: int, now: float, limit: float) -> None:
         """Catch-up rounds (thesis 4.2.1): each is done when the follower has what the log held at its
         begin."""
-        if self.match >= self.round_target:
+        if self.vouched >= self.round_target:
             self.caught_up = now - self.round_started < limit
             self.round_target, self.round_started = last_index, now
 

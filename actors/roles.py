@@ -20,26 +20,31 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import candidate, follower, leader, learner
+from . import candidate, follower, healing, leader, learner
 from .effects import Effect, MembershipChanged, RoleChanged, Send
 from .log import EntryId
 from .messages import (
+    Absent,
     Append,
     AppliedTo,
     Beat,
     Close,
     Compacted,
+    Damaged,
     Local,
+    Mended,
     Message,
     Now,
     PeerDown,
     PeerMessage,
     PeerUp,
     RequestVote,
+    Restored,
     SnapshotInstalled,
     SnapshotReply,
     StorageFailed,
     Synced,
+    Unrestored,
     VoteReply,
 )
 from .outcomes import Reason
@@ -60,12 +65,14 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
     An AssertionError is a bug here or a peer that broke Raft: the group must stop, nothing is certain then.
     """
     before = (state.role, state.term, state.leader)
+    readable = state.readable_to
     if state.ended is not None:
         effects = follower.refuse(state, message, state.ended)
     elif isinstance(message, PeerMessage):
         effects = _from_peer(state, message, now)
     else:
         effects = _from_here(state, message, now)
+    effects += healing.follow(state, readable, now)
     if before != (state.role, state.term, state.leader):
         effects.append(RoleChanged(state.role, state.term, state.leader))
     return effects
@@ -119,6 +126,8 @@ def _from_here(state: GroupState, message: Local, now: Now) -> list[Effect]:
     match message:
         case Synced(number):
             state.mark_synced(number)
+            if state.mending:
+                return healing.on_synced(state, number, now) + obey(state, message, now)
         case AppliedTo(index):
             assert index <= state.commit, f"applied {index} is beyond commit {state.commit}"
             state.applied = max(state.applied, index)
@@ -130,6 +139,8 @@ def _from_here(state: GroupState, message: Local, now: Now) -> list[Effect]:
             return _compact(state, EntryId(index, term), now)
         case SnapshotInstalled():
             return _install(state, message, now)
+        case Damaged() | Mended() | Absent() | Unrestored() | Restored():
+            return healing.step(state, message, now)
         case StorageFailed():
             return _end(state, now, Reason.STORAGE_FAILED)
         case Close():
@@ -150,8 +161,9 @@ def _compact(state: GroupState, to: EntryId, now: Now) -> list[Effect]:
 def _install(state: GroupState, snapshot: SnapshotInstalled, now: Now) -> list[Effect]:
     """Raft section 7, the rules of InstallSnapshot, after the actor made it durable."""
     log, to = state.log, EntryId(snapshot.index, snapshot.term)
-    if to.index <= log.compacted.index:
+    if to.index < log.compacted.index or (to.index == log.compacted.index and not state.unrestored):
         return []
+    state.unrestored = False
     effects: list[Effect] = []
     has_it = log.term_at(to.index) == to.term
     if to.term > state.term or (not has_it and state.role is Role.LEADER):

@@ -140,6 +140,15 @@ class Leading:
 
 
 @dataclass(slots=True)
+class Mending:
+    """Copies of damaged batches on their way to the disk."""
+
+    number: int  # of the Persist that has them
+    batches: list[tuple[EntryId, Membership | None, int]]
+    """Each one's place, what it says about the members if it does, and its time in ns."""
+
+
+@dataclass(slots=True)
 class _Written:
     """A Persist that is not synced yet."""
 
@@ -168,7 +177,6 @@ class GroupState:
         term: int,
         vote: int,
         commit: int,
-        faulty: bool,
     ) -> None:
         # Identity. Never changes.
         self.group: Final = group
@@ -221,8 +229,10 @@ class GroupState:
         # Leader only.
         self.leading: Leading | None = None
 
-        # Parts of the log can't be read: this replica must not vote, campaign or deny (DESIGN 5).
-        self.faulty = faulty
+        # The machine's state is lost or not to be trusted. Moved by healing.py and by an installed snapshot.
+        self.unrestored = False
+        # Repairs that are not synced yet, in order. Moved by healing.py.
+        self.mending: deque[Mending] = deque()
         # Why this replica is silent for good: the log can't be written any more, or the group was closed.
         self.ended: Reason | None = None
 
@@ -249,7 +259,8 @@ class GroupState:
         entries: Iterable[tuple[int, int, int, int]] = (),
         commit: int = 0,
         last_time: int = 0,
-        faulty: bool = False,
+        holes: Iterable[int] = (),
+        unrestored: bool = False,
     ) -> GroupState:
         """The state of a replica that starts, from what recovery vouches for (nothing but defaults: a new
         one).
@@ -261,6 +272,8 @@ class GroupState:
             entries: (index, term, kind, size) of the log, consecutive from compacted + 1.
             commit: the hint of the last hard state.
             last_time: the highest time of the manifest and the batches, ns.
+            holes: indexes of `entries` that can't be read.
+            unrestored: whether the machine's state as of `compacted` is lost.
             now: when the election timeout begins to run.
         """
         log = Log(
@@ -280,8 +293,9 @@ class GroupState:
             term=max(term, log.last.term),
             vote=vote if term >= log.last.term else 0,
             commit=max(compacted[0], min(commit, log.last_index)),
-            faulty=faulty,
         )
+        log.holes.update(hole for hole in holes if hole >= log.first_index)
+        state.unrestored = unrestored
         if not state.may_lead:
             state.role = Role.LEARNER
         elif state.membership.voters == {node}:
@@ -306,6 +320,20 @@ class GroupState:
         """
         node, memberships = self.node, self.memberships
         return node in memberships.current.voters or node in memberships.at(self.commit).voters
+
+    @property
+    def faulty(self) -> bool:
+        """Whether something that this replica once had can't be read: it neither votes nor leads nor denies
+        having it, and its acknowledgements don't count for commit (DESIGN 5)."""
+        return self.unrestored or bool(self.log.holes)
+
+    @property
+    def readable_to(self) -> float:
+        """Up to here the machine can go on: 0 without a state to start from, no limit if nothing is
+        damaged."""
+        if self.unrestored:
+            return 0
+        return min(self.log.holes) - 1 if self.log.holes else NEVER
 
     @property
     def hard_state_synced(self) -> bool:
@@ -366,6 +394,7 @@ class GroupState:
         truncate_from: int | None = None,
         compact: EntryId | None = None,
         batches: tuple[bytes, ...] = (),
+        repairs: tuple[bytes, ...] = (),
         hard_state: bool = False,
         release: tuple[Send, ...] = (),
     ) -> Persist:
@@ -382,6 +411,7 @@ class GroupState:
             truncate_from=truncate_from,
             compact=compact,
             batches=batches,
+            repairs=repairs,
             hard_state=HardState(self.term, self.vote, self.commit) if hard_state else None,
             release=release,
         )

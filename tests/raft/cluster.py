@@ -24,6 +24,7 @@ from trimaran.actors.effects import (
     Effect,
     Fetch,
     Persist,
+    Readable,
     ReadReady,
     Resolve,
     RoleChanged,
@@ -36,9 +37,12 @@ from trimaran.actors.liveness import Liveness
 from trimaran.actors.log import NOTHING, EntryId
 from trimaran.actors.membership import Change, ChangeKind, Membership
 from trimaran.actors.messages import (
+    Absent,
     AppliedTo,
     Compacted,
+    Damaged,
     Fetched,
+    Mended,
     Message,
     Now,
     PeerDown,
@@ -86,6 +90,10 @@ class Faults:
     snapshot_after: int = 10**9  # applied batches
     propose_every: float = 0.02
     read_every: float = 0.1
+    damage_every: float = (
+        NEVER  # a batch on some disk becomes unreadable; another node's copy of it stays sound
+    )
+    torn: float = 0.0  # share of crashes that tear a write: its batches keep their names, and are in doubt
 
     @classmethod
     def swarm(cls, draw: random.Random) -> Faults:
@@ -107,6 +115,8 @@ class Faults:
             change_every=maybe(0.3, 0.1, 0.6, NEVER),
             snapshot_after=draw.choice((3, 20, 10**9)),
             propose_every=draw.choice((0.005, 0.02, 0.1)),
+            damage_every=maybe(0.4, 0.05, 0.5, NEVER),
+            torn=maybe(0.4, 0.2, 0.9, 0.0),
         )
 
 
@@ -133,6 +143,10 @@ class Disk:
     manifests: dict[int, Manifest] = field(default_factory=dict)
     queue: deque[Persist] = field(default_factory=deque)
     syncing: bool = False
+    bad: set[EntryId] = field(default_factory=set)
+    """Batches whose bytes are damaged."""
+    doubtful: set[EntryId] = field(default_factory=set)
+    """Those of them that only a torn write had."""
 
     @property
     def last_index(self) -> int:
@@ -156,15 +170,42 @@ class Disk:
             header = read_header(batch)
             require(header.index == self.last_index + 1, "disk", "a hole before", header)
             self.entries.append((header, batch))
+            self.bad.discard(EntryId(header.index, header.term))
+        for batch in persist.repairs:
+            header = read_header(batch)
+            place = EntryId(header.index, header.term)
+            if place.index > self.compacted.index:
+                require(self.holds(place), "disk", "a repair of what it never had", header)
+                self.bad.discard(place)
+                self.doubtful.discard(place)
         if persist.hard_state is not None:
             hard = persist.hard_state
             self.term, self.vote, self.commit = hard.term, hard.vote, hard.commit
+
+    def tear(self, persist: Persist) -> None:
+        """The names of what a torn write had; without its own prefix it names nothing."""
+        if persist.truncate_from is None and persist.compact is None and not persist.repairs:
+            self.write(replace(persist, hard_state=None, release=()))
+            for header in map(read_header, persist.batches):
+                self.bad.add(EntryId(header.index, header.term))
+                self.doubtful.add(EntryId(header.index, header.term))
+
+    def sound(self, entry: EntryId) -> bool:
+        """Whether it can give this very batch to somebody."""
+        return entry.index > self.compacted.index and self.holds(entry) and entry not in self.bad
+
+    def faults(self) -> list[EntryId]:
+        return [
+            place for header, _ in self.entries if (place := EntryId(header.index, header.term)) in self.bad
+        ]
 
     def read(self, first: int, last: int, max_bytes: int) -> tuple[bytes, ...] | None:
         if first <= self.compacted.index or first > self.last_index:
             return None
         found: list[bytes] = []
-        for _, batch in self.entries[first - self.compacted.index - 1 : last - self.compacted.index]:
+        for header, batch in self.entries[first - self.compacted.index - 1 : last - self.compacted.index]:
+            if EntryId(header.index, header.term) in self.bad:
+                break
             max_bytes -= len(batch)
             if found and max_bytes < 0:
                 break
@@ -187,15 +228,22 @@ class Disk:
             changes=[
                 (header.index, Membership.decode(walk_batch(batch).entry(0)))
                 for header, batch in self.entries
-                if header.kind is Kind.MEMBERSHIP
+                if header.kind is Kind.MEMBERSHIP and EntryId(header.index, header.term) not in self.bad
             ],
             term=self.term,
             vote=self.vote,
             compacted=(self.compacted.index, self.compacted.term),
             entries=[(h.index, h.term, int(h.kind), h.length) for h, _ in self.entries],
             commit=self.commit,
-            last_time=self.entries[-1][0].time if self.entries else manifest.time if manifest else 0,
+            last_time=self.last_time(),
+            holes=[place.index for place in self.faults()],
         )
+
+    def last_time(self) -> int:
+        manifest = self.manifest()
+        bad = self.bad
+        sound = [header.time for header, _ in self.entries if EntryId(header.index, header.term) not in bad]
+        return max([manifest.time if manifest else 0, *sound])
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +287,18 @@ class Node:
         self.armed = NEVER
         self.arm()
         self.apply_soon()
+        if self.state.faulty:
+            self.heal_soon()
 
     def crash(self) -> None:
         """Power loss: of what was queued for the disk, a random beginning made it."""
         kept = self.cluster.random.randint(0, len(self.disk.queue))
-        for persist in list(self.disk.queue)[:kept]:
+        queue = list(self.disk.queue)
+        for persist in queue[:kept]:
             self.disk.write(persist)
+        torn = self.cluster.faults.torn
+        if torn and kept < len(queue) and self.cluster.random.random() < torn:
+            self.disk.tear(queue[kept])
         self.disk.queue.clear()
         self.disk.syncing = False
         self.state = None
@@ -323,6 +377,8 @@ class Node:
             case Commit():
                 cluster.invariants.check_commit(self, state, before.commit, before.members, cluster.disks)
                 self.apply_soon()
+            case Readable():
+                self.apply_soon()
             case Sealed(index, term, tokens):
                 self.sealed[index, term] = tuple(token for token, _, _ in tokens)
             case Resolve(token, outcome):
@@ -388,9 +444,9 @@ class Node:
         state = self.state
         assert state is not None
         self.applying = False
-        if self.applied >= state.commit:
+        if self.applied >= min(state.commit, state.readable_to):
             return
-        while self.applied < state.commit:
+        while self.applied < min(state.commit, state.readable_to):
             self.apply_one(state, self.applied + 1)
         self.step(AppliedTo(self.applied))
         if self.applied - self.captured >= self.cluster.faults.snapshot_after:
@@ -424,6 +480,64 @@ class Node:
             self.step(Compacted(at.index, at.term))
 
         self.later(3 * self.cluster.disk_delay(), durable)
+
+    # --- damage ---------------------------------------------------------------------------------------------
+
+    def damage(self, place: EntryId) -> None:
+        """A batch's bytes on the disk go bad, and the node notices."""
+        self.cluster.trace("node", self.id, "can't read", place)
+        self.disk.bad.add(place)
+        self.step(Damaged(place.index))
+        self.heal_soon()
+
+    def heal_soon(self) -> None:
+        self.later(self.cluster.random.uniform(0.001, 0.1), self.heal)
+
+    def heal(self) -> None:
+        """What the group's repair task does: copies from anyone, a snapshot if it is compacted everywhere."""
+        state = self.state
+        if state is None or not state.faulty:
+            return
+        others = [
+            node
+            for node in self.cluster.nodes.values()
+            if node is not self and node.state is not None and not self.cluster.is_cut(node.id, self.id)
+        ]
+        holes = {index: EntryId(index, state.log.term_at(index) or 0) for index in state.log.holes}
+        copies = [
+            batch
+            for place in holes.values()
+            if any(other.disk.sound(place) for other in others)
+            for header, batch in self.disk.entries
+            if (header.index, header.term) == (place.index, place.term)
+        ]
+        if copies:
+            self.step(Mended(tuple(copies)))
+        else:
+            self.give_up(state, holes, others)
+        self.heal_soon()
+
+    def give_up(self, state: GroupState, holes: dict[int, EntryId], others: list[Node]) -> None:
+        """No copies: a snapshot that covers them, own or not, or the agreement that a doubtful one is
+        nowhere."""
+        if min(holes) <= self.applied:
+            self.capture(state)
+            return
+        for other in others:
+            manifest = other.disk.manifest()
+            if manifest is not None and manifest.at.index >= min(holes):
+                self.install(manifest)
+                return
+        answered = {other.id for other in others}
+        doubtful = all(place in self.disk.doubtful for place in holes.values())
+        first = holes[min(holes)]
+        sure = all(first not in other.disk.bad - other.disk.doubtful for other in others)
+        queued = any(
+            first.index in (read_header(b).index for p in other.disk.queue for b in p.batches)
+            for other in others
+        )
+        if doubtful and sure and not queued and state.membership.voters - {self.id} <= answered:
+            self.step(Absent(first.index, first.term))
 
     # --- snapshots of a peer --------------------------------------------------------------------------------
 
@@ -653,6 +767,7 @@ class Cluster:
         self.repeat(faults.partition_every, self.chaos_partition)
         self.repeat(faults.transfer_every, self.chaos_transfer)
         self.repeat(faults.change_every, self.chaos_change)
+        self.repeat(faults.damage_every, self.chaos_damage)
 
     def repeat(self, mean: float, action: Callable[[], None]) -> None:
         if mean == NEVER:
@@ -719,6 +834,17 @@ class Cluster:
         if node is not None:
             target = self.random.choice([None, *self.nodes])
             node.step(Transfer(target, self.token()))
+
+    def chaos_damage(self) -> None:
+        """A batch of some running node. One node at most has any one batch damaged: else it would be lost."""
+        node = self.random.choice(list(self.nodes.values()))
+        if node.state is None or not node.disk.entries:
+            return
+        header, _ = self.random.choice(node.disk.entries)
+        place = EntryId(header.index, header.term)
+        others = [disk for disk in self.disks.values() if disk is not node.disk]
+        if any(disk.sound(place) for disk in others) and not any(place in disk.bad for disk in others):
+            node.damage(place)
 
     def chaos_change(self) -> None:
         leader = self.leader()

@@ -71,7 +71,8 @@ class Replica:
         vote: int = 0,
         log: Sequence[int] = (),
         commit: int = 0,
-        faulty: bool = False,
+        unrestored: bool = False,
+        holes: Sequence[int] = (),
         options: RaftOptions | None = None,
     ) -> None:
         self.time = 100.0
@@ -93,7 +94,8 @@ class Replica:
             vote=vote,
             entries=[(index, term, int(Kind.NORMAL), 88) for index, term in enumerate(log, 1)],
             commit=commit,
-            faulty=faulty,
+            unrestored=unrestored,
+            holes=holes,
         )
 
     def now(self) -> Now:

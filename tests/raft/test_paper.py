@@ -299,7 +299,7 @@ def test_a_leader_with_a_majority_stays() -> None:
 
 def test_a_faulty_log_neither_votes_nor_denies_nor_campaigns() -> None:
     """DESIGN 5: faulty is not absent."""
-    replica = Replica(faulty=True)
+    replica = Replica(unrestored=True)
     assert replica.step(replica.request_vote(2, 0, (9, 9), pre=True)) == []
     replica.step(replica.request_vote(2, 5, (9, 9)))
     assert not replica.sent(VoteReply) and not messages_in(replica.settle(), VoteReply)
