@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from ..codec import Kind, crc32c, walk_batch
+from ..storage.errors import LogDamaged
 from .machine import Machine, Results
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class Applier:
             self._commit = commit
             self._wake.set()
 
+    def restart(self) -> None:
+        """The machine was emptied, and waits for a snapshot. Whoever calls holds `exclusive`."""
+        self.start_from(0, 0, 0, 0)
+        self._commit = 0
+
     async def run(self) -> None:
         """Apply until cancelled. Raises MachineFailed if the machine raises."""
         while True:
@@ -69,6 +75,10 @@ class Applier:
                 try:
                     if self.applied < self._commit:  # a snapshot may have come in meanwhile
                         await self._apply_some()
+                except LogDamaged as damage:
+                    # The group knows already, and says how far to go once that is repaired.
+                    logger.error("group %d waits for repair: %s", damage.group, damage)
+                    self._commit = self.applied
                 finally:
                     self.exclusive.release()
             self._wake = trio.Event()

@@ -9,7 +9,7 @@ mailbox, the clock and the hands. Only this task touches the group's Raft state.
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, cast
@@ -32,6 +32,7 @@ from .mailbox import Mailbox
 from .membership import Change
 from .messages import Message, Now, PeerMessage
 from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .repair import Repair
 from .snapshots import Snapshots
 from .state import GroupState, Role
 from .world import Clock
@@ -77,6 +78,12 @@ class GroupStatistics:
     quiet: bool
     """Idle: nobody sends heartbeats for this group alone."""
     failed: str
+    faulty: tuple[tuple[int, int], ...]
+    """(first, last) of each range of indexes whose batches can't be read here."""
+    repaired: int
+    """Damaged batches that were put back."""
+    waits_for: str
+    """What repair still lacks, for people; empty if nothing is damaged."""
 
 
 class NotDone(Exception):
@@ -103,6 +110,7 @@ class Group:
         clock: Clock,
         events: GroupEvents,
         snapshots: Snapshots,
+        repair: Repair,
         listen: EventHook | None = None,
     ) -> None:
         self.name = name
@@ -115,6 +123,7 @@ class Group:
         """Why this replica has stopped, or empty."""
         self.applier = Applier(machine, self._read_committed, self._on_applied)
         self.snapshots = snapshots
+        self.repair = repair
         self._storage = storage
         self._clock = clock
         self._events = events
@@ -129,12 +138,18 @@ class Group:
         self._closed = False
         self._progressed = trio.Event()
         snapshots.attach(self)
+        repair.attach(self)
 
     # --- what others ask ---------------------------------------------------------------------------
 
     @property
     def leads(self) -> bool:
         return self.state.role is Role.LEADER
+
+    @property
+    def applicable(self) -> int:
+        """What is committed, as far as it can be read here."""
+        return int(min(self.state.commit, self.state.readable_to))
 
     def propose(self, chunk: Chunk, done: Done, expected_term: int = 0) -> None:
         """Replicate a chunk (rules S1, S15, S16). `done` is called exactly once; it must not raise."""
@@ -209,6 +224,10 @@ class Group:
         """Hand the leadership over. Raises NotDone."""
         await self.call(lambda token: messages.Transfer(target, token))
 
+    def send_snapshot(self, peer: int) -> None:
+        """Begin to send the newest snapshot to a peer that asked for it."""
+        self._start(self.snapshots.send, peer)
+
     async def tick(self) -> None:
         """Move the log's clock on an idle group, so that what is due falls due."""
         await self.call(messages.ProposeTick)
@@ -247,6 +266,9 @@ class Group:
             dropped=self._dropped,
             quiet=state.quiet,
             failed=self.failed,
+            faulty=tuple(ranges(state.log.holes)),
+            repaired=self.repair.repaired,
+            waits_for=self.repair.waits_for,
         )
 
     def _progress(self) -> None:
@@ -275,6 +297,7 @@ class Group:
                 self._nursery = nursery
                 nursery.start_soon(self.applier.run)
                 nursery.start_soon(self.snapshots.run)
+                nursery.start_soon(self.repair.run)
                 task_status.started()
                 await self._run_role()
         except* MachineFailed as errors:
@@ -313,7 +336,10 @@ class Group:
             case asks.Persist():
                 self._persist(effect)
             case asks.Commit():
-                self.applier.advance(effect.index)
+                self.applier.advance(self.applicable)
+            case asks.Readable():
+                self.applier.advance(self.applicable)
+                self.repair.wake()
             case asks.Sealed():
                 self._sealed[effect.index] = effect.tokens
             case asks.Resolve():
@@ -353,6 +379,7 @@ class Group:
                 CompactPrefix(group, incarnation, compact.index, compact.term, self.snapshots.manifest_crc)
             )
         records.extend(BatchRecord(batch) for batch in persist.batches)
+        records.extend(BatchRecord(batch, repair=True) for batch in persist.repairs)
         if persist.hard_state is not None:
             hard = persist.hard_state
             records.append(HardState(group, incarnation, hard.term, hard.vote, hard.commit))
@@ -425,3 +452,12 @@ class Group:
         self._closed = True
         self._progress()
         self.machine.close()
+
+
+def ranges(indexes: Collection[int]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of successive indexes."""
+    for index in sorted(indexes):
+        if index - 1 not in indexes:
+            first = index
+        if index + 1 not in indexes:
+            yield first, index

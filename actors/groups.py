@@ -15,19 +15,21 @@ import trio
 from ..codec import Kind, walk_batch
 from ..codec.frame import Frame
 from ..storage.actor import Storage
+from ..storage.errors import FileDamaged
 from ..storage.files import GroupFiles
 from ..storage.manifest import Manifest
-from ..storage.records import GroupCreate, GroupDelete, TruncateSuffix
+from ..storage.records import GroupCreate, GroupDelete
 from ..storage.recovery import RecoveredGroup
 from . import messages
 from .events import EventHook
 from .group import Group
-from .machine import Machine
+from .machine import Machine, StateUnusable
 from .membership import Membership
 from .messages import Now, PeerMessage
 from .meta import META_GROUP
 from .peers import Peers
 from .proposals import Leadership
+from .repair import Asks, Repair
 from .snapshots import Snapshots
 from .state import GroupState, RaftOptions
 from .wire import FrameKind, decode_messages
@@ -76,6 +78,7 @@ class Groups:
         options: RaftOptions,
         snapshot_log_bytes: int,
         make_machine: MakeMachine,
+        asks: Asks,
         listen: EventHook | None = None,
     ) -> None:
         self.me = me
@@ -91,11 +94,13 @@ class Groups:
         self._options = options
         self._snapshot_log_bytes = snapshot_log_bytes
         self._make_machine = make_machine
+        self._asks = asks
         self._listen = listen
         self._hosted: dict[int, _Hosted] = {}
         self._leaders: dict[int, Leadership] = {}
         self._leader_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
+        storage.on_damage = self._on_damage
         peers.handle_messages(self._on_messages)
         peers.handle(FrameKind.LEADERS, self._on_leaders)
         peers.handle(FrameKind.SNAPSHOT_PART, self._on_snapshot_part)
@@ -167,11 +172,6 @@ class Groups:
 
     async def resume(self, recovered: RecoveredGroup, voters: Iterable[int]) -> Group:
         """Run a group that recovery found. `voters`: its first ones, for a log that was never compacted."""
-        doubts = [fault.index for fault in recovered.faults if fault.doubtful]
-        if doubts and len(doubts) == len(recovered.faults):
-            self._storage.append([TruncateSuffix(recovered.group, recovered.incarnation, doubts[0])])
-            await self._storage.drain()
-            recovered.faulty, recovered.faults = [], []
         manifest = recovered.manifest
         applied = manifest.index if manifest is not None else 0
         entries = [(entry.index, entry.term, entry.kind, entry.size) for entry in recovered.entries]
@@ -236,17 +236,31 @@ class Groups:
         files = self._storage.group_files(state.group, state.incarnation)
         machine = self._make_machine(kind, name, files)
         snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest)
-        group = Group(name, state, machine, files, self._storage, self._clock, self, snapshots, self._listen)
+        repair = Repair(self._storage, self._asks, self._peers)
+        group = Group(
+            name, state, machine, files, self._storage, self._clock, self, snapshots, repair, self._listen
+        )
         if manifest is None:
             machine.empty()
         else:
-            await machine.restore(manifest.state, manifest.files)
-            group.applier.start_from(manifest.index, manifest.term, manifest.time, manifest.rolling_hash)
-        group.applier.advance(state.commit)
+            await self._restore(group, manifest)
+        group.applier.advance(group.applicable)
         hosted = _Hosted(group, trio.CancelScope(), trio.Event())
         self._hosted[state.group] = hosted
         await self._nursery.start(self._run_scoped, hosted)
         return group
+
+    async def _restore(self, group: Group, manifest: Manifest) -> None:
+        """Start from the own manifest; if that can't be, the group runs without a state, and repairs it."""
+        try:
+            await group.machine.restore(manifest.state, manifest.files)
+        except (StateUnusable, FileDamaged) as error:
+            logger.error("group %s can't start from its snapshot: %s", group.name, error)
+            group.machine.empty()
+            group.snapshots.manifest = None
+            group.state.unrestored = True
+            return
+        group.applier.start_from(manifest.index, manifest.term, manifest.time, manifest.rolling_hash)
 
     async def _run_scoped(self, hosted: _Hosted, *, task_status: trio.TaskStatus[None]) -> None:
         try:
@@ -262,8 +276,8 @@ class Groups:
     async def _last_time(self, recovered: RecoveredGroup, entries: list[tuple[int, int, int, int]]) -> int:
         """The log clock never falls, also across a restart: the newest batch has the highest time."""
         time = recovered.manifest.time if recovered.manifest is not None else 0
-        if entries and not recovered.faulty:
-            last = recovered.last_index
+        last = recovered.last_index
+        if entries and not any(fault.index == last for fault in recovered.faults):
             [batch] = await self._storage.read_batches(recovered.group, last, last, READ_BYTES)
             time = max(time, walk_batch(batch).header.time)
         return time
@@ -336,6 +350,12 @@ class Groups:
         if group is not None:
             group.snapshots.on_progress(envelope)
 
+    def _on_damage(self, number: int, index: int) -> None:
+        """A batch that was sound can't be read any more: a read or the scrub found it."""
+        group = self.get(number)
+        if group is not None:
+            group.tell(f"damaged {index}", messages.Damaged(index))
+
     def _addressed(self, envelope: list[object]) -> Group | None:
         number, incarnation = cast(tuple[int, int], tuple(envelope[:2]))
         group = self.get(number)
@@ -348,6 +368,7 @@ class Groups:
         led: list[tuple[int, int]] = []
         for group in self.hosted():
             group.tell(f"link {peer}", messages.PeerUp(peer))
+            group.repair.wake()
             if group.leads:
                 led.append((group.number, group.state.term))
         if led:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ..codec import Entries
     from ..storage.manifest import FileEntry
 
+
+class StateUnusable(Exception):
+    """A manifest's state or files are damaged: this replica can't start from them."""
+
+
 # One result per entry: a list of msgpack-able objects, or 8 packed little-endian bytes per entry.
 Results = list[object] | bytes
 
@@ -63,7 +68,10 @@ class Machine(Protocol):
         ...
 
     async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
-        """Takes the state of a manifest. The files are already cut to their named lengths (rule S12)."""
+        """Takes the state of a manifest. The files are already cut to their named lengths (rule S12).
+
+        StateUnusable or FileDamaged if they are damaged; the machine must then be emptied.
+        """
         ...
 
     async def settle(self) -> None:

@@ -25,6 +25,7 @@ from .birth import Birth, Founding
 from .checker import Checker, Violation
 from .delivery.desk import Deliveries
 from .directory import NodeBackend, StreamDirectory
+from .donor import Donor
 from .events import Event, EventHook
 from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
@@ -278,8 +279,10 @@ class Node:
             raft_options(options),
             options.snapshot_log_bytes,
             self._make_machine,
+            self.requests,
             self._listener(),
         )
+        self.donor = Donor(self.groups, self.requests)
         self.proposals = Proposals(self.groups, self.peers)
         self.reads = Reads(self.groups, self.requests)
         self.birth = Birth(

@@ -49,6 +49,7 @@ class Snapshots:
         """The newest durable one; what the machine starts from after a crash, and what a follower gets."""
         self.manifest_crc = manifest_crc(encode_manifest(manifest)) if manifest is not None else 0
         self.taken = self.sent = self.installed = 0
+        self.received_parts = 0
         self._files = files
         self._peers = peers
         self._log_bytes = log_bytes
@@ -95,7 +96,7 @@ class Snapshots:
     async def _take(self) -> None:
         await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
         group, applier, previous = self._group, self._group.applier, self.manifest
-        if previous is not None and previous.index >= applier.applied:
+        if group.state.unrestored or (previous is not None and previous.index >= applier.applied):
             return
         capture = group.machine.capture()
         manifest = Manifest(
@@ -202,6 +203,7 @@ class Snapshots:
         receiving: Receiving | None = None
         async for sender, envelope, attachment in self._parts:
             _, _, _, transfer, part, offset, crc = cast(tuple[int, ...], tuple(envelope))
+            self.received_parts += 1
             detail: object = True
             verdict = "ok"
             try:
@@ -230,7 +232,7 @@ class Snapshots:
             raise SendRefused("the snapshot is of another group")
         if manifest.kind != group.machine.kind:
             raise SendRefused(f"the snapshot is of a {manifest.kind!r} machine")
-        if manifest.index <= group.applier.applied:
+        if manifest.index <= group.applier.applied or manifest.index < group.state.log.compacted.index:
             raise SendRefused("the snapshot is older than what is applied here")
         return Receiving(sender, transfer, manifest, self._files.incoming(manifest))
 

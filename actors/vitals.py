@@ -75,10 +75,10 @@ class Vitals:
     def _group_reason(self, group: Group) -> str | None:
         if group.failed:
             return group.failed
+        if group.state.faulty:
+            return group.repair.waits_for or "it is damaged, and repair has only begun"
         if self._groups.leadership(group.number) is None:
             return "no leader is known"
-        if group.state.faulty:
-            return "its log is damaged and waits for repair"
         if group.state.node not in group.state.membership.voters:
             return "this node is a learner that has not caught up yet"
         if group.applier.applied >= group.state.commit:

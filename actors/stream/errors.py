@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..machine import StateUnusable
+
 
 class ApiError(Exception):
     """A request was refused: the caller's error, with the codes and text that NATS clients know."""
@@ -29,7 +31,7 @@ class ApiError(Exception):
         return {"code": self.code, "err_code": self.err_code, "description": self.description}
 
 
-class DamagedRecord(Exception):
+class DamagedRecord(StateUnusable):
     """The disk does not give a stored message back: it is never served and never skipped."""
 
     def __init__(self, stream: str, file: str, offset: int, sequence: int, reason: str) -> None:
@@ -40,7 +42,7 @@ class DamagedRecord(Exception):
         self.sequence = sequence
 
 
-class StateDamaged(Exception):
+class StateDamaged(StateUnusable):
     """A captured state contradicts itself or its files: this replica can't start from it."""
 
 

@@ -1,0 +1,42 @@
+"""What a node gives to the others' damaged replicas: each question goes to the group that it is about.
+
+How a damaged replica asks, and what each answer means, is in `repair.py`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from .group import Group
+from .groups import Groups
+from .repair import BATCHES, SNAPSHOT
+from .requests import Refusal, Requests
+
+
+class Donor:
+    """Owned by the node. Answers only from replicas that take part in their group."""
+
+    def __init__(self, groups: Groups, requests: Requests) -> None:
+        self._groups = groups
+        requests.handle(BATCHES, self._on_batches)
+        requests.handle(SNAPSHOT, self._on_snapshot)
+
+    def _replica(self, number: object, incarnation: object) -> Group:
+        group = self._groups.get(cast(int, number))
+        if group is None or group.incarnation != incarnation:
+            raise Refusal("no replica of this group is here")
+        if group.failed or group.state.ended is not None:
+            raise Refusal("the replica here has stopped")
+        return group
+
+    async def _on_batches(self, asker: int, argument: object) -> object:
+        number, incarnation, wanted = cast(
+            tuple[int, int, list[list[int]]], tuple(cast(list[object], argument))
+        )
+        group = self._replica(number, incarnation)
+        places = [(index, term) for index, term in wanted]
+        return [[int(verdict), batch] for verdict, batch in await group.repair.give_batches(places)]
+
+    async def _on_snapshot(self, asker: int, argument: object) -> object:
+        number, incarnation, at_least = cast(tuple[int, int, int], tuple(cast(list[object], argument)))
+        return await self._replica(number, incarnation).repair.give_snapshot(asker, at_least)

@@ -1,0 +1,348 @@
+"""A group's way back from damage: both ends of the conversation between replicas (DESIGN 5 and 6).
+
+    what is wrong here                      what helps, in this order
+    ------------------------------------    -----------------------------------------------------------------
+    a batch of the log can't be read        own memory; an own manifest that covers it; any peer's copy;
+                                            a new manifest, if it is applied; a peer's snapshot
+    only a torn write had it                the same; or every other voter says that it does not have it
+    the machine's state can't be restored   a peer's snapshot
+
+No leader is needed: any two replicas that are damaged in different places heal each other. What comes from a
+peer is compared with what the own log says of it, name and checksum, before it takes its place.
+
+The rules (`healing.py`) decide what a damaged replica may do; this task only asks, and tells its group.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import trio
+
+from ..codec import CodecError, verify_batch
+from ..storage.actor import Storage
+from ..storage.errors import Compacted, StorageError
+from ..storage.index import Fault
+from . import messages
+from .requests import PeerLost, Refusal, describe
+
+if TYPE_CHECKING:
+    from .group import Group
+
+logger = logging.getLogger(__name__)
+
+BATCHES: Final = "repair.batches"
+SNAPSHOT: Final = "repair.snapshot"
+
+ASK_SECONDS: Final = 5.0
+EFFECT_SECONDS: Final = 2.0
+"""For a repair to be synced; then it is looked at again."""
+RETRY_SECONDS: Final = 0.5
+"""Between two rounds of questions that led to nothing."""
+TRANSFER_SECONDS: Final = 5.0
+"""A promised snapshot of which nothing came for so long will not come."""
+BATCHES_AT_ONCE: Final = 256
+ANSWER_BYTES: Final = 4 << 20
+"""An answer holds about this much, and at least one batch."""
+
+
+class Verdict(enum.IntEnum):
+    """What a replica says of a batch that another one asks for."""
+
+    HELD = 1
+    """Here it is."""
+    ABSENT = 2
+    """Not in this log: another batch, or nothing, is at that index."""
+    DAMAGED = 3
+    """It was here and can't be read."""
+    DOUBTFUL = 4
+    """It may have been here: only a torn write had it."""
+    COMPACTED = 5
+    """A snapshot covers it here."""
+    LATER = 6
+    """The answer is full: ask for it again."""
+
+
+class Asks(Protocol):
+    """The part of the node that carries questions (`Requests`)."""
+
+    async def ask(self, peer: int, method: str, argument: object, seconds: float) -> object: ...
+
+
+class Reach(Protocol):
+    """The part of the node that knows who can be reached (`Peers`)."""
+
+    def is_up(self, peer: int) -> bool: ...
+    def name_of(self, node: int) -> str: ...
+
+
+Answers = dict[int, dict[int, Verdict]]
+"""index -> who said what about it."""
+
+
+class Repair:
+    """The repair task of one group. `attach` ties it to its group; `wake` says that something changed."""
+
+    def __init__(self, storage: Storage, asks: Asks, reach: Reach) -> None:
+        self.repaired = 0
+        """Batches put back since the start."""
+        self.given = 0
+        """Batches given to other replicas."""
+        self.waits_for = ""
+        """What is still missing and who could help, for people; empty if nothing is."""
+        self._storage = storage
+        self._asks = asks
+        self._reach = reach
+        self._wake = trio.Event()
+        self._group: Group
+
+    def attach(self, group: Group) -> None:
+        self._group = group
+
+    def wake(self) -> None:
+        """More or less can be read than before, or another peer can be asked."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Repair whenever the group is faulty, until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            if not self._group.state.faulty:
+                self._note("")
+                await self._wake.wait()
+            elif not await self._round():
+                with trio.move_on_after(RETRY_SECONDS):
+                    await self._wake.wait()
+
+    async def _round(self) -> bool:
+        """One step towards being whole. False if there was none to take now."""
+        group = self._group
+        state = group.state
+        if state.unrestored:
+            self._note("the state of its machine is lost: it waits for a snapshot")
+            return await self._take_snapshot(state.log.compacted.index)
+        faults = [fault for fault in self._storage.faults(group.number) if fault.index in state.log.holes]
+        if not faults:
+            return False  # known to the log, not yet to the disk
+        first = faults[0]
+        self._note(self._describe(faults))
+        if self._from_memory(faults) or self._from_manifest(first.index):
+            return await self._settled()
+        copies, answers = await self._ask_all(faults[:BATCHES_AT_ONCE])
+        if copies:
+            logger.info("group %s: %d damaged batches come from peers", group.name, len(copies))
+            group.tell("mended", messages.Mended(tuple(copies)))
+            self.repaired += len(copies)
+            return await self._settled()
+        if first.index <= group.applier.applied:
+            await group.snapshots.take()
+            return self._from_manifest(first.index) and await self._settled()
+        said = answers.get(first.index, {})
+        if Verdict.COMPACTED in said.values():
+            return await self._take_snapshot(first.index)
+        if self._is_nowhere(faults, said):
+            group.tell("absent", messages.Absent(first.index, first.term))
+            return await self._settled()
+        return False
+
+    def _note(self, what: str) -> None:
+        """Say it once: here, in /raftz and in /healthz."""
+        if what != self.waits_for:
+            name = self._group.name
+            if what:
+                logger.error("group %s is damaged on this node: %s", name, what)
+            else:
+                logger.warning("group %s is whole again on this node", name)
+            self.waits_for = what
+
+    def _describe(self, faults: Sequence[Fault]) -> str:
+        first, last = faults[0], faults[-1]
+        where = f"wal/{first.segment:016x}.wal, offset {first.offset}" if first.segment else "a torn write"
+        what = (
+            f"index {first.index}"
+            if first is last
+            else f"{len(faults)} of index {first.index} to {last.index}"
+        )
+        alone = "; no other replica can give it back" if not self._others() else ""
+        return f"{what} can't be read ({where}){alone}"
+
+    async def _settled(self) -> bool:
+        """Wait until what was told has had its effect, or should have."""
+        self._wake = trio.Event()
+        with trio.move_on_after(EFFECT_SECONDS):
+            await self._wake.wait()
+        return True
+
+    # --- from here -------------------------------------------------------------------------------------
+
+    def _from_memory(self, faults: Iterable[Fault]) -> bool:
+        """What went bad on the disk may still be in the cache."""
+        log = self._group.state.log
+        copies = [batch for fault in faults if (batch := log.cached_one(fault.index)) is not None]
+        if copies:
+            self._group.tell("mended", messages.Mended(tuple(copies)))
+            self.repaired += len(copies)
+        return bool(copies)
+
+    def _from_manifest(self, index: int) -> bool:
+        """What a durable manifest of this node covers is not missed: the log just begins behind it."""
+        manifest, log = self._group.snapshots.manifest, self._group.state.log
+        if manifest is None or not index <= manifest.index <= log.last_index:
+            return False
+        self._group.tell("compacted", messages.Compacted(manifest.index, manifest.term))
+        return True
+
+    # --- from peers ------------------------------------------------------------------------------------
+
+    def _others(self) -> frozenset[int]:
+        state = self._group.state
+        return state.membership.members - {state.node}
+
+    async def _ask_all(self, faults: Sequence[Fault]) -> tuple[list[bytes], Answers]:
+        """Copies of these batches from whoever has them, and what was said of the rest."""
+        missing = {fault.index: fault for fault in faults}
+        answers: Answers = {}
+        copies: list[bytes] = []
+        for peer in sorted(self._others()):
+            if not missing or not self._reach.is_up(peer):
+                continue
+            try:
+                for index, verdict, batch in await self._ask(peer, list(missing.values())):
+                    if verdict is Verdict.HELD and is_copy(batch, missing[index]):
+                        copies.append(batch)
+                        del missing[index]
+                    else:
+                        answers.setdefault(index, {})[peer] = verdict
+            except (PeerLost, Refusal, trio.TooSlowError) as error:
+                logger.info(
+                    "group %s: %s gives no copies: %s",
+                    self._group.name,
+                    self._reach.name_of(peer),
+                    describe(error),
+                )
+        return copies, answers
+
+    async def _ask(self, peer: int, faults: Sequence[Fault]) -> list[tuple[int, Verdict, bytes]]:
+        """One question: (index, verdict, batch) for each of these. Refusal if the answer makes no sense."""
+        group = self._group
+        question = [group.number, group.incarnation, [[fault.index, fault.term] for fault in faults]]
+        answer = await self._asks.ask(peer, BATCHES, question, ASK_SECONDS)
+        try:
+            said = [
+                (Verdict(verdict), bytes(batch)) for verdict, batch in cast(list[tuple[int, bytes]], answer)
+            ]
+        except (TypeError, ValueError) as error:
+            raise Refusal(f"its answer makes no sense: {error}") from error
+        return [(fault.index, verdict, batch) for fault, (verdict, batch) in zip(faults, said, strict=False)]
+
+    def _is_nowhere(self, faults: Sequence[Fault], said: dict[int, Verdict]) -> bool:
+        """Whether the first batch, which is in doubt, can be given up: all other voters lack it as well.
+
+        Not while a batch is damaged that was certainly here: it might be a change of the voters. And not if a
+        voter knows that it had the batch: then a majority may have had it.
+        """
+        state = self._group.state
+        lacking = {peer for peer, verdict in said.items() if verdict in (Verdict.ABSENT, Verdict.DOUBTFUL)}
+        return all(fault.doubtful for fault in faults) and state.membership.voters - {state.node} <= lacking
+
+    async def _take_snapshot(self, at_least: int) -> bool:
+        """Have a peer send its snapshot as of `at_least` or later. False if nobody did."""
+        group = self._group
+        for peer in sorted(self._others()):
+            if not self._reach.is_up(peer):
+                continue
+            try:
+                question = [group.number, group.incarnation, at_least]
+                await self._asks.ask(peer, SNAPSHOT, question, ASK_SECONDS)
+            except (PeerLost, Refusal, trio.TooSlowError) as error:
+                logger.info(
+                    "group %s: %s gives no snapshot: %s",
+                    group.name,
+                    self._reach.name_of(peer),
+                    describe(error),
+                )
+                continue
+            if await self._receive(at_least):
+                return True
+        return False
+
+    async def _receive(self, at_least: int) -> bool:
+        """Wait for a promised snapshot while it comes in."""
+        group = self._group
+        while not self._helped(at_least):
+            seen = group.snapshots.received_parts
+            with trio.move_on_after(TRANSFER_SECONDS):
+                await self._wake.wait()
+                self._wake = trio.Event()
+                continue
+            if group.snapshots.received_parts == seen:
+                return False
+        return True
+
+    def _helped(self, at_least: int) -> bool:
+        state = self._group.state
+        return not state.unrestored and at_least not in state.log.holes
+
+    # --- for peers -------------------------------------------------------------------------------------
+
+    async def give_batches(self, wanted: Sequence[tuple[int, int]]) -> list[tuple[Verdict, bytes]]:
+        """What this replica has of these batches, given as (index, term); one answer for each."""
+        answers: list[tuple[Verdict, bytes]] = []
+        size = 0
+        for index, term in wanted[:BATCHES_AT_ONCE]:
+            if size >= ANSWER_BYTES:
+                answers.append((Verdict.LATER, b""))
+                continue
+            answers.append(await self._give(index, term))
+            size += len(answers[-1][1])
+        self.given += sum(verdict is Verdict.HELD for verdict, _ in answers)
+        return answers
+
+    async def _give(self, index: int, term: int) -> tuple[Verdict, bytes]:
+        log, number = self._group.state.log, self._group.number
+        if index <= log.compacted.index:
+            return Verdict.COMPACTED, b""
+        if log.term_at(index) != term:
+            return Verdict.ABSENT, b""
+        if index in log.holes:
+            doubtful = any(fault.doubtful for fault in self._storage.faults(number) if fault.index == index)
+            return (Verdict.DOUBTFUL if doubtful else Verdict.DAMAGED), b""
+        batch = log.cached_one(index)
+        if batch is None:
+            try:
+                [batch] = await self._storage.read_batches(number, index, index, 1)
+            except Compacted:
+                return Verdict.COMPACTED, b""
+            except StorageError as error:
+                logger.warning("group %s: no copy of index %d for a peer: %s", self._group.name, index, error)
+                return Verdict.DAMAGED, b""
+        return Verdict.HELD, batch
+
+    async def give_snapshot(self, peer: int, at_least: int) -> int:
+        """Begin to send the newest snapshot, which is as of the index returned. Refusal if it is too old."""
+        group = self._group
+        if group.state.unrestored:
+            raise Refusal("it is damaged here too")
+        manifest = group.snapshots.manifest
+        if manifest is None or manifest.index < at_least:
+            if group.applier.applied < at_least:
+                raise Refusal(f"this replica has applied {group.applier.applied} only")
+            await group.snapshots.take()
+            manifest = group.snapshots.manifest
+        if manifest is None or manifest.index < at_least:
+            raise Refusal("there is no snapshot yet")
+        group.send_snapshot(peer)
+        return manifest.index
+
+
+def is_copy(batch: bytes, fault: Fault) -> bool:
+    """Whether these bytes are the very batch that is missing: sound, with its name and its checksum."""
+    try:
+        header = verify_batch(batch)
+    except CodecError:
+        return False
+    named = (header.index, header.term) == (fault.index, fault.term)
+    return named and fault.crc in (0, header.header_crc)

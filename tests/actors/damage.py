@@ -1,0 +1,60 @@
+"""Damage to the disks of a cluster in memory: where a batch, a write or a file lies, and what befalls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trimaran.codec import BATCH_HEADER_SIZE
+from trimaran.storage.memory_disk import MemoryDisk
+from trimaran.storage.segment import BATCH, DATA_START, Found, SegmentScan, Write, decode_segment_header
+from trimaran.storage.wal import segment_numbers, segment_path
+
+
+def writes(disk: MemoryDisk) -> Iterator[tuple[str, Write]]:
+    """Every write of the log with its file, oldest first."""
+    for number in segment_numbers(disk):
+        path = segment_path(number)
+        data = disk.read(path)
+        for write in SegmentScan(data, decode_segment_header(data[:DATA_START], path)).writes():
+            yield path, write
+
+
+def batches(disk: MemoryDisk, group: int) -> list[tuple[str, Found]]:
+    """Every batch record of a group with its file, in the order in which they were written."""
+    return [
+        (path, record)
+        for path, write in writes(disk)
+        for record in write.records
+        if record.kind == BATCH and record.group == group
+    ]
+
+
+def flip(disk: MemoryDisk, path: str, offset: int) -> None:
+    """One bit of a file changes where it lies."""
+    disk.damage(path, offset, bytes([disk.read(path)[offset] ^ 0x20]))
+
+
+def hurt_batches(disk: MemoryDisk, group: int, *indexes: int) -> None:
+    """Every copy of these batches in the log gets a bit flipped behind its header."""
+    found = [(path, record) for path, record in batches(disk, group) if record.index in indexes]
+    assert {record.index for _, record in found} == set(indexes)
+    for path, record in found:
+        flip(disk, path, record.offset + min(record.length - 1, BATCH_HEADER_SIZE + 1))
+
+
+def lose_write(disk: MemoryDisk, group: int) -> None:
+    """The middle one of the writes that have a batch of the group is gone, with all its names."""
+    having = [
+        (path, write)
+        for path, write in writes(disk)
+        if any(record.kind == BATCH and record.group == group for record in write.records)
+    ]
+    path, write = having[len(having) // 2]
+    disk.damage(path, write.start, bytes(write.end - write.start))
+
+
+def group_files(disk: MemoryDisk, group: int) -> dict[str, str]:
+    """The files of a group: name -> path."""
+    [directory] = [name for name in disk.listdir("groups") if name.startswith(f"{group}-")]
+    path = f"groups/{directory}"
+    return {name: f"{path}/{name}" for name in disk.listdir(path) if name != "quarantine"}

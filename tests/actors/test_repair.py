@@ -1,0 +1,190 @@
+"""Whole clusters whose disks rot: nothing acknowledged is lost, and every replica gets whole by itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
+from tests.actors.damage import batches, hurt_batches
+from trimaran import GroupHandle, NotDone
+from trimaran.actors.group import Group
+from trimaran.actors.meta import META_GROUP
+from trimaran.actors.state import Role
+
+KIB = 1024
+LOG_ONLY = replace(OPTIONS, snapshot_log_bytes=64 * 1024 * KIB)
+"""The log is never compacted: what it lost can only come from another log."""
+
+
+class Load:
+    """A client that proposes all the time, to whoever takes it, and remembers what was acknowledged."""
+
+    def __init__(self, cluster: Cluster, group: int) -> None:
+        self.acknowledged: list[bytes] = []
+        self._cluster = cluster
+        self._group = group
+        self._number = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        while True:
+            self._number += 1
+            entry = b"load %d" % self._number
+            for member in list(self._cluster.members.values()):
+                if member.node is None:
+                    continue
+                try:
+                    with trio.move_on_after(5):
+                        await GroupHandle(member.node, self._group).propose(entry)
+                        self.acknowledged.append(entry)
+                        break
+                except (NotDone, LookupError):
+                    pass
+            await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def loaded(cluster: Cluster, group: int) -> AsyncIterator[Load]:
+    load = Load(cluster, group)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(load.run)
+        yield load
+        nursery.cancel_scope.cancel()
+
+
+def replica(cluster: Cluster, name: str, number: int) -> Group:
+    group = cluster[name].groups.get(number)
+    assert group is not None
+    return group
+
+
+async def fill(cluster: Cluster, count: int) -> int:
+    """A group with so many entries, each in a batch of its own, on all nodes."""
+    handle = await cluster.counter("a")
+    for number in range(count):
+        await handle.propose(b"%d" % number)
+    await until(lambda: len({len(cluster.counted(name, handle.group)) for name in "abc"}) == 1)
+    return handle.group
+
+
+async def stop_all(cluster: Cluster) -> None:
+    await trio.sleep(0.2)  # the mark: what was acknowledged is known to be synced
+    for name in cluster.members:
+        await cluster.crash(name)
+
+
+async def whole(cluster: Cluster, group: int, *names: str) -> list[bytes]:
+    """Wait until these replicas are whole, led and equal; what they have counted."""
+    await until(lambda: not any(replica(cluster, name, group).state.faulty for name in names))
+    await until(lambda: bool(cluster.leaders(group)))
+    await replica(cluster, cluster.leader(group), group).read_barrier()
+    await until(lambda: len({tuple(cluster.counted(name, group)) for name in names}) == 1)
+    return cluster.counted(names[0], group)
+
+
+def contains(seen: list[bytes], acknowledged: list[bytes]) -> bool:
+    """Whether all that was acknowledged is there, once, and in order."""
+    position = -1
+    for entry in acknowledged:
+        position = seen.index(entry, position + 1)
+    return len(set(acknowledged)) == len(acknowledged)
+
+
+async def test_one_damaged_log_is_repaired_from_the_others(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 30)
+        await stop_all(cluster)
+        hurt_batches(cluster.members["b"].disk, group, 5, 6, 17, 30)
+        for name in "abc":
+            await cluster.start(name)
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        hurt = replica(cluster, "b", group)
+        assert hurt.state.log.holes == {5, 6, 17, 30}
+        seen = await whole(cluster, group, "a", "b", "c")
+        assert seen == [b"%d" % number for number in range(30)]
+        assert hurt.repair.repaired == 4 and hurt.statistics().faulty == ()
+        await cluster.crash("b")
+        await cluster.start("b")
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        assert not replica(cluster, "b", group).state.faulty, "for good"
+
+
+async def test_two_logs_damaged_in_different_places_heal_each_other_without_a_leader(
+    autojump_clock: MockClock,
+) -> None:
+    """The third node is away, so nobody could lead before both are whole."""
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 30)
+        await stop_all(cluster)
+        hurt_batches(cluster.members["a"].disk, group, 4, 20)
+        hurt_batches(cluster.members["b"].disk, group, 9, 21)
+        await cluster.start("a")
+        await cluster.start("b")
+        seen = await whole(cluster, group, "a", "b")
+        assert seen == [b"%d" % number for number in range(30)]
+        assert await GroupHandle(cluster["a"], group).propose(b"on") == 31
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_two_damaged_logs_under_load(autojump_clock: MockClock, seed: int) -> None:
+    async with open_memory_cluster(options=LOG_ONLY, seed=seed) as cluster:
+        group = await fill(cluster, 20)
+        async with loaded(cluster, group) as load:
+            await trio.sleep(1)
+            for name in "ab":
+                await cluster.crash(name)
+                await trio.sleep(0.3)
+                disk = cluster.members[name].disk
+                known = [record.index for _, record in batches(disk, group)]
+                hurt_batches(disk, group, *sorted(set(known))[3 + ord(name) % 3 :: 7])
+                before = len(load.acknowledged)
+                await cluster.start(name)
+                await until(lambda name=name: cluster[name].groups.get(group) is not None)  # type: ignore[misc]
+                assert replica(cluster, name, group).state.faulty
+                await until(lambda name=name: not replica(cluster, name, group).state.faulty)  # type: ignore[misc]
+                assert len(load.acknowledged) > before, "the load went on"
+            await trio.sleep(1)
+        seen = await whole(cluster, group, "a", "b", "c")
+        assert contains(seen, load.acknowledged)
+        assert replica(cluster, "b", group).repair.repaired > 0
+
+
+async def test_a_damaged_meta_log_is_repaired_as_well(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 3)
+        await stop_all(cluster)
+        for name in "ab":
+            disk = cluster.members[name].disk
+            last = max(record.index for _, record in batches(disk, META_GROUP))
+            hurt_batches(disk, META_GROUP, 2 if name == "a" else last)
+        for name in "abc":
+            await cluster.start(name)
+        await cluster.ready()
+        assert await whole(cluster, group, "a", "b", "c") == [b"0", b"1", b"2"]
+        for name in "ab":
+            assert replica(cluster, name, META_GROUP).repair.repaired == 1
+
+
+async def test_a_damaged_replica_says_so_and_neither_leads_nor_votes(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 10)
+        await stop_all(cluster)
+        hurt_batches(cluster.members["b"].disk, group, 7)
+        await cluster.start("b")
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        await trio.sleep(5)
+        hurt = replica(cluster, "b", group)
+        assert hurt.state.role is Role.FOLLOWER and hurt.statistics().faulty == ((7, 7),)
+        assert len(cluster.counted("b", group)) < 6
+        [reason] = [reason for reason in cluster["b"].vitals.health() if "can't be read" in reason]
+        assert "counter hits: index 7 can't be read (wal/" in reason and "offset" in reason
+        await cluster.start("c")
+        await trio.sleep(5)
+        assert hurt.state.faulty is False, "one intact peer is enough, though none of the two could lead"
+        await cluster.ready("b", "c")
