@@ -58,7 +58,7 @@ class ApiRouter:
         self._groups = groups
         self._requests = requests
         self._meta = meta
-        self._api = JetStreamApi(desk)
+        self._api = JetStreamApi(desk, desk.wall)
         self._administration = Administration(desk)
         desk.router = self
         self.backups: Backups | None = None
@@ -217,6 +217,10 @@ class ApiDesk:
         self._deliveries = deliveries
         self._clock = clock
         self._cluster_name = cluster_name
+
+    def wall(self) -> int:
+        """Nanoseconds since 1970."""
+        return self._clock.wall()
 
     def streams(self) -> Mapping[str, StreamAssignment]:
         return {

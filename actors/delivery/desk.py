@@ -16,8 +16,7 @@ import trio
 
 from ..stream.machine import StreamMachine
 from ..wire import FrameKind
-from .pulls import status
-from .stream import ClientMessage, StreamDelivery
+from .stream import ClientMessage, StreamDelivery, unserved
 
 if TYPE_CHECKING:
     import random
@@ -42,12 +41,16 @@ LOOK_SECONDS: Final = 0.25
 NEXT_PREFIX: Final = b"$JS.API.CONSUMER.MSG.NEXT."
 ACK_PREFIX: Final = b"$JS.ACK."
 FLOW_PREFIX: Final = b"$JS.FC."
+DIRECT_PREFIX: Final = b"$JS.API.DIRECT.GET."
 DOMAIN_TOKENS: Final = 9
 """Tokens of an acknowledgement's subject behind `$JS.ACK.` when a domain and an account come first."""
 
 
 def read_client_message(subject: bytes, reply: bytes, payload: bytes) -> tuple[str, ClientMessage] | None:
     """(stream, message) of what a client sent to a consumer's subject, or None if it is no such subject."""
+    if subject.startswith(DIRECT_PREFIX):
+        stream, _, wanted = subject[len(DIRECT_PREFIX) :].decode(errors="replace").partition(".")
+        return stream, ClientMessage("direct", "", (wanted,), reply, payload)
     for prefix, kind, least in ((NEXT_PREFIX, "next", 2), (ACK_PREFIX, "ack", 7), (FLOW_PREFIX, "flow", 3)):
         if not subject.startswith(prefix):
             continue
@@ -236,7 +239,7 @@ class Deliveries:
 
     def _refuse(self, messages: list[ClientMessage]) -> None:
         """Nobody serves them: pull requests end; an acknowledgement without an answer is sent again."""
-        header = status(409, "Leadership Change")
         for message in messages:
-            if message.kind == "next" and message.reply:
+            header = unserved(message)
+            if header and message.reply:
                 self.carrier.carry(message.reply, message.reply, b"", len(header), header)

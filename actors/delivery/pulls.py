@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..stream.consumer_config import ConsumerConfig
+from ..stream.durations import show_duration
 
 __all__ = ["PullRequest", "Refused", "read_pull", "status"]
 
@@ -55,7 +56,7 @@ def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) 
     if 0 < config.max_batch < batch:
         raise Refused(409, f"Exceeded MaxRequestBatch of {config.max_batch}")
     if 0 < config.max_expires < expires:
-        raise Refused(409, f"Exceeded MaxRequestExpires of {go_duration(config.max_expires)}")
+        raise Refused(409, f"Exceeded MaxRequestExpires of {show_duration(config.max_expires)}")
     if 0 < config.max_bytes < max_bytes:
         raise Refused(409, f"Exceeded MaxRequestMaxBytes of {config.max_bytes}")
     if heartbeat > 0 and heartbeat * 2 > expires:
@@ -101,19 +102,3 @@ def status(code: int, text: str = "", *headers: tuple[str, object]) -> bytes:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     first = f"NATS/1.0 {code} {text}" if text else f"NATS/1.0 {code}"
     return f"{first}\r\n{lines}\r\n".encode()
-
-
-def go_duration(nanoseconds: int) -> str:
-    """A duration as the reference prints it: 1m30s, 1.5s, 250ms."""
-    if nanoseconds < 1_000_000_000:
-        for unit, size in (("ms", 1_000_000), ("µs", 1000), ("ns", 1)):
-            if nanoseconds >= size:
-                return f"{nanoseconds / size:.6f}".rstrip("0").rstrip(".") + unit
-        return "0s"
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    shown = f"{seconds}.{fraction:09}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{shown}"
-    return f"{minutes}m{shown}" if minutes else shown

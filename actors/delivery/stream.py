@@ -28,6 +28,7 @@ from ..stream.consumer_config import ConsumerConfig
 from ..stream.consumers import begin, select
 from ..stream.errors import DamagedRecord
 from ..stream.results import unpack
+from .direct import direct_get
 from .led import LedConsumer, Pick, Plan
 from .pulls import Refused, read_pull, status
 
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.05
 """After a proposal that was not taken."""
+GETS_MAX: Final = 1024
+"""Direct gets under way; more are turned away, and clients try again."""
 NAME_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
@@ -60,13 +63,15 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
-    """What a client sent to a consumer: a MSG.NEXT, an acknowledgement, or an answer to flow control."""
+    """What a client sent to a stream's leader: a MSG.NEXT, an acknowledgement, a direct get, or an answer to
+    flow control."""
 
     kind: str
-    """`next`, `ack` or `flow`."""
+    """`next`, `ack`, `direct` or `flow`."""
     consumer: str
+    """Empty for a direct get."""
     tokens: tuple[str, ...]
-    """Of an acknowledgement's subject, behind the consumer's name."""
+    """Of the subject, behind the consumer's (or stream's) name."""
     reply: bytes
     payload: bytes
 
@@ -98,6 +103,8 @@ class StreamDelivery:
         """Consumers whose clients would take a message."""
         self._alarms: list[tuple[float, int, LedConsumer]] = []
         self._numbers = itertools.count()
+        self._getting = 0
+        """Direct gets under way."""
         self._early: list[ClientMessage] = []
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -154,8 +161,7 @@ class StreamDelivery:
             for _ in led.end("Leadership Change"):
                 pass
         for message in self._early:
-            if message.kind == "next":
-                self._status(message.reply, status(409, "Leadership Change"))
+            self._status(message.reply, unserved(message))
         self._early.clear()
         self.ready.set()
 
@@ -266,6 +272,9 @@ class StreamDelivery:
         acknowledged: dict[LedConsumer, list[int]] = {}
         answers: list[bytes] = []
         for message in messages:
+            if message.kind == "direct":
+                self._start_get(message)
+                continue
             led = self.find(message.consumer)
             if led is None:
                 self._status(message.reply, status(503))
@@ -300,11 +309,29 @@ class StreamDelivery:
         led.waiting.append(request)
         self._touch(led)
 
+    def _start_get(self, message: ClientMessage) -> None:
+        config = self._machine.config
+        refused = config is None or not config.allow_direct or self._getting >= GETS_MAX
+        if refused or self._nursery is None:
+            self._status(message.reply, status(503))
+        else:
+            self._getting += 1
+            self._nursery.start_soon(self._get, message)
+
+    async def _get(self, message: ClientMessage) -> None:
+        try:
+            header, body = await direct_get(self._machine, message.tokens[0], message.payload)
+            self._carrier.carry(message.reply, message.reply, b"", len(header), header + body)
+        except DamagedRecord as damage:
+            logger.error("%s", damage)
+            self._status(message.reply, status(500, "Message Damaged"))
+        finally:
+            self._getting -= 1
+
     def _confirm(self, led: LedConsumer, message: ClientMessage) -> None:
         """A client says that it has processed what was sent before a flow control request."""
         led.confirm(message.tokens)
-        if message.reply:
-            self._status(message.reply, b"")
+        self._answer(message.reply)
         self._touch(led)
 
     def _acknowledge(
@@ -520,8 +547,15 @@ class StreamDelivery:
             self._status(inbox, header)
 
     def _status(self, inbox: bytes, header: bytes) -> None:
-        if inbox:
+        if inbox and header:
             self._carrier.carry(inbox, inbox, b"", len(header), header)
+
+
+def unserved(message: ClientMessage) -> bytes:
+    """The status for a message that no leader will see; empty where a silence makes the client repeat it."""
+    if message.kind == "next":
+        return status(409, "Leadership Change")
+    return status(503) if message.kind == "direct" else b""
 
 
 def _shown(message: StoredMessage, headers_only: bool) -> tuple[bytes, bytes]:

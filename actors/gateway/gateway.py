@@ -373,6 +373,7 @@ class Gateway:
     def on_peer_down(self, peer: int) -> None:
         known = self.routes.addresses()
         self.routes.peer_down(peer)
+        self._wake()
         if self.routes.addresses() != known:
             self._inform()
 
@@ -389,6 +390,7 @@ class Gateway:
         """An interest frame, as its sender gave it to `Backend.send_interest`."""
         if self.routes.on_interest(peer, data):
             self._inform()
+        self._wake()
 
     def on_route(self, peer: int, data: bytes | bytearray | memoryview) -> None:
         """A frame of routed messages, as its sender gave it to `Backend.send_route`."""

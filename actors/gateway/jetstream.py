@@ -55,6 +55,10 @@ DELETED_LIMIT: Final = 100_000
 
 NO_BATCHES: Final = ApiError(501, 10036, "batched get is not supported yet")
 """10036 is the reference's code for what it can't do in a cluster."""
+FEATURE_LEVEL: Final = 1
+"""What clients may use, as the account's information says: 1 stands for a message's own time to live, delete
+markers and pause; the reference's higher ones for counters, batches and schedules too."""
+
 UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
 BUSY: Final = ApiError(503, 10023, "insufficient resources")
 UNKNOWN: Final = ApiError(503, 20001, "outcome unknown: the change may or may not have been made")
@@ -228,7 +232,7 @@ class JetStreamApi:
             "streams": len(self._host.streams()),
             "consumers": 0,
             "limits": {**dict.fromkeys(unlimited, -1), "max_bytes_required": False},
-            "api": {"level": 0, "total": self.total, "errors": self.errors},
+            "api": {"level": FEATURE_LEVEL, "total": self.total, "errors": self.errors},
         }
 
     # --- desired state: the meta group's leader ---------------------------------------------------------

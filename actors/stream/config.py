@@ -71,6 +71,7 @@ class StreamConfig:
     allow_rollup_hdrs: bool = False
     consumer_limits: Mapping[str, object] = field(default_factory=dict)
     allow_msg_ttl: bool = False
+    subject_delete_marker_ttl: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What the user gave; the echo adds `_nats.*` keys."""
 
@@ -98,7 +99,14 @@ class StreamConfig:
         return _complete(_parse(fields))
 
 
-_OMITTED_WHEN_EMPTY: Final = ("description", "no_ack", "placement", "first_seq", "discard_new_per_subject")
+_OMITTED_WHEN_EMPTY: Final = (
+    "subject_delete_marker_ttl",
+    "description",
+    "no_ack",
+    "placement",
+    "first_seq",
+    "discard_new_per_subject",
+)
 _ORDER: Final = tuple(StreamConfig.__dataclass_fields__)
 
 _INTEGERS: Final = {
@@ -162,17 +170,12 @@ UNSUPPORTED: Final = {
     "sources": "stream sources are not supported yet",
     "republish": "republishing is not supported yet",
     "subject_transform": "subject transforms are not supported yet",
-    "subject_delete_marker_ttl": "subject delete markers are not supported yet",
     "allow_msg_counter": "message counters are not supported yet",
     "allow_atomic": "atomic publishing is not supported yet",
     "allow_msg_schedules": "message schedules are not supported yet",
     "allow_batched": "batched publishing is not supported yet",
 }
 """Fields whose absence (or zero value) alone is accepted."""
-UNSUPPORTED_RETENTION: Final = {
-    "interest": "retention policy interest is not supported yet",
-    "workqueue": "retention policy workqueue is not supported yet",
-}
 
 
 def decode_json(payload: bytes) -> object:
@@ -284,8 +287,6 @@ def _parse(request: Mapping[str, object]) -> dict[str, object]:
             raise configuration_error(text)
     if fields.get("persist_mode") == "async":
         raise configuration_error("persist mode async is not supported yet")
-    if str(fields.get("retention")) in UNSUPPORTED_RETENTION:
-        raise configuration_error(UNSUPPORTED_RETENTION[str(fields["retention"])])
     return fields
 
 
@@ -381,6 +382,9 @@ def _complete(fields: Mapping[str, object]) -> StreamConfig:
     subjects = cast("list[str]", chosen.get("subjects") or [chosen.get("name", "")])
     chosen["subjects"] = tuple(subjects)
     chosen["metadata"] = _own_or_user(cast("dict[str, str]", chosen.get("metadata", {})))
+    if cast("int", chosen.get("subject_delete_marker_ttl", 0)) > 0:
+        # A marker is a roll-up with a time to live, put where a purge must be possible.
+        chosen |= {"allow_msg_ttl": True, "allow_rollup_hdrs": True, "deny_purge": False}
     config = StreamConfig(**{"name": "", **chosen})  # type: ignore[arg-type]  # checked by _parse
     return replace(config, discard_new_per_subject=bool(config.discard_new_per_subject))
 
@@ -423,6 +427,10 @@ def _check_numbers(config: StreamConfig) -> None:
         raise configuration_error("duplicates window can not be larger then max age")
     if config.duplicate_window < SHORTEST:
         raise configuration_error("duplicates window needs to be >= 100ms")
+    if config.subject_delete_marker_ttl < 0:
+        raise configuration_error("subject delete marker TTL must not be negative")
+    if 0 < config.subject_delete_marker_ttl < 10 * SHORTEST:
+        raise configuration_error("subject delete marker TTL must be at least 1 second")
     if config.discard_new_per_subject and config.discard != "new":
         raise configuration_error("discard new per subject requires discard new policy to be set")
     if config.discard_new_per_subject and config.max_msgs_per_subject <= 0:

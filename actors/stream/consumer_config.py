@@ -314,7 +314,7 @@ def _check_push(config: ConsumerConfig, stream: StreamConfig) -> None:
 
 def _check_workqueue(config: ConsumerConfig) -> None:
     if config.ack_policy != "explicit":
-        raise api_error(10084 if config.is_pull else 10098)
+        raise api_error(10084 if config.is_pull and not config.acknowledges else 10098)
     if config.deliver_policy not in ("all", "new"):
         raise api_error(10101)
 
@@ -322,9 +322,11 @@ def _check_workqueue(config: ConsumerConfig) -> None:
 def check_unique(config: ConsumerConfig, others: Sequence[ConsumerConfig]) -> int | None:
     """The err_code for one more consumer of a work queue, where each message has one consumer; or None."""
     for other in others:
-        if not config.filters or not other.filters:
+        if not config.filters:
             return 10099
-        if any(subjects_overlap(mine, theirs) for mine in config.filters for theirs in other.filters):
+        if not other.filters or any(
+            subjects_overlap(mine, theirs) for mine in config.filters for theirs in other.filters
+        ):
             return 10100
     return None
 

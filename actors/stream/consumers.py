@@ -126,14 +126,16 @@ class Consumers:
         self.changed += 1
         return pack(Status.DONE, standing.number)
 
-    def delete(self, name: str) -> int:
-        """Takes a consumer away."""
+    def delete(self, name: str, stream: StreamConfig) -> int:
+        """Takes a consumer away, and what was kept for it alone."""
         consumer = self._by_name.pop(name, None)
         if consumer is None:
             return _NOT_FOUND
         del self._by_number[consumer.number]
         self._selections.pop(consumer.number, None)
         self.changed += 1
+        if stream.retention == "interest":
+            self.sweep(stream)
         return pack(Status.DONE, consumer.number)
 
     def pause(self, name: str, until: str) -> int:
@@ -149,12 +151,15 @@ class Consumers:
         self.changed += 1
         return pack(Status.DONE, consumer.number)
 
-    def deliver(self, number: int, sequences: Sequence[int], time: int) -> int:
+    def deliver(self, number: int, sequences: Sequence[int], stream: StreamConfig, time: int) -> int:
         """Notes what goes out to a consumer's clients. Value: the consumer sequence of the first one."""
         consumer = self._by_number.get(number)
         if consumer is None:
             return _NOT_FOUND
-        return pack(Status.DONE, consumer.deliver(sequences, time))
+        first = consumer.deliver(sequences, time)
+        if stream.retention != "limits" and not consumer.config.acknowledges:
+            self.release(sequences, stream)
+        return pack(Status.DONE, first)
 
     def give_up(self, number: int, sequences: Sequence[int], time: int) -> int:
         """A consumer delivers these no more; the stream keeps them. Value: how many were pending."""
@@ -192,6 +197,13 @@ class Consumers:
             subject = self._store.subject_at(sequence)
             if subject is not None and not self.wanted(sequence, subject, stream):
                 self._store.drop(sequence)
+
+    def sweep(self, stream: StreamConfig) -> None:
+        """Drops every message that no consumer needs any more."""
+        sequence = self._store.find(0)
+        while sequence is not None:
+            self.release([sequence], stream)
+            sequence = self._store.find(sequence + 1)
 
     def wanted(self, sequence: int, subject: bytes, stream: StreamConfig) -> bool:
         """Whether some consumer is not done with a message."""

@@ -25,6 +25,7 @@ from . import headers
 from .commands import read_command
 from .config import MAX_FIRST, StreamConfig
 from .consumers import Consumers
+from .durations import show_duration
 from .errors import (
     BEYOND_LAST,
     DELETE_DENIED,
@@ -35,6 +36,7 @@ from .errors import (
     ApiError,
     StateDamaged,
 )
+from .expiry import Expiry, parse_ttl
 from .results import Status, pack, pack_all, refused
 from .store import MessageStore
 from .subjects import SubjectFilter
@@ -90,6 +92,7 @@ class StreamMachine:
         """Forgets everything: the state of a stream that was never configured."""
         self._store = MessageStore(self._files, self.name, self._block_bytes)
         self.consumers = Consumers(self._store)
+        self._expiry = Expiry(self._store)
         self._duplicates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._last_id = b""
         self._fresh: list[int] = []
@@ -141,8 +144,9 @@ class StreamMachine:
         """Lets go what the clock says is too old."""
         if self.config is None:
             return
-        if self.config.max_age > 0:
-            self._store.drop_older(self.clock - self.config.max_age)
+        markers = self.config.subject_delete_marker_ttl
+        for subject in self._expiry.expire(self.clock, self.config.max_age, watched=markers > 0):
+            self._mark(subject, markers)
         horizon = self.clock - self.config.duplicate_window
         while self._duplicates:
             known, (_, time) = next(iter(self._duplicates.items()))
@@ -152,9 +156,14 @@ class StreamMachine:
 
     def next_due(self) -> int | None:
         """When (ns) something expires although nothing happens: the leader then proposes a tick."""
-        if self.config is None or self.config.max_age <= 0 or not self._store.messages:
-            return None
-        return self._store.first_time + self.config.max_age
+        return None if self.config is None else self._expiry.next_due(self.config.max_age)
+
+    def _mark(self, subject: bytes, ttl: int) -> None:
+        """Leaves a message, for a while (ns), that says that a subject's last one expired."""
+        shown = show_duration(ttl).encode()
+        block = b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: %b\r\nNats-Rollup: sub\r\n\r\n" % shown
+        sequence = self._store.append(subject, block, b"", self.clock)
+        self._expiry.note(sequence, ttl, self.clock, marker=True)
 
     # --- publishing
 
@@ -230,6 +239,9 @@ class StreamMachine:
         expected_stream = asked.get(headers.EXPECTED_STREAM)
         if expected_stream and expected_stream != config.name.encode():
             return refused(10060)
+        ttl = asked.get(headers.TTL)
+        if ttl and (not config.allow_msg_ttl or parse_ttl(ttl) is None):
+            return refused(10165 if config.allow_msg_ttl else 10166)
         for header, err_code in _NOT_SUPPORTED.items():
             if asked.get(header):
                 return refused(err_code)
@@ -299,6 +311,9 @@ class StreamMachine:
         self._last_id = asked.get(headers.MSG_ID, b"")
         if self._last_id:
             self._duplicates[self._last_id] = (sequence, self.clock)
+        ttl = parse_ttl(asked.get(headers.TTL, b""))
+        if ttl is not None:
+            self._expiry.note(sequence, ttl, self.clock)
         rollup = asked.get(headers.ROLLUP, b"").lower()
         number = store.subjects[subject]
         if rollup == b"all":
@@ -308,6 +323,8 @@ class StreamMachine:
         if config.max_msgs_per_subject > 0:
             self._enforce_per_subject([number])
         self._enforce_limits()
+        if config.retention == "interest":
+            self.consumers.release([sequence], config)
         return pack(Status.STORED, sequence)
 
     # --- limits
@@ -346,7 +363,7 @@ class StreamMachine:
         consumers, now = self.consumers, self.clock
         match command:
             case {"op": "deliver", "to": int(number), "seqs": list(sequences)}:
-                return consumers.deliver(number, sequences, now)
+                return consumers.deliver(number, sequences, stream, now)
             case {"op": "give_up", "to": int(number), "seqs": list(sequences)}:
                 return consumers.give_up(number, sequences, now)
             case {"op": "ack", "of": list(acknowledged)}:
@@ -354,7 +371,7 @@ class StreamMachine:
             case {"op": "consumer", "name": str(name), "config": dict(fields), "action": str(action)}:
                 return consumers.create(stream, name, fields, action, now)
             case {"op": "delete_consumer", "name": str(name)}:
-                return consumers.delete(name)
+                return consumers.delete(name, stream)
             case {"op": "pause_consumer", "name": str(name), "until": str(until)}:
                 return consumers.pause(name, until)
             case _:
@@ -370,8 +387,13 @@ class StreamMachine:
         except ApiError:
             return refused(10052)
         first_time = self.config is None
+        released = config.retention == "interest" and (
+            self.config is None or self.config.retention == "limits"
+        )
         self._adopt(config)
         self.version = version
+        if released:
+            self.consumers.sweep(config)
         store = self._store
         if first_time and config.first_seq > 1 and store.last == 0:
             store.skip_to(min(config.first_seq, MAX_FIRST))
@@ -527,6 +549,7 @@ class StreamMachine:
             "last_id": self._last_id,
             "duplicates": [[known, *where] for known, where in self._duplicates.items()],
             "consumers": self.consumers.pack(),
+            "expiry": self._expiry.pack(),
             "store": store,
         }
         packed = msgpack.packb(state)
@@ -549,6 +572,7 @@ class StreamMachine:
             for known, sequence, time in cast("list[tuple[bytes, int, int]]", fields["duplicates"]):
                 self._duplicates[known] = (sequence, time)
             self.consumers.restore(cast("dict[str, object]", fields["consumers"]))
+            self._expiry.restore(cast("dict[str, object]", fields.get("expiry", {})))
             config = fields["config"]
             self._adopt(None if config is None else StreamConfig.from_json(cast("dict[str, object]", config)))
         except (KeyError, TypeError, ValueError, ApiError) as error:
@@ -570,7 +594,6 @@ def _nobody() -> None:
 
 _PUBLISH_TYPE: Final = bytes([EntryType.PUBLISH])
 _NOT_SUPPORTED: Final = {
-    headers.TTL: 10166,
     headers.COUNTER: 10168,
     headers.BATCH: 10174,
     headers.SCHEDULE: 10188,
@@ -584,7 +607,7 @@ def _decides_singly(config: StreamConfig) -> bool:
     with one per subject is not, since a small message may replace a large one.
     """
     limited = config.max_msgs > 0 or config.max_bytes > 0 or config.discard_new_per_subject
-    if config.discard == "new" and limited:
+    if config.retention == "interest" or (config.discard == "new" and limited):
         return True
     return config.max_bytes > 0 and config.max_msgs_per_subject > 0
 

@@ -1,5 +1,6 @@
 """Consumers in whole clusters: what clients get, who may be lost on the way, and what outlives a leader."""
 
+import base64
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.nats_client import MemoryClient, Received
 from trimaran import Node
+from trimaran.actors.stream.machine import StreamMachine
+from trimaran.actors.stream.views import rfc3339
 
 SECOND = 1_000_000_000
 
@@ -36,6 +39,12 @@ class Harness:
 
     def any_node(self) -> Node:
         return next(member.node for member in self.cluster.members.values() if member.node is not None)
+
+    def machine(self, name: str) -> StreamMachine:
+        """The replica of stream S on a node."""
+        machine = self.cluster[name].desk.machine(self.group)
+        assert machine is not None
+        return machine
 
     async def connect(self, name: str) -> MemoryClient:
         return await MemoryClient.connect(self.cluster.members[name].port)
@@ -69,7 +78,7 @@ async def harness(*names: str, at: str = "", **stream: object) -> AsyncIterator[
 
 
 def sequences(messages: list[Received]) -> list[int]:
-    return [each.numbers[1] for each in messages if each.reply]
+    return [each.numbers[1] for each in messages if each.reply.startswith("$JS.ACK.")]
 
 
 async def test_a_pull_gets_messages_with_everything_in_their_acknowledgement_subject(
@@ -351,3 +360,205 @@ async def test_an_unused_ephemeral_goes_and_a_used_one_stays(autojump_clock: Moc
         assert "error" not in await it.info(name)
         await trio.sleep(7)
         assert (await it.info(name))["error"]["err_code"] == 10014
+
+
+@pytest.mark.parametrize("at", ["a", "b"])
+async def test_a_push_consumer_delivers_while_somebody_listens(autojump_clock: MockClock, at: str) -> None:
+    async with harness("a", "b", "c", at=at) as it:
+        await it.client.fill("s.0", "s.1")
+        made = await it.consumer(deliver_subject="to.me")
+        assert made["num_pending"] == 2 and "push_bound" not in made
+        inbox = it.client.subscribe("to.me")
+        got = await it.client.take(inbox, 2)
+        assert [(each.subject, each.numbers) for each in got] == [
+            ("s.0", (1, 1, 1, 1)),
+            ("s.1", (1, 2, 2, 0)),
+        ]
+        assert (await it.info())["push_bound"] is True
+        pulled = await it.client.request("$JS.API.CONSUMER.MSG.NEXT.S.c")
+        assert pulled.status == "409 Consumer is push based"
+        it.client.unsubscribe("to.me")
+        await it.client.fill("s.2")
+        assert await it.client.take(inbox, 1, seconds=0.5) == []
+        it.client.subscribe("to.me")
+        assert sequences(await it.client.take(inbox, 1)) == [3]
+
+
+@pytest.mark.parametrize("at", ["a", "b", "c"])
+async def test_a_queue_of_push_clients_shares_the_messages(autojump_clock: MockClock, at: str) -> None:
+    async with harness("a", "b", "c", at=at) as it:
+        other = await it.connect("b")
+        for client in (it.client, other):
+            client.subscribe("to.us", "workers")
+        await it.consumer(deliver_subject="to.us", deliver_group="workers", ack_policy="none")
+        await it.client.fill(*["s.0"] * 40)
+        first, second = await it.client.take("to.us", 40, seconds=1), await other.take("to.us", 40, seconds=1)
+        assert sorted(sequences(first) + sequences(second)) == list(range(1, 41))
+        assert first and second, "both get some"
+
+
+async def test_a_silent_push_consumer_beats(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        inbox = it.client.subscribe("to.me")
+        await it.client.fill("s.0")
+        await it.consumer(deliver_subject="to.me", idle_heartbeat=SECOND)
+        got = await it.client.take(inbox, 3)
+        assert [each.status for each in got] == ["", "100 Idle Heartbeat", "100 Idle Heartbeat"]
+        assert "Nats-Last-Consumer: 1\r\nNats-Last-Stream: 1" in got[1].headers
+
+
+async def test_flow_control_stops_until_the_client_answers(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        for _ in range(260):
+            await it.client.request("s.big", bytes(15_000))
+        inbox = it.client.subscribe("to.me")
+        await it.consumer(
+            deliver_subject="to.me", ack_policy="none", flow_control=True, idle_heartbeat=5 * SECOND
+        )
+        got = await it.client.take(inbox, 300, seconds=2)
+        assert 130 <= len(sequences(got)) < 260, "the window of 2 MB is full"
+        [asked] = [each for each in got if each.status == "100 FlowControl Request"]
+        [beat] = [each for each in await it.client.take(inbox, 1, seconds=6) if each.status]
+        assert f"Nats-Consumer-Stalled: {asked.reply}" in beat.headers
+        it.client.publish(asked.reply)
+        rest = await it.client.take(inbox, 300, seconds=2)
+        assert sequences(got) + sequences(rest) == list(range(1, 261))
+
+
+async def test_an_ordered_consumer_is_in_no_log_and_goes_with_its_leader(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        await it.client.fill("s.0", "s.1")
+        inbox = it.client.subscribe("to.me")
+        config = {"ack_policy": "none", "mem_storage": True, "deliver_subject": "to.me", "name": "o"}
+        made = await it.client.api("CONSUMER.CREATE.S.o", stream_name="S", config=config)
+        assert "error" not in made
+        assert sequences(await it.client.take(inbox, 2)) == [1, 2]
+        assert not any(len(it.machine(name).consumers) for name in "abc")
+        assert (await it.client.api("CONSUMER.NAMES.S"))["consumers"] == ["o"]
+        await it.client.api("STREAM.LEADER.STEPDOWN.S")
+        await until(lambda: bool(it.cluster.leaders(it.group)))
+        assert (await it.info("o"))["error"]["err_code"] == 10014
+
+
+async def test_a_paused_consumer_goes_on_by_itself(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0")
+        await it.consumer()
+        until_then = rfc3339(1_800_000_000_000_000_000 + int((trio.current_time() + 4) * 1e9))
+        paused = await it.client.api("CONSUMER.PAUSE.S.c", pause_until=until_then)
+        assert paused["paused"] is True and 0 < paused["pause_remaining"] <= 4 * SECOND
+        assert (await it.info())["paused"] is True
+        inbox = it.client.pull("S.c", batch=1, expires=20 * SECOND)
+        assert await it.client.take(inbox, 1, seconds=2) == []
+        assert sequences(await it.client.take(inbox, 1, seconds=4)) == [1]
+        assert (await it.client.api("CONSUMER.PAUSE.S.c", pause_until=""))["paused"] is False
+
+
+async def test_messages_are_replayed_in_their_own_time_if_asked(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        for _ in range(3):
+            await it.client.fill("s.0")
+            await trio.sleep(2)
+        await it.consumer(replay_policy="original")
+        inbox = it.client.pull("S.c", batch=3, expires=20 * SECOND)
+        times = []
+        for _ in range(3):
+            await it.client.take(inbox, 1, seconds=9)
+            times.append(trio.current_time())
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert gaps == pytest.approx([2.0, 2.0], abs=0.3)
+
+
+async def test_a_work_queue_loses_what_is_acknowledged(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c", retention="workqueue") as it:
+        await it.client.fill("s.0", "s.1", "s.2")
+        await it.consumer("even", filter_subjects=["s.0", "s.2"])
+        clash = await it.client.api(
+            "CONSUMER.CREATE.S.x",
+            stream_name="S",
+            config={"name": "x", "ack_policy": "explicit", "filter_subject": "s.*"},
+        )
+        assert clash["error"]["err_code"] == 10100
+        got = await it.client.fetch("S.even", 2)
+        await it.ack(got[1])
+        state = (await it.client.api("STREAM.INFO.S"))["state"]
+        assert (state["messages"], state["num_deleted"]) == (2, 1) and state["last_seq"] == 3
+        await it.ack(got[0], b"+TERM")
+        assert (await it.client.api("STREAM.INFO.S"))["state"]["first_seq"] == 2
+
+
+async def test_interest_keeps_messages_while_a_consumer_needs_them(autojump_clock: MockClock) -> None:
+    async with harness(retention="interest") as it:
+        await it.client.fill("s.0")
+        assert (await it.client.api("STREAM.INFO.S"))["state"]["messages"] == 0
+        for name, config in (
+            ("one", {}),
+            ("two", {"filter_subject": "s.0"}),
+            ("three", {"ack_policy": "none"}),
+        ):
+            await it.consumer(name, **config)
+        await it.client.fill("s.0", "s.1", "s.2")
+        for name in ("one", "two"):
+            for message in await it.client.fetch(f"S.{name}", 2, no_wait=True):
+                if message.reply:
+                    await it.ack(message)
+        assert (await it.client.api("STREAM.INFO.S"))["state"]["messages"] == 3, "three has seen nothing"
+        await it.client.fetch("S.three", 3)
+        state = (await it.client.api("STREAM.INFO.S"))["state"]
+        assert (state["messages"], state["first_seq"]) == (1, 4)
+        await it.client.api("CONSUMER.DELETE.S.one")
+        assert (await it.client.api("STREAM.INFO.S"))["state"]["messages"] == 0
+
+
+@pytest.mark.parametrize("at", ["a", "b"])
+async def test_direct_get_answers_with_a_message(autojump_clock: MockClock, at: str) -> None:
+    async with harness("a", "b", "c", at=at, allow_direct=True) as it:
+        client = it.client
+        client.publish_with("s.0", {"Mine": "1"}, b"one", client.inbox())
+        await client.fill("s.1", "s.0")
+        got = await client.request("$JS.API.DIRECT.GET.S", b'{"seq":1}')
+        lines = (
+            "NATS/1.0",
+            "Mine: 1",
+            "Nats-Stream: S",
+            "Nats-Subject: s.0",
+            "Nats-Sequence: 1",
+            "Nats-Time-Stamp: ",
+        )
+        assert got.headers.startswith("\r\n".join(lines)) and got.payload == b"one"
+        for request, answer in (
+            (b'{"last_by_subj":"s.0"}', b"m1"),
+            (b'{"seq":2,"next_by_subj":"s.0"}', b"m1"),
+            (b'{"start_time":"2020-01-01T00:00:00Z"}', b"one"),
+            (b'{"seq":9}', "404 Message Not Found"),
+            (b"", "408 Empty Request"),
+            (b"{", "408 Malformed Request"),
+            (b'{"seq":1,"last_by_subj":"s.0"}', "408 Bad Request"),
+        ):
+            got = await client.request("$JS.API.DIRECT.GET.S", request)
+            assert answer == (got.payload or got.status)
+        assert (await client.request("$JS.API.DIRECT.GET.S.s.1")).payload == b"m0"
+        await client.api("STREAM.CREATE.T", name="T", subjects=["t"])
+        for stream in ("T", "NO"):
+            assert (await client.request(f"$JS.API.DIRECT.GET.{stream}", b'{"seq":1}')).status == "503"
+
+
+async def test_a_message_with_a_time_to_live_leaves_a_marker_on_every_replica(
+    autojump_clock: MockClock,
+) -> None:
+    async with harness("a", "b", "c", allow_msg_ttl=True, subject_delete_marker_ttl=2 * SECOND) as it:
+        inbox = it.client.inbox()
+        it.client.publish_with("s.short", {"Nats-TTL": "1s"}, b"x", inbox)
+        it.client.publish_with("s.long", {"Nats-TTL": "1h"}, b"x", inbox)
+        await it.client.take(inbox, 2)
+        await trio.sleep(1.6)
+        message = (await it.client.api("STREAM.MSG.GET.S", last_by_subj="s.short"))["message"]
+        headers = base64.b64decode(message["hdrs"])
+        assert (
+            headers == b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 2s\r\nNats-Rollup: sub\r\n\r\n"
+        )
+        await trio.sleep(2.5)
+        answer = await it.client.api("STREAM.INFO.S", subjects_filter=">")
+        assert answer["state"]["subjects"] == {"s.long": 1}
+        for name in "abc":
+            await until(lambda name=name: it.machine(name).subjects() == {"s.long": 1})  # type: ignore[misc]

@@ -1,0 +1,118 @@
+"""When messages expire: by the stream's maximum age, or by a time to live of their own.
+
+Nothing here reads a clock: the machine says what time its log has come to.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, cast
+
+from .durations import SECOND, parse_duration
+
+if TYPE_CHECKING:
+    from .store import MessageStore
+
+__all__ = ["NEVER", "Expiry", "parse_ttl"]
+
+NEVER: Final = -1
+"""A message with this time to live also outlives the stream's maximum age."""
+LONGEST: Final = 1 << 60
+"""Ns, some 36 years: what is meant to live longer does not fit a time of the log."""
+
+
+def parse_ttl(text: bytes) -> int | None:
+    """Ns of a `Nats-TTL` header, or NEVER, or None if it is wrong: "never", seconds, or a duration >= 1 s."""
+    if text == b"never":
+        return NEVER
+    if text.isdigit():
+        ttl = int(text[:12]) * SECOND if len(text) <= 12 else LONGEST
+    else:
+        ttl = parse_duration(text.decode(errors="replace")) or 0
+    return min(ttl, LONGEST) if ttl >= SECOND else None
+
+
+class Expiry:
+    """The messages of one stream that live shorter or longer than others.
+
+    Args:
+        store: the stream's messages.
+    """
+
+    def __init__(self, store: MessageStore) -> None:
+        self._store = store
+        self._due: list[tuple[int, int]] = []
+        """(time, sequence), a heap; messages that were removed may still be in it."""
+        self._kept: set[int] = set()
+        """Messages that never expire."""
+        self._markers: set[int] = set()
+        """Messages that say that a subject's last one expired."""
+        self._aging_from = 0
+        """Every message below is one of `_kept`. Moves on as far as `_oldest` has looked."""
+
+    def note(self, sequence: int, ttl: int, time: int, *, marker: bool = False) -> None:
+        """A message was stored with a time to live, ns or NEVER."""
+        if ttl == NEVER:
+            self._kept.add(sequence)
+        else:
+            heapq.heappush(self._due, (time + ttl, sequence))
+        if marker:
+            self._markers.add(sequence)
+
+    def expire(self, clock: int, max_age: int, *, watched: bool) -> list[bytes]:
+        """Drops what is due; the subjects that have no message any more by that, if that is `watched`."""
+        lapsed: list[bytes] = []
+        while self._due and self._due[0][0] <= clock:
+            self._drop(heapq.heappop(self._due)[1], lapsed)
+        if max_age > 0:
+            if not watched and not self._kept:
+                self._store.drop_older(clock - max_age)
+            while (oldest := self._oldest()) is not None and self._store.time_at(oldest) <= clock - max_age:
+                self._drop(oldest, lapsed)
+        return lapsed if watched else []
+
+    def next_due(self, max_age: int) -> int | None:
+        """When (ns) the next message expires, if one will."""
+        times = [self._due[0][0]] if self._due else []
+        oldest = self._oldest() if max_age > 0 else None
+        if oldest is not None:
+            times.append(self._store.time_at(oldest) + max_age)
+        return min(times, default=None)
+
+    def _oldest(self) -> int | None:
+        """The oldest message that grows old."""
+        sequence = self._store.find(self._aging_from)
+        while sequence is not None and sequence in self._kept:
+            sequence = self._store.find(sequence + 1)
+        if sequence is not None:
+            self._aging_from = sequence
+        return sequence
+
+    def _drop(self, sequence: int, lapsed: list[bytes]) -> None:
+        subject = self._store.subject_at(sequence)
+        marker = sequence in self._markers
+        self._markers.discard(sequence)
+        if subject is None:
+            return
+        self._store.drop(sequence)
+        if not marker and not self._store.count_of(subject):
+            lapsed.append(subject)
+
+    # --- snapshots
+
+    def pack(self) -> dict[str, object]:
+        """As it is kept in a captured state, without what is there no more."""
+        has = self._store.has
+        return {
+            "due": [each for each in sorted(self._due) if has(each[1])],
+            "kept": [each for each in sorted(self._kept) if has(each)],
+            "markers": [each for each in sorted(self._markers) if has(each)],
+        }
+
+    def restore(self, packed: Mapping[str, object]) -> None:
+        """Takes what `pack` gave; nothing in a state from before messages had a time to live."""
+        for time, sequence in cast("list[tuple[int, int]]", packed.get("due", [])):
+            heapq.heappush(self._due, (time, sequence))
+        self._kept.update(cast("list[int]", packed.get("kept", [])))
+        self._markers.update(cast("list[int]", packed.get("markers", [])))
