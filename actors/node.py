@@ -208,6 +208,8 @@ class Node:
         """
         while True:
             await self._told_removed.wait()
+            if self._is_gone(self.me.node):
+                break  # its own log says so, too
             with trio.move_on_after(REMOVED_SECONDS):
                 while self.groups.leadership(META_GROUP) is None:
                     await self.groups.wait_leader_change()

@@ -15,7 +15,7 @@ from trimaran.actors.node import NodeRemoved
 # nats-py's own warnings are not this project's.
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::ResourceWarning")
 
-PER_SECOND = 200
+PER_SECOND = 100
 PAUSE_SECONDS = 0.5
 """The shortest election timeout. A publish may be refused meanwhile, with an answer; none is lost."""
 
