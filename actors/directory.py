@@ -16,7 +16,7 @@ from .options import Options
 from .outcomes import Outcome
 from .peers import Peers
 from .proposals import Proposals
-from .stream.subjects import SubjectFilter
+from .stream.subjects import SubjectIndex
 from .wire import FrameKind
 
 CACHED_SUBJECTS: Final = 65_536
@@ -28,20 +28,24 @@ class StreamDirectory:
 
     def __init__(self) -> None:
         self.version = 0
-        self._streams: list[tuple[SubjectFilter, StreamRef]] = []
-        self._compiled: dict[tuple[int, int], tuple[SubjectFilter, StreamRef]] = {}  # (group, version) ->
+        self._streams: SubjectIndex[StreamRef] = SubjectIndex()
+        self._known: dict[tuple[int, int], StreamRef] = {}
+        """(group, version of the configuration) -> what the index has of it."""
         self._answers: dict[bytes, StreamRef | None] = {}
         self._groups: dict[str, int] = {}
 
     def update(self, state: MetaState) -> None:
-        """Streams that did not change stay as they were compiled."""
+        """Streams that did not change stay as they are indexed."""
         self._answers.clear()
         self._groups = {stream.name: stream.group for stream in state.streams()}
-        before, self._compiled = self._compiled, {}
-        for stream in state.streams():
-            key = (stream.group, stream.version)
-            self._compiled[key] = before.get(key) or _compile(stream)
-        self._streams = list(self._compiled.values())
+        streams = {(stream.group, stream.version): stream for stream in state.streams()}
+        for key in self._known.keys() - streams.keys():  # first: a new stream may take an old one's subjects
+            for pattern in self._known.pop(key).subjects:
+                self._streams.remove(pattern)
+        for key in streams.keys() - self._known.keys():
+            ref = self._known[key] = _ref(streams[key])
+            for pattern in ref.subjects:
+                self._streams.add(pattern, ref)
         self.version += 1
 
     def group_of(self, name: str) -> int | None:
@@ -52,23 +56,22 @@ class StreamDirectory:
         """The stream that stores messages of this literal subject, or None."""
         found = self._answers.get(subject, _NOT_ASKED)
         if found is _NOT_ASKED:
-            found = next((ref for subjects, ref in self._streams if subject in subjects), None)
+            found = self._streams.find(subject)
             if len(self._answers) >= CACHED_SUBJECTS:
                 self._answers.clear()
             self._answers[subject] = found
         return found
 
 
-def _compile(stream: Assignment) -> tuple[SubjectFilter, StreamRef]:
+def _ref(stream: Assignment) -> StreamRef:
     subjects = stream.config.get("subjects")
     patterns = [str(each) for each in subjects] if isinstance(subjects, list) else []
-    ref = StreamRef(
+    return StreamRef(
         stream.name,
         stream.group,
         tuple(pattern.encode() for pattern in patterns),
         no_ack=stream.config.get("no_ack") is True,
     )
-    return SubjectFilter(patterns), ref
 
 
 class NodeBackend:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 from .errors import ApiError, api_error, configuration_error, json_error
-from .subjects import is_subject, subject_matches, subjects_overlap
+from .subjects import SubjectIndex, is_subject, subject_matches, subjects_overlap
 
 MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 4096
@@ -21,7 +21,7 @@ MAX_REPLICAS: Final = 5
 MAX_FIRST: Final = 1 << 55
 """Where a stream may begin, or be purged to. Results have 56 bits for a sequence; half of them stay free."""
 MAX_SUBJECTS: Final = 1000
-"""Every pair is checked for overlap, on the event loop: half a million comparisons are half a second."""
+"""Each is compared with all others, on the event loop, and wildcards can make that slow."""
 SHORTEST: Final = 100_000_000
 """100 ms: no age or window is shorter."""
 DUPLICATE_WINDOW: Final = 120_000_000_000
@@ -237,10 +237,11 @@ def same_config(one: StreamConfig, other: StreamConfig) -> bool:
 
 def check_overlap(config: StreamConfig, others: Iterable[tuple[str, Sequence[str]]]) -> None:
     """Raises ApiError 10065 if another stream, (name, subjects), takes one of the subjects too."""
+    mine: SubjectIndex[bool] = SubjectIndex()
+    for subject in config.subjects:
+        mine.add(subject.encode(), True)
     for name, subjects in others:
-        if name == config.name:
-            continue
-        if any(subjects_overlap(mine, theirs) for mine in config.subjects for theirs in subjects):
+        if name != config.name and any(mine.overlapping(theirs.encode()) for theirs in subjects):
             raise api_error(10065)
 
 
@@ -444,12 +445,14 @@ def _check_numbers(config: StreamConfig) -> None:
 def _check_subjects(config: StreamConfig) -> None:
     if len(config.subjects) > MAX_SUBJECTS:
         raise configuration_error(f"stream has too many subjects, maximum allowed is {MAX_SUBJECTS}")
-    for position, subject in enumerate(config.subjects):
+    before: SubjectIndex[str] = SubjectIndex()
+    for subject in config.subjects:
         if not is_subject(subject):
             raise configuration_error("invalid subject")
-        for earlier in config.subjects[:position]:
-            if subjects_overlap(earlier, subject):
-                raise configuration_error(f'subject "{earlier}" overlaps with "{subject}"')
+        earlier = before.overlapping(subject.encode())
+        if earlier is not None:
+            raise configuration_error(f'subject "{earlier}" overlaps with "{subject}"')
+        before.add(subject.encode(), subject)
         if not config.no_ack:
             _check_reserved(subject)
 

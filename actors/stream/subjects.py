@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final, Generic, TypeVar, cast
 
 
 def is_subject(subject: str) -> bool:
@@ -37,35 +38,112 @@ def subject_matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(tokens)
 
 
+T = TypeVar("T")
+
+_END: Final = "end"
+_TAIL: Final = "tail"
+"""Keys of values in the tree; tokens are bytes, so no token is one of them."""
+
+
+class SubjectIndex(Generic[T]):
+    """Patterns with a value each, in a tree by token: an answer takes about as many steps as the subject has
+    tokens, however many patterns there are. No recursion: a subject may have thousands of tokens.
+    """
+
+    __slots__ = ("_literals", "_root")
+
+    def __init__(self) -> None:
+        self._literals: dict[bytes, T] = {}
+        self._root: dict[bytes | str, Any] = {}
+        """Token -> the same for the next token; `_END` and `_TAIL` -> the value of a pattern that ends so."""
+
+    def add(self, pattern: bytes, value: T) -> None:
+        """Give a pattern, or a literal subject, its value."""
+        tokens, end = _parts(pattern)
+        if end == _END and b"*" not in tokens:
+            self._literals[pattern] = value
+        level = self._root
+        for token in tokens:
+            level = level.setdefault(token, {})
+        level[end] = value
+
+    def remove(self, pattern: bytes) -> None:
+        """Forget a pattern; it must be there."""
+        self._literals.pop(pattern, None)
+        tokens, end = _parts(pattern)
+        path = [self._root]
+        for token in tokens:
+            path.append(path[-1][token])
+        del path[-1][end]
+        for level, token in zip(reversed(path[:-1]), reversed(tokens), strict=True):
+            if level[token]:
+                break
+            del level[token]
+
+    def find(self, subject: bytes) -> T | None:
+        """The value of a pattern that matches a literal subject, or None."""
+        if subject in self._literals:
+            return self._literals[subject]
+        tokens = subject.split(b".")
+        waiting = [(self._root, 0)]
+        while waiting:
+            level, position = waiting.pop()
+            if position == len(tokens):
+                if _END in level:
+                    return cast(T, level[_END])
+                continue
+            if _TAIL in level:
+                return cast(T, level[_TAIL])
+            for token in (b"*", tokens[position]):
+                if token in level:
+                    waiting.append((level[token], position + 1))
+        return None
+
+    def overlapping(self, pattern: bytes) -> T | None:
+        """The value of a pattern that takes some subject which `pattern` takes too, or None."""
+        tokens = pattern.split(b".")
+        waiting = [(self._root, 0)]
+        while waiting:
+            level, position = waiting.pop()
+            if position == len(tokens):
+                if _END in level:
+                    return cast(T, level[_END])
+                continue
+            if _TAIL in level:
+                return cast(T, level[_TAIL])
+            token = tokens[position]
+            if token == b">" and position == len(tokens) - 1:
+                below = [level[key] for key in level if isinstance(key, bytes)]
+                if below:
+                    return self._some(below[0])
+            elif token == b"*":
+                waiting += [(below, position + 1) for key, below in level.items() if isinstance(key, bytes)]
+            else:
+                waiting += [(level[key], position + 1) for key in (b"*", token) if key in level]
+        return None
+
+    def _some(self, level: dict[bytes | str, Any]) -> T:
+        """The value of some pattern at or below a level; every branch ends in one."""
+        while _END not in level and _TAIL not in level:
+            level = next(level[key] for key in level)
+        return cast(T, level[_END] if _END in level else level[_TAIL])
+
+
+def _parts(pattern: bytes) -> tuple[list[bytes], str]:
+    """The tokens that lead to a pattern's value, and the key that it has there."""
+    tokens = pattern.split(b".")
+    return (tokens[:-1], _TAIL) if tokens[-1] == b">" else (tokens, _END)
+
+
 class SubjectFilter:
     """Compiled patterns; answers for literal subjects as they are stored (bytes)."""
 
-    __slots__ = ("_literals", "_wildcards")
+    __slots__ = ("_index",)
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._literals: set[bytes] = set()
-        self._wildcards: list[list[bytes]] = []
+        self._index: SubjectIndex[bool] = SubjectIndex()
         for pattern in patterns:
-            tokens = pattern.encode().split(b".")
-            if b"*" in tokens or tokens[-1] == b">":
-                self._wildcards.append(tokens)
-            else:
-                self._literals.add(pattern.encode())
+            self._index.add(pattern.encode(), True)
 
     def __contains__(self, subject: bytes) -> bool:
-        if subject in self._literals:
-            return True
-        if not self._wildcards:
-            return False
-        tokens = subject.split(b".")
-        return any(_matches(wanted, tokens) for wanted in self._wildcards)
-
-
-def _matches(wanted: list[bytes], tokens: list[bytes]) -> bool:
-    if wanted[-1] == b">":
-        if len(tokens) < len(wanted):
-            return False
-        wanted = wanted[:-1]
-    elif len(tokens) != len(wanted):
-        return False
-    return all(want in (b"*", token) for want, token in zip(wanted, tokens, strict=False))
+        return self._index.find(subject) is not None

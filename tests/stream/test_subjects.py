@@ -7,7 +7,13 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimaran.actors.stream.subjects import SubjectFilter, is_subject, subject_matches, subjects_overlap
+from trimaran.actors.stream.subjects import (
+    SubjectFilter,
+    SubjectIndex,
+    is_subject,
+    subject_matches,
+    subjects_overlap,
+)
 
 LITERALS = [".".join(tokens) for length in (1, 2, 3, 4) for tokens in product("ab", repeat=length)]
 tokens = st.sampled_from(["a", "b", "*"])
@@ -44,6 +50,38 @@ def test_a_filter_takes_what_one_of_its_patterns_matches(wanted: list[str]) -> N
 def test_patterns_overlap_if_some_subject_matches_both(one: str, other: str) -> None:
     assert subjects_overlap(one, other) == bool(matched(one) & matched(other))
     assert subjects_overlap(one, other) == subjects_overlap(other, one)
+
+
+@given(st.lists(patterns | st.just(">"), max_size=4), patterns | st.just(">"))
+def test_an_index_finds_a_pattern_that_overlaps(present: list[str], asked: str) -> None:
+    index: SubjectIndex[str] = SubjectIndex()
+    for pattern in present:
+        index.add(pattern.encode(), pattern)
+    found = index.overlapping(asked.encode())
+    overlapping = [pattern for pattern in present if subjects_overlap(pattern, asked)]
+    assert found in overlapping if overlapping else found is None
+
+
+@given(st.sets(patterns | st.just(">"), max_size=6), st.sets(patterns | st.just(">"), max_size=6))
+def test_what_is_removed_from_an_index_leaves_nothing_behind(stays: set[str], goes: set[str]) -> None:
+    index: SubjectIndex[str] = SubjectIndex()
+    for pattern in stays | goes:
+        index.add(pattern.encode(), pattern)
+    for pattern in goes - stays:
+        index.remove(pattern.encode())
+    for subject in LITERALS:
+        matching = [pattern for pattern in stays if subject in matched(pattern) or pattern == ">"]
+        found = index.find(subject.encode())
+        assert found in matching if matching else found is None
+    assert (index.overlapping(b">") is None) == (not stays)
+
+
+def test_a_subject_may_have_more_tokens_than_the_stack_has_frames() -> None:
+    long = b"a." * 3000 + b"b"
+    index: SubjectIndex[int] = SubjectIndex()
+    index.add(b"*." * 3000 + b"*", 1)
+    assert index.find(long) == index.overlapping(long) == index.overlapping(b"a.>") == 1
+    assert index.find(long + b".c") is None
 
 
 @given(patterns, patterns)
