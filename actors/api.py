@@ -21,10 +21,10 @@ from .gateway.jetstream import JetStreamApi, Target, api_target
 from .group import Group, NotDone
 from .groups import Groups
 from .meta import META_GROUP, MetaState, command_chunk
-from .outcomes import Applied, Outcome
+from .outcomes import Applied, Outcome, Reason, Unknown
 from .peers import Peers
 from .proposals import Proposals
-from .requests import NotHere, PeerLost, Refusal, Requests, describe
+from .requests import NotHere, PeerLost, Refusal, Requests, describe, shaped
 from .stream.machine import StreamMachine
 from .world import Clock
 
@@ -63,8 +63,8 @@ class ApiRouter:
         desk.router = self
         self.backups: Backups | None = None
         """Set by the node once it is built."""
-        requests.handle(API, self._on_api)
-        requests.handle(STREAM_INFO, self._on_stream_info)
+        requests.handle(API, self._on_api, (str, bytes, int))
+        requests.handle(STREAM_INFO, self._on_stream_info, (str, int, int))
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
         """The JSON answer, or None if there is no such API or nobody could answer in time.
@@ -96,7 +96,7 @@ class ApiRouter:
                 answer = await self._at_leader(stream.group, here, STREAM_INFO, [name, stream.group, version])
         except (trio.TooSlowError, PeerLost, Refusal):
             return None
-        return cast(dict[str, object], json.loads(cast(bytes, answer))) if answer is not None else None
+        return _object(answer) if answer is not None else None
 
     async def _route(self, subject: str, payload: bytes, hops: int) -> tuple[bytes | None, int]:
         """(answer, the meta index that this node should have applied before it shows the answer)."""
@@ -122,7 +122,7 @@ class ApiRouter:
             answer, index = await here()
         else:
             found = await self._at_leader(group, here, API, [subject, payload, hops - 1])
-            answer, index = cast(list[object], found)
+            answer, index = _answer(found)
         return cast(bytes | None, answer), cast(int, index)
 
     async def _route_backup(self, subject: str, payload: bytes, hops: int) -> tuple[bytes | None, int]:
@@ -141,8 +141,7 @@ class ApiRouter:
             found = await here()
         else:
             found = await self._requests.ask(place.node, API, argument, ANSWER_SECONDS)
-        answer, index = cast(list[object], found)
-        return cast(bytes | None, answer), cast(int, index)
+        return _answer(found)
 
     async def _at_leader(
         self, group: int, here: Callable[[], Awaitable[object]], method: str, argument: object
@@ -165,6 +164,7 @@ class ApiRouter:
 
     async def _on_api(self, asker: int, argument: object) -> object:
         subject, payload, hops = cast(tuple[str, bytes, int], tuple(cast(list[object], argument)))
+        hops = min(hops, HOPS - 1)
         if is_backup(subject):
             return list(await self._route(subject, payload, hops))
         target = request_target(subject)
@@ -193,6 +193,23 @@ class ApiRouter:
         except NotDone as closed:
             raise NotHere(str(closed)) from None
         return await self._api.handle(f"$JS.API.STREAM.INFO.{name}", b"")
+
+
+def _answer(found: object) -> tuple[bytes | None, int]:
+    """What a node answered to `API`. Raises Malformed."""
+    answer, index = cast(list[object], shaped(found, (object, int)))
+    if answer is not None:
+        shaped(answer, bytes)
+    return cast(bytes | None, answer), cast(int, index)
+
+
+def _object(answer: object) -> dict[str, object] | None:
+    """A peer's JSON object; None if it is none."""
+    try:
+        found = json.loads(answer) if isinstance(answer, bytes) else None
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else None
 
 
 class ApiDesk:
@@ -258,7 +275,10 @@ class ApiDesk:
         """The first result of the command's chunk stands for it."""
         outcome = await self.propose(META_GROUP, command_chunk(command))
         if isinstance(outcome, Applied):
-            return Applied(outcome.index, cast(list[object], outcome.result)[0])
+            results = outcome.result
+            if not isinstance(results, list) or not results:
+                return Unknown(Reason.UNREADABLE_ANSWER)
+            return Applied(outcome.index, results[0])
         return outcome
 
     async def propose(self, group: int, chunk: Chunk) -> Outcome:

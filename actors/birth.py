@@ -10,6 +10,8 @@ An empty node that meets a born cluster joins it as a learner under its own new 
 the node it replaces: a wiped disk is a new member, it forgot its votes.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import trio
 from ..storage.actor import Storage
 from ..storage.records import GroupCreate
 from .meta import META_GROUP, META_KIND, NodeRecord
-from .requests import PeerLost, Refusal, Requests, describe
+from .requests import Malformed, PeerLost, Refusal, Requests, describe, shaped
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +50,38 @@ class Founding:
         return cast(bytes, msgpack.packb({"v": 1, "cluster": self.cluster, "founders": founders}))
 
     @classmethod
-    def unpack(cls, packed: bytes) -> "Founding":
+    def unpack(cls, packed: bytes) -> Founding:
         fields = msgpack.unpackb(packed)
         return cls(fields["cluster"], tuple(NodeRecord(*record) for record in fields["founders"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """What a peer says of itself: its cluster (0: none), the packed founding, where it listens."""
+
+    cluster: int
+    founding: bytes
+    address: str
+
+
+def _status(answer: Mapping[str, object]) -> _Status:
+    """Raises Malformed."""
+    fields = [answer.get(name) for name in ("cluster", "founding", "address")]
+    return _Status(*cast(tuple[int, bytes, str], shaped(fields, (int, bytes, str))))
+
+
+def _founding(packed: bytes) -> Founding:
+    """A founding from a peer. Raises Malformed."""
+    try:
+        founding = Founding.unpack(packed)
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise Malformed("no founding") from error
+    shaped(founding.cluster, int)
+    for record in founding.founders:
+        shaped([record.node, record.name, record.address], (int, str, str))
+    if not founding.founders:
+        raise Malformed("a founding without founders")
+    return founding
 
 
 class Surroundings(Protocol):
@@ -96,10 +127,10 @@ class Birth:
         self.founding = self._recovered()
         if self.cluster:
             self._confirmed.set()
-        requests.handle(STATUS, self._on_status)
-        requests.handle(PREPARE, self._on_prepare)
-        requests.handle(CONFIRM, self._on_confirm)
-        requests.handle(JOIN, self._on_join)
+        requests.handle(STATUS, self._on_status, object)
+        requests.handle(PREPARE, self._on_prepare, bytes)
+        requests.handle(CONFIRM, self._on_confirm, int)
+        requests.handle(JOIN, self._on_join, (int, str, str))
 
     def _recovered(self) -> Founding | None:
         """What an earlier run of this node prepared, confirmed or not."""
@@ -130,13 +161,13 @@ class Birth:
     async def _step(self) -> None:
         linked = dict(self._around.linked())
         self._tell_missing(self._peers - linked.keys())
-        answers: dict[str, Mapping[str, object]] = {}
+        answers: dict[str, _Status] = {}
         for name, node in linked.items():
-            answer = await self._requests.ask(node, STATUS, None, STATUS_SECONDS)
-            answers[name] = cast(Mapping[str, object], answer)
-        for name, answer in answers.items():
-            if answer["cluster"]:
-                await self._enter(linked[name], cast(int, answer["cluster"]), cast(bytes, answer["founding"]))
+            answer = await self._requests.ask(node, STATUS, None, STATUS_SECONDS, dict)
+            answers[name] = _status(cast(Mapping[str, object], answer))
+        for name, status in answers.items():
+            if status.cluster:
+                await self._enter(linked[name], status.cluster, status.founding)
                 return
         if frozenset(answers) >= self._peers:
             nodes = {**{name: linked[name] for name in self._peers}, self._me.name: self._me.node}
@@ -154,10 +185,11 @@ class Birth:
         if self.founding is not None and self.founding.cluster == cluster:
             await self._confirm()
             return
+        founding = _founding(packed)
         members = await self._ask_to_join(peer, cluster)
         for name, address in members:
             self._around.learn(name, address)
-        await self._prepare(Founding.unpack(packed))
+        await self._prepare(founding)
         await self._confirm()
 
     async def _ask_to_join(self, peer: int, cluster: int) -> list[tuple[str, str]]:
@@ -165,18 +197,19 @@ class Birth:
         record = self._me
         argument = [record.node, record.name, record.address]
         try:
-            members = await self._requests.ask(peer, JOIN, argument, ASK_SECONDS)
+            members = cast(list[object], await self._requests.ask(peer, JOIN, argument, ASK_SECONDS, list))
+            known = [cast(list[str], shaped(member, (str, str))) for member in members]
         except Refusal as refusal:
             if str(refusal) != self._refused:
                 self._refused = str(refusal)
                 logger.warning("not taken into cluster %016x: %s", cluster, refusal)
             raise
         logger.info("joining cluster %016x as a new member", cluster)
-        return [(str(name), str(address)) for name, address in cast(list[list[object]], members)]
+        return [(name, address) for name, address in known]
 
-    async def _found(self, nodes: Mapping[str, int], answers: Mapping[str, Mapping[str, object]]) -> None:
+    async def _found(self, nodes: Mapping[str, int], answers: Mapping[str, _Status]) -> None:
         """This node has the lowest id of all, and all are empty: have everyone prepare, then confirm."""
-        addresses = {name: str(answer["address"]) for name, answer in answers.items()}
+        addresses = {name: status.address for name, status in answers.items()}
         addresses[self._me.name] = self._me.address
         founders = tuple(NodeRecord(node, name, addresses[name]) for name, node in sorted(nodes.items()))
         if self.founding is None or self.founding.founders != founders:
@@ -220,8 +253,8 @@ class Birth:
         return {"cluster": self.cluster, "founding": founding, "address": self._me.address}
 
     async def _on_prepare(self, asker: int, argument: object) -> object:
-        founding = Founding.unpack(cast(bytes, argument))
-        if self.cluster and self.cluster != founding.cluster:
+        founding = _founding(cast(bytes, argument))
+        if self.cluster and self.founding != founding:
             raise Refusal(f"node {self._me.name} belongs to cluster {self.cluster:016x} already")
         if self._me not in founding.founders or min(record.node for record in founding.founders) != asker:
             raise Refusal("the founding does not fit this node")

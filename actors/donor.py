@@ -10,7 +10,7 @@ from typing import cast
 from .group import Group
 from .groups import Groups
 from .repair import BATCHES, SNAPSHOT
-from .requests import Refusal, Requests
+from .requests import Refusal, Requests, shaped
 
 
 class Donor:
@@ -18,8 +18,8 @@ class Donor:
 
     def __init__(self, groups: Groups, requests: Requests) -> None:
         self._groups = groups
-        requests.handle(BATCHES, self._on_batches)
-        requests.handle(SNAPSHOT, self._on_snapshot)
+        requests.handle(BATCHES, self._on_batches, (int, int, list))
+        requests.handle(SNAPSHOT, self._on_snapshot, (int, int, int))
 
     def _replica(self, number: object, incarnation: object) -> Group:
         group = self._groups.get(cast(int, number))
@@ -34,9 +34,15 @@ class Donor:
             tuple[int, int, list[list[int]]], tuple(cast(list[object], argument))
         )
         group = self._replica(number, incarnation)
-        places = [(index, term) for index, term in wanted]
+        places = [_place(each) for each in wanted]
         return [[int(verdict), batch] for verdict, batch in await group.repair.give_batches(places)]
 
     async def _on_snapshot(self, asker: int, argument: object) -> object:
         number, incarnation, at_least = cast(tuple[int, int, int], tuple(cast(list[object], argument)))
         return await self._replica(number, incarnation).repair.give_snapshot(asker, at_least)
+
+
+def _place(item: object) -> tuple[int, int]:
+    """(index, term) of a batch that is asked for. Raises Malformed."""
+    index, term = cast(list[int], shaped(item, (int, int)))
+    return index, term

@@ -27,7 +27,7 @@ from . import messages, roles
 from .applier import Applier, MachineFailed
 from .effects import Effect
 from .events import BatchApplied, EventHook, events_of, replica_of, started
-from .machine import Machine, Results
+from .machine import Machine, Results, StateUnusable
 from .mailbox import Mailbox
 from .membership import Change
 from .messages import Message, Now, PeerMessage
@@ -303,9 +303,14 @@ class Group:
         except* MachineFailed as errors:
             self.failed = str(errors.exceptions[0])
             logger.error("%s", self.failed)
-        except* StorageError as errors:
-            self.failed = f"group {self.name} has stopped: {errors.exceptions[0]}"
+        except* (StorageError, StateUnusable) as errors:
+            self.failed = f"group {self.name} has stopped: {_first(errors)}"
             logger.error("%s", self.failed)
+        except* AssertionError as errors:
+            # Raft's rules don't hold any more: a bug, or a peer that lies. Nothing is certain in this group,
+            # and nothing else depends on it.
+            self.failed = f"group {self.name} has stopped, the rules of Raft are broken: {_first(errors)}"
+            logger.critical("%s", self.failed, exc_info=_first(errors))
         finally:
             self._nursery = None
             self._close()
@@ -445,7 +450,10 @@ class Group:
     def _close(self) -> None:
         """Whoever waits gets an end: the rules say what is certain, the rest this node can't know any
         more."""
-        self._step(messages.StorageFailed() if self._storage.failed is not None else messages.Close())
+        try:
+            self._step(messages.StorageFailed() if self._storage.failed is not None else messages.Close())
+        except AssertionError as broken:  # it has stopped for this, and said so
+            logger.debug("group %s: %s", self.name, broken)
         waiting, self._waiting = self._waiting, {}
         for done in waiting.values():
             done(Unknown(Reason.CLOSED))
@@ -461,3 +469,11 @@ def ranges(indexes: Collection[int]) -> Iterator[tuple[int, int]]:
             first = index
         if index + 1 not in indexes:
             yield first, index
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of the errors, out of the nurseries that it came through."""
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -32,7 +32,7 @@ from .proposals import Leadership
 from .repair import Asks, Repair
 from .snapshots import Snapshots
 from .state import GroupState, RaftOptions
-from .wire import FrameKind, decode_messages
+from .wire import FrameKind, checked, decode_messages
 from .world import Clock
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ MakeMachine = Callable[[str, str, GroupFiles], Machine]
 CAMPAIGNS: Final = 10
 CAMPAIGN_SECONDS: Final = 0.03
 READ_BYTES: Final = 1024 * 1024
+MAX_LEADERS: Final = 100_000  # remembered, also of groups that are not here: enough, and a lie fills no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +336,10 @@ class Groups:
 
     def _on_leaders(self, sender: int, envelope: list[object], attachment: memoryview) -> None:
         """The sender says which groups it leads, and in which terms."""
-        for group, term in cast(list[tuple[int, int]], envelope):
+        for item in envelope:
+            group, term = cast(tuple[int, int], checked(item, (int, int)))
+            if group not in self._leaders and len(self._leaders) >= MAX_LEADERS:
+                continue
             known = self._leaders.get(group)
             if known is None or term > known.term:
                 self._set_leader(group, Leadership(term, sender))

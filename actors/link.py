@@ -26,6 +26,7 @@ RECONNECT_FIRST_SECONDS = 0.02
 RECONNECT_LAST_SECONDS = 0.5  # so that a restarted node is heard again within one election timeout
 RECEIVE_BYTES = 256 * 1024
 MAX_REFUSALS = 1024
+MAX_INCOMING = 1024  # connections at a time: a peer needs one, the rest is somebody's mistake or malice
 GATHER_BYTES = 1024 * 1024  # one write to the socket: enough to amortise the call, little enough to stay fair
 
 
@@ -248,6 +249,10 @@ class FrameStream:
         data = await self._stream.receive_some(RECEIVE_BYTES)
         return list(self._reader.feed(bytes(data))) if data else None
 
+    def allow(self, max_attachment: int) -> None:
+        """Take attachments up to this size from here on: a stranger has none to send."""
+        self._reader.max_attachment = max_attachment
+
     async def first(self) -> Frame | None:
         """The frame that comes first; None at the end of the stream. Raises FrameError."""
         while (frames := await self.some()) is not None:
@@ -266,21 +271,29 @@ class PeerServer:
         self._refusals: dict[str, str] = {}
         """The last reason given to each name."""
         self._connections: dict[int, set[trio.CancelScope]] = {}
+        self._open = 0
         self.bad_frames = 0
 
     async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
         """One incoming connection. A malformed or oversized frame closes it and is counted."""
+        if self._open >= MAX_INCOMING:
+            await trio.aclose_forcefully(stream)
+            return
+        self._open += 1
         try:
             async with stream:
-                frames = FrameStream(stream, self._max_attachment)
+                frames = FrameStream(stream, max_attachment=0)
                 remote = await self._greet(stream, frames)
                 if remote is not None:
+                    frames.allow(self._max_attachment)
                     await self._receive_from(remote, frames)
         except FrameError as error:
             self.bad_frames += 1
             logger.warning("peer connection closed: %s", error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer went away; its own link tells the node
+        finally:
+            self._open -= 1
 
     async def _greet(self, stream: trio.abc.SendStream, frames: FrameStream) -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):
@@ -319,7 +332,10 @@ class PeerServer:
             with scope:
                 await self._receive(frames, remote)
         finally:
-            self._connections.get(remote.node, set()).discard(scope)
+            scopes = self._connections.get(remote.node, set())
+            scopes.discard(scope)
+            if not scopes:
+                self._connections.pop(remote.node, None)
 
     async def _receive(self, frames: FrameStream, remote: Hello) -> None:
         while (some := await frames.some()) is not None:

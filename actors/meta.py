@@ -16,14 +16,17 @@ import msgpack
 from ..codec import Chunk, Entries, EntryType, make_chunk
 from ..storage.manifest import FileEntry
 from . import placement
-from .machine import Capture
+from .machine import Capture, StateUnusable
 from .stream.config import StreamConfig, check_overlap, check_update, same_config
 from .stream.errors import ApiError, api_error
+from .wire import MAX_U64
 
 META_GROUP: Final = 1
 META_KIND: Final = "meta"
 STREAM_KIND: Final = "stream"
 STATE_VERSION: Final = 2
+NAME_BYTES: Final = 4 * 255
+"""Longest name of a group or of a state machine: that of a stream, in UTF-8."""
 
 NODE_EXISTS: Final = 20010
 NODE_REMOVED: Final = 20011
@@ -176,18 +179,11 @@ class MetaMachine:
         return Capture(state=packed, files=())
 
     async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
-        fields = msgpack.unpackb(state, strict_map_key=False)
-        if fields["v"] != STATE_VERSION:
-            raise ValueError(f"meta state has version {fields['v']}, this node reads {STATE_VERSION}")
-        self.state = MetaState(
-            nodes={node: NodeRecord(node, name, address) for node, name, address in fields["nodes"]},
-            invited={name: Invitation(name, address, old) for name, address, old in fields["invited"]},
-            leaving=set(fields["leaving"]),
-            removed=set(fields["removed"]),
-            groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
-            next_group=fields["next_group"],
-            rebalanced=fields["rebalanced"],
-        )
+        """Raises StateUnusable."""
+        try:
+            self.state = _unpack_state(state)
+        except (msgpack.UnpackException, ValueError, KeyError, TypeError) as error:
+            raise StateUnusable(f"meta: the captured state is wrong: {error}") from error
         self._changed()
 
     def empty(self) -> None:
@@ -272,6 +268,8 @@ class MetaMachine:
     def _recover(self, command: Command, index: int, time: int) -> Command:
         """A majority was lost and an operator made one node a cluster of its own (see `lost_quorum.py`)."""
         state, survivor = self.state, cast(int, command["node"])
+        if survivor not in state.nodes:
+            raise ApiError(404, NO_SUCH_NODE, f"no node {survivor:016x} in this cluster")
         for node in [node for node in state.nodes if node != survivor]:
             self._remove(node)
         state.invited.clear()
@@ -319,6 +317,8 @@ class MetaMachine:
         kind, name, node = str(command["kind"]), str(command["name"]), cast(int, command["node"])
         if self.state.named(kind, name) is not None:
             raise ApiError(400, 10058, f"{kind} {name} exists already")
+        if node not in self.state.nodes:
+            raise api_error(10005)
         config = cast(Command, command["config"])
         if kind == STREAM_KIND:
             self._check_overlap(StreamConfig.from_json(config))
@@ -331,7 +331,8 @@ class MetaMachine:
         group = self.state.groups.get(cast(int, command["group"]))
         if group is None or not group.restoring:
             raise ApiError(404, 10059, "nothing is being restored under that number")
-        replicas = placement.resize(group.replicas, self._load(), cast(int, command["replicas"]))
+        count = max(1, cast(int, command["replicas"]))
+        replicas = placement.resize(group.replicas, self._load(), count)
         self.state.groups[group.group] = replace(group, restoring=False, replicas=replicas)
         return {}
 
@@ -380,6 +381,8 @@ class MetaMachine:
         index: int,
         time: int,
     ) -> Assignment:
+        if not all(0 < len(text.encode()) <= NAME_BYTES for text in (kind, name)):
+            raise api_error(10003)
         group = self.state.next_group
         self.state.next_group += 1
         assignment = Assignment(
@@ -401,7 +404,7 @@ class MetaMachine:
         """The least loaded nodes, the first of them with the fewest groups it comes first in (it leads
         first)."""
         staying, groups = self.state.staying(), self.state.groups.values()
-        if count > len(staying):
+        if not 1 <= count <= len(staying):
             raise api_error(10005)
         load = placement.hosted(staying, groups)
         return placement.place(
@@ -455,8 +458,56 @@ def command_chunk(command: Command) -> Chunk:
 
 
 def _unpack(entry: memoryview) -> Command:
-    fields = msgpack.unpackb(entry, strict_map_key=False)
-    return cast(Command, fields) if isinstance(fields, dict) else {}
+    """A command, whose fields have their types; empty if it is none. Any node may propose any bytes."""
+    try:
+        fields = msgpack.unpackb(entry, strict_map_key=False)
+    except (msgpack.UnpackException, ValueError):
+        return {}
+    if not isinstance(fields, dict):
+        return {}
+    types = _FIELDS.get(str(fields.get("op")))
+    if types is not None and all(_is(fields.get(name), kind) for name, kind in types.items()):
+        return cast(Command, fields)
+    return {}
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is list:  # of node ids
+        return isinstance(value, list) and all(_is(each, int) for each in value)
+    return type(value) is kind and (kind is not int or 0 <= cast(int, value) <= MAX_U64)
+
+
+_FIELDS: Final[dict[str, dict[str, type]]] = {
+    "invite": {"name": str, "address": str},
+    "join": {"node": int, "name": str, "address": str},
+    "leave": {"name": str},
+    "settled": {"group": int, "incarnation": int, "members": list},
+    "recover": {"node": int},
+    "rebalance": {},
+    "create_stream": {"config": dict},
+    "update_stream": {"config": dict},
+    "delete_stream": {"name": str},
+    "restore": {"kind": str, "name": str, "node": int, "config": dict, "version": int},
+    "restored": {"group": int, "replicas": int},
+    "create_group": {"name": str, "machine": str, "replicas": int},
+    "delete_group": {"name": str},
+}
+"""The fields that each command must have, and their types. An exception at apply would stop the group."""
+
+
+def _unpack_state(state: bytes) -> MetaState:
+    fields = msgpack.unpackb(state, strict_map_key=False)
+    if fields["v"] != STATE_VERSION:
+        raise ValueError(f"meta state has version {fields['v']}, this node reads {STATE_VERSION}")
+    return MetaState(
+        nodes={node: NodeRecord(node, name, address) for node, name, address in fields["nodes"]},
+        invited={name: Invitation(name, address, old) for name, address, old in fields["invited"]},
+        leaving=set(fields["leaving"]),
+        removed=set(fields["removed"]),
+        groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
+        next_group=fields["next_group"],
+        rebalanced=fields["rebalanced"],
+    )
 
 
 def _pack_assignment(group: Assignment) -> list[object]:

@@ -360,11 +360,9 @@ class Node:
         peers.refuses = lambda remote: "its id was removed" if self._is_gone(remote.node) else None
         peers.on_removed = lambda reason: self._told_removed.set()
         peers.handle(FrameKind.ASK, self.requests.on_ask)
-        peers.handle(FrameKind.ANSWER, lambda _, envelope, data: self.requests.on_answer(envelope, data))
+        peers.handle(FrameKind.ANSWER, self.requests.on_answer)
         peers.handle(FrameKind.PROPOSE, self.proposals.on_propose)
-        peers.handle(
-            FrameKind.PROPOSE_REPLY, lambda _, envelope, data: self.proposals.on_reply(envelope, data)
-        )
+        peers.handle(FrameKind.PROPOSE_REPLY, self.proposals.on_reply)
         peers.handle(
             FrameKind.INTEREST, lambda peer, envelope, _: self.gateway.on_interest(peer, tuple(envelope))
         )

@@ -15,7 +15,17 @@ from .link import Link, LinkStatistics, PeerServer
 from .liveness import Liveness
 from .messages import PeerMessage
 from .network import Listener, Network
-from .wire import COALESCED, KINDS, MESSAGES, PROTOCOL_VERSION, FrameKind, Hello, message_fields
+from .wire import (
+    COALESCED,
+    ENVELOPES,
+    KINDS,
+    MESSAGES,
+    PROTOCOL_VERSION,
+    FrameKind,
+    Hello,
+    checked,
+    message_fields,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +255,8 @@ class Peers:
         if handler is None:
             self.unknown_frames += 1
             return
+        if frame.kind in ENVELOPES:
+            checked(frame.envelope, ENVELOPES[FrameKind(frame.kind)])
         try:
             handler(remote.node, frame.envelope, frame.attachment)
         except (TypeError, ValueError) as error:

@@ -138,11 +138,13 @@ class Proposals:
             return
         local.propose(chunk, lambda outcome: self._reply(peer, number, outcome), term)
 
-    def on_reply(self, envelope: list[object], attachment: memoryview) -> None:
-        """The leader's verdict on a forwarded chunk; one that nobody waits for any more is dropped."""
+    def on_reply(self, peer: int, envelope: list[object], attachment: memoryview) -> None:
+        """The leader's verdict on a forwarded chunk; one that nobody waits for any more is dropped, and so is
+        that of a node that was not asked."""
         number, status, detail, packed = cast(tuple[int, str, object, bool], tuple(envelope))
-        waiting = self._in_flight.pop(number, None)
-        if waiting is not None:
+        waiting = self._in_flight.get(number)
+        if waiting is not None and waiting.leader == peer:
+            del self._in_flight[number]
             waiting.done(_read_verdict(status, detail, packed, attachment))
 
     async def run(self) -> None:
@@ -245,7 +247,9 @@ def _read_verdict(status: str, detail: object, packed: bool, attachment: memoryv
     try:
         if status == "applied":
             result = bytes(attachment) if packed else msgpack.unpackb(attachment, strict_map_key=False)
-            return Applied(cast(int, detail), result)
+            if isinstance(detail, int):
+                return Applied(detail, result)
+            return Unknown(Reason.UNREADABLE_ANSWER)
         reason = Reason[cast(str, detail)]
     except (msgpack.UnpackException, ValueError, KeyError, TypeError):
         return Unknown(Reason.UNREADABLE_ANSWER)

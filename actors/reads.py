@@ -43,7 +43,7 @@ class Reads:
         self._requests = requests
         self._waiting: dict[int, list[_Reader]] = {}  # has a group's number exactly while a task asks for it
         self._nursery: trio.Nursery | None = None
-        requests.handle(READ_INDEX, self._on_read_index)
+        requests.handle(READ_INDEX, self._on_read_index, (int, int))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -103,14 +103,14 @@ class Reads:
                 if leader.node == self._groups.me:
                     return await group.read_index()
                 question = [number, group.incarnation]
-                answer = await self._requests.ask(leader.node, READ_INDEX, question, ANSWER_SECONDS)
+                answer = await self._requests.ask(leader.node, READ_INDEX, question, ANSWER_SECONDS, int)
                 return cast(int, answer)
             except (NotDone, Refusal, PeerLost, trio.TooSlowError) as error:
                 logger.debug("group %d: no read index from %016x: %s", number, leader.node, error)
                 await trio.sleep(RETRY_SECONDS)
 
     async def _on_read_index(self, asker: int, argument: object) -> object:
-        number, incarnation = cast(tuple[int, int], tuple(cast(list[object], argument)))
+        number, incarnation = cast(list[int], argument)
         group: Group | None = self._groups.get(number)
         if group is None or group.incarnation != incarnation:
             raise NotHere("the group is not hosted here")

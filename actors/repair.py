@@ -27,7 +27,7 @@ from ..storage.actor import Storage
 from ..storage.errors import Compacted, StorageError
 from ..storage.index import Fault
 from . import messages
-from .requests import PeerLost, Refusal, describe
+from .requests import PeerLost, Refusal, Shape, describe, shaped
 
 if TYPE_CHECKING:
     from .group import Group
@@ -69,7 +69,9 @@ class Verdict(enum.IntEnum):
 class Asks(Protocol):
     """The part of the node that carries questions (`Requests`)."""
 
-    async def ask(self, peer: int, method: str, argument: object, seconds: float) -> object: ...
+    async def ask(
+        self, peer: int, method: str, argument: object, seconds: float, shape: Shape = object
+    ) -> object: ...
 
 
 class Reach(Protocol):
@@ -229,13 +231,8 @@ class Repair:
         """One question: (index, verdict, batch) for each of these. Refusal if the answer makes no sense."""
         group = self._group
         question = [group.number, group.incarnation, [[fault.index, fault.term] for fault in faults]]
-        answer = await self._asks.ask(peer, BATCHES, question, ASK_SECONDS)
-        try:
-            said = [
-                (Verdict(verdict), bytes(batch)) for verdict, batch in cast(list[tuple[int, bytes]], answer)
-            ]
-        except (TypeError, ValueError) as error:
-            raise Refusal(f"its answer makes no sense: {error}") from error
+        answer = await self._asks.ask(peer, BATCHES, question, ASK_SECONDS, list)
+        said = [_said(each) for each in cast(list[object], answer)]
         return [(fault.index, verdict, batch) for fault, (verdict, batch) in zip(faults, said, strict=False)]
 
     def _is_nowhere(self, faults: Sequence[Fault], said: dict[int, Verdict]) -> bool:
@@ -346,3 +343,11 @@ def is_copy(batch: bytes, fault: Fault) -> bool:
         return False
     named = (header.index, header.term) == (fault.index, fault.term)
     return named and fault.crc in (0, header.header_crc)
+
+
+def _said(answer: object) -> tuple[Verdict, bytes]:
+    """A peer's word on one batch. Refusal if it makes no sense."""
+    verdict, batch = cast(tuple[int, bytes], tuple(cast(list[object], shaped(answer, (int, bytes)))))
+    if verdict not in set(Verdict):
+        raise Refusal(f"its answer makes no sense: verdict {verdict}")
+    return Verdict(verdict), batch

@@ -11,10 +11,17 @@ from typing import Final, Protocol, cast
 import msgpack
 import trio
 
-from .wire import FrameKind
+from .wire import MAX_U64, FrameKind
 
 Handler = Callable[[int, object], Awaitable[object]]
 """(asking node's id, argument) -> msgpack-able answer. Raises Refusal to say no."""
+
+Shape = type | tuple[type, ...]
+"""What a question or an answer must be: of this type, or a list with one value of each type. `object` is
+anything, to be checked by whoever takes it."""
+
+HANDLER_SECONDS: Final = 30.0
+"""Longer than anybody waits for an answer: what can't be answered must not take a place for good."""
 
 
 FINE: Final = "fine"
@@ -30,8 +37,25 @@ class NotHere(Refusal):
     """The node that was asked is not, or no longer, the one to answer; nothing was done."""
 
 
+class Malformed(Refusal):
+    """What came over the link is no question or answer of its kind: the other node is to blame."""
+
+
 class PeerLost(Exception):
     """The link went down before an answer came: whether the peer acted on the question is unknown."""
+
+
+def shaped(value: object, shape: Shape) -> object:
+    """The value, which has this shape. Raises Malformed. An int is a u64, as everywhere between nodes."""
+    if isinstance(shape, tuple):
+        if not isinstance(value, list) or len(value) != len(shape):
+            raise Malformed("a wrong number of fields")
+        return [shaped(each, kind) for each, kind in zip(value, shape, strict=True)]
+    if shape is not object and type(value) is not shape:
+        raise Malformed(f"a {type(value).__name__} in place of a {shape.__name__}")
+    if shape is int and not 0 <= cast(int, value) <= MAX_U64:
+        raise Malformed("a number out of range")
+    return value
 
 
 def describe(error: Exception) -> str:
@@ -53,13 +77,14 @@ class Requests:
         self._peers = peers
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[int, trio.Event, list[object]]] = {}
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, tuple[Handler, Shape]] = {}
         self._limit = limit
         self._running = 0
         self._nursery: trio.Nursery | None = None
 
-    def handle(self, method: str, handler: Handler) -> None:
-        self._handlers[method] = handler
+    def handle(self, method: str, handler: Handler, shape: Shape) -> None:
+        """Who answers questions of a kind, and what their argument must be."""
+        self._handlers[method] = (handler, shape)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -67,8 +92,11 @@ class Requests:
             task_status.started()
             await trio.sleep_forever()
 
-    async def ask(self, peer: int, method: str, argument: object, seconds: float) -> object:
-        """Ask one node. Raises Refusal, PeerLost, or trio.TooSlowError after `seconds`."""
+    async def ask(
+        self, peer: int, method: str, argument: object, seconds: float, shape: Shape = object
+    ) -> object:
+        """Ask one node. Raises Refusal (Malformed, if the answer is not of this shape), PeerLost, or
+        trio.TooSlowError after `seconds`."""
         number = next(self._numbers)
         done, slot = trio.Event(), cast(list[object], [])
         self._pending[number] = (peer, done, slot)
@@ -84,7 +112,7 @@ class Requests:
             raise PeerLost
         verdict, answer = cast(tuple[str, object], slot[0])
         if verdict == FINE:
-            return answer
+            return shaped(answer, shape)
         raise (NotHere if verdict == ELSEWHERE else Refusal)(str(answer))
 
     def on_peer_down(self, peer: int) -> None:
@@ -101,19 +129,21 @@ class Requests:
         self._running += 1
         self._nursery.start_soon(self._answer, peer, number, method, bytes(attachment))
 
-    def on_answer(self, envelope: list[object], attachment: memoryview) -> None:
+    def on_answer(self, peer: int, envelope: list[object], attachment: memoryview) -> None:
         number, verdict = cast(tuple[int, str], tuple(envelope))
         waiting = self._pending.get(number)
-        if waiting is not None:  # else whoever asked has gone
+        if waiting is not None and waiting[0] == peer:  # else whoever asked has gone, or asked another node
             waiting[2].append((verdict, msgpack.unpackb(attachment, strict_map_key=False)))
             waiting[1].set()
 
     async def _answer(self, peer: int, number: int, method: str, packed: bytes) -> None:
         try:
-            handler = self._handlers.get(method)
-            if handler is None:
-                raise Refusal(f"this node does not answer {method!r}")
-            answer = await handler(peer, msgpack.unpackb(packed, strict_map_key=False))
+            if method not in self._handlers:
+                raise Refusal(f"this node does not answer {method!r:.80}")
+            handler, shape = self._handlers[method]
+            argument = shaped(_unpack(packed), shape)
+            with trio.fail_after(HANDLER_SECONDS):
+                answer = await handler(peer, argument)
         except NotHere as refusal:
             self._reply(peer, number, ELSEWHERE, str(refusal))
         except Refusal as refusal:
@@ -128,3 +158,11 @@ class Requests:
     def _reply(self, peer: int, number: int, verdict: str, answer: object) -> None:
         # A lost link is the asker's to notice; the answer is then nobody's.
         self._peers.send(peer, FrameKind.ANSWER, (number, verdict), cast(bytes, msgpack.packb(answer)))
+
+
+def _unpack(packed: bytes) -> object:
+    """A question's argument. Raises Malformed."""
+    try:
+        return cast(object, msgpack.unpackb(packed, strict_map_key=False))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise Malformed(f"no msgpack: {error}") from error

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Final
 
 from . import candidate, follower, healing, leader, learner
-from .effects import Effect, MembershipChanged, RoleChanged, Send
+from .effects import Dropped, Effect, MembershipChanged, RoleChanged, Send
 from .log import EntryId
 from .messages import (
     Absent,
@@ -49,6 +49,10 @@ from .messages import (
 )
 from .outcomes import Reason
 from .state import NEVER, GroupState, Role
+
+FARTHEST_TERM: Final = 1 << 32
+"""How far ahead a message's term may be. No replica misses so many elections; a peer that lies could else
+take the term to where no number is left for the next election."""
 
 EDGES: Final = {
     Role.FOLLOWER: {Role.FOLLOWER, Role.LEARNER, Role.PRE_CANDIDATE, Role.CANDIDATE},
@@ -101,6 +105,8 @@ def _from_peer(state: GroupState, message: PeerMessage, now: Now) -> list[Effect
     effects: list[Effect] = []
     if message.term < state.term:
         return follower.answer_stale(state, message, now)
+    if message.term > state.term + FARTHEST_TERM:
+        return [Dropped(message.sender, f"term {message.term} is out of this world, here it is {state.term}")]
     if message.term > state.term:
         if isinstance(message, RequestVote) and message.pre:
             pass  # a question about a term that does not exist yet (thesis 9.6)

@@ -20,7 +20,7 @@ from ..storage.errors import StorageError
 from ..storage.files import GroupFiles, Incoming
 from ..storage.manifest import Manifest, decode_manifest, encode_manifest, manifest_crc
 from . import messages
-from .membership import Membership
+from .membership import BadMembership, Membership
 from .requests import Frames, describe
 from .wire import FrameKind
 
@@ -33,7 +33,20 @@ PART_BYTES: Final = 512 * 1024
 PARTS_IN_FLIGHT: Final = 4
 PROGRESS_SECONDS: Final = 10.0
 INBOX_BOUND: Final = 4 * PARTS_IN_FLIGHT
-MANIFEST_PART: Final = -1
+MANIFEST_PART: Final = (1 << 32) - 1
+"""No snapshot has so many files."""
+
+
+def resume_offsets(report: object, manifest: Manifest) -> list[int]:
+    """Where the follower wants each file to begin. Raises SendRefused if that can't be."""
+    offsets = report if isinstance(report, list) else []
+    lengths = [file.length for file in manifest.files]
+    if len(offsets) != len(lengths) or not all(
+        isinstance(offset, int) and 0 <= offset <= length
+        for offset, length in zip(offsets, lengths, strict=True)
+    ):
+        raise SendRefused("the follower's offsets are none")
+    return offsets
 
 
 class SendRefused(Exception):
@@ -148,7 +161,7 @@ class Snapshots:
         self._progress[transfer] = report
         try:
             self._send_part(peer, transfer, MANIFEST_PART, 0, encode_manifest(manifest))
-            resume = cast(list[int], await self._reported(reports))
+            resume = resume_offsets(await self._reported(reports), manifest)
             in_flight = 0
             for number, file in enumerate(manifest.files):
                 for offset in range(resume[number], file.length, PART_BYTES):
@@ -230,6 +243,10 @@ class Snapshots:
         manifest = decode_manifest(packed)
         if (manifest.group, manifest.incarnation) != (group.number, group.incarnation):
             raise SendRefused("the snapshot is of another group")
+        try:
+            Membership.decode(manifest.members)
+        except BadMembership as error:
+            raise SendRefused(str(error)) from error
         if manifest.kind != group.machine.kind:
             raise SendRefused(f"the snapshot is of a {manifest.kind!r} machine")
         if manifest.index <= group.applier.applied or manifest.index < group.state.log.compacted.index:

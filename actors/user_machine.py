@@ -7,7 +7,7 @@ import msgpack
 
 from ..codec import BatchHeader, Entries, EntryType
 from ..storage.manifest import FileEntry
-from .machine import Capture
+from .machine import Capture, StateUnusable
 from .sessions import Answer, Operation, SessionEntry, SessionStatus, SessionTable
 
 STATE_VERSION: Final = 1
@@ -49,7 +49,7 @@ def refused(reason: str) -> dict[str, str]:
     return {"refused": reason}
 
 
-class BadState(ValueError):
+class BadState(StateUnusable):
     """A snapshot of a user's machine that this version can't read."""
 
 
@@ -130,8 +130,12 @@ class UserMachine:
             raise BadState(f"{self.kind}: unreadable snapshot: {error}") from error
         if version != STATE_VERSION:
             raise BadState(f"{self.kind}: snapshot format {version} is not {STATE_VERSION}")
-        self.sessions.restore(sessions)
-        self.machine.restore(machine)
+        try:
+            self.sessions.restore(sessions)
+            self.machine.restore(machine)
+        except Exception as error:
+            # A user's machine may raise anything; whatever it is, it has not taken the state.
+            raise BadState(f"{self.kind}: the machine did not take the snapshot: {error}") from error
 
     async def settle(self) -> None:
         return

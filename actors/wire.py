@@ -26,6 +26,8 @@ from .messages import (
 
 PROTOCOL_VERSION: Final = 1
 MAX_U64: Final = (1 << 64) - 1
+MAX_TEXT: Final = 300
+"""Of a greeting: a node's name has at most 64 characters, a host's 255."""
 
 
 class FrameKind(enum.IntEnum):
@@ -81,9 +83,12 @@ def decode_hello(frame: Frame) -> Hello:
     if frame.kind != FrameKind.HELLO or not frame.envelope:
         raise FrameError("peer did not greet")
     if frame.envelope[0] != PROTOCOL_VERSION:
-        raise FrameError(f"peer speaks protocol {frame.envelope[0]}, this node {PROTOCOL_VERSION}")
+        raise FrameError(f"peer speaks protocol {frame.envelope[0]!r:.20}, this node {PROTOCOL_VERSION}")
     types = (int, int, str, int, int, str, str)
-    return Hello(*cast(tuple[int, int, str, int, int, str, str], _checked(frame.envelope, types)))
+    hello = Hello(*cast(tuple[int, int, str, int, int, str, str], checked(frame.envelope, types)))
+    if not hello.node or max(map(len, (hello.name, hello.cluster_name, hello.address))) > MAX_TEXT:
+        raise FrameError("peer's greeting has no node id, or a text that is too long")
+    return hello
 
 
 MESSAGES: Final[dict[FrameKind, type[PeerMessage]]] = {
@@ -127,7 +132,7 @@ def decode_messages(sender: int, frame: Frame) -> Iterable[PeerMessage]:
         return [_message(message, sender, cast(list[object], item)) for item in frame.envelope]
     if message is not Append:
         return [_message(message, sender, frame.envelope)]
-    values = _checked(frame.envelope, _TYPES[message])
+    values = checked(frame.envelope, _TYPES[message])
     try:
         batches = tuple(bytes(batch) for batch in split_batches(frame.attachment))
     except CodecError as error:
@@ -136,14 +141,30 @@ def decode_messages(sender: int, frame: Frame) -> Iterable[PeerMessage]:
 
 
 def _message(message: type[PeerMessage], sender: int, values: list[object]) -> PeerMessage:
-    checked = _checked(values, _TYPES[message])
-    return message(sender=sender, **dict(zip(_NAMES[message], checked, strict=True)))  # type: ignore[arg-type]
+    fields_ = checked(values, _TYPES[message])
+    return message(sender=sender, **dict(zip(_NAMES[message], fields_, strict=True)))  # type: ignore[arg-type]
 
 
-def _checked(values: object, types: tuple[type, ...]) -> tuple[object, ...]:
+ENVELOPES: Final[dict[int, tuple[type, ...]]] = {
+    FrameKind.SNAPSHOT_PART: (int, int, int, int, int, int, int),
+    FrameKind.SNAPSHOT_PROGRESS: (int, int, int, str, object),
+    FrameKind.PROPOSE: (int, int, int, int, int),
+    FrameKind.PROPOSE_REPLY: (int, str, object, bool),
+    FrameKind.ASK: (int, str),
+    FrameKind.ANSWER: (int, str),
+    FrameKind.CONSUMER: (int, int, list),
+}
+"""What the handlers of these frames may rely on; `object` is for them to check. LEADERS, INTEREST and ROUTE
+have envelopes of any length, which their handlers check item by item."""
+
+
+def checked(values: object, types: tuple[type, ...]) -> tuple[object, ...]:
+    """The fields of an envelope, each of exactly its type; an int is a u64. Raises FrameError."""
     if not isinstance(values, list) or len(values) != len(types):
         raise FrameError("peer frame has a wrong number of fields")
     for value, expected in zip(values, types, strict=True):
+        if expected is object:
+            continue
         if type(value) is not expected or (expected is int and not 0 <= cast(int, value) <= MAX_U64):
             raise FrameError("peer frame has a field of a wrong type")
     return tuple(values)

@@ -56,7 +56,7 @@ class FrameReader:
     """
 
     def __init__(self, max_attachment: int) -> None:
-        self._max_attachment = max_attachment
+        self.max_attachment = max_attachment
         self._pieces: list[bytes] = []
         self._held = 0
         self._wanted = FRAME_HEADER.size
@@ -86,7 +86,7 @@ class FrameReader:
             raise FrameError("peer frame has no magic")
         if version != FRAME_VERSION:
             raise FrameError(f"peer frame has version {version}, this node speaks {FRAME_VERSION}")
-        if envelope > MAX_ENVELOPE or attachment > self._max_attachment:
+        if envelope > MAX_ENVELOPE or attachment > self.max_attachment:
             raise FrameError(f"peer frame of {envelope} + {attachment} bytes is above the limit")
         return FRAME_HEADER.size + int(envelope) + int(attachment)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from ..stream.machine import StreamMachine
-from ..wire import FrameKind
+from ..wire import FrameKind, checked
 from .stream import ClientMessage, StreamDelivery, unserved
 
 if TYPE_CHECKING:
@@ -184,18 +184,8 @@ class Deliveries:
 
     def on_frame(self, peer: int, envelope: list[object]) -> None:
         """Messages that another node's clients sent to a group that this node led when they left."""
-        group, hops, items = cast("tuple[int, int, list[list[object]]]", tuple(envelope))
-        messages = [
-            ClientMessage(
-                cast("str", kind),
-                cast("str", consumer),
-                tuple(cast("list[str]", tokens)),
-                cast("bytes", reply),
-                cast("bytes", payload),
-            )
-            for kind, consumer, tokens, reply, payload in items
-        ]
-        self._route(group, messages, hops)
+        group, hops, items = cast("tuple[int, int, list[object]]", tuple(envelope))
+        self._route(group, [_client_message(item) for item in items], min(hops, HOPS))
 
     def _route(self, group: int, messages: list[ClientMessage], hops: int) -> None:
         leader = self._leadership(group)
@@ -243,3 +233,11 @@ class Deliveries:
             header = unserved(message)
             if header and message.reply:
                 self.carrier.carry(message.reply, message.reply, b"", len(header), header)
+
+
+def _client_message(item: object) -> ClientMessage:
+    """One of a peer's frame. Raises FrameError."""
+    fields = checked(item, (str, str, list, bytes, bytes))
+    kind, consumer, tokens, reply, payload = cast("tuple[str, str, list[object], bytes, bytes]", fields)
+    words = cast("tuple[str, ...]", checked(tokens, (str,) * len(tokens)))
+    return ClientMessage(kind, consumer, words, reply, payload)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ...codec.protocol import valid_subject
-from .subjects import PeerInterest, SubjectTable
+from .subjects import MAX_TOKENS, PeerInterest, SubjectTable
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -41,6 +41,9 @@ __all__ = ["BadFrame", "Routed", "Routes", "decode_frame", "encode_message"]
 FRAME_VERSION: Final = struct.pack("<I", 2)
 FRAME_BYTES: Final = 256 * 1024
 """A frame that has grown to this is sent at once: small enough not to hold up heartbeats on the link."""
+
+INTEREST_MAX: Final = 1_000_000
+"""Patterns kept of one peer; more than a node has, less than a lie can fill."""
 
 SET_ITEMS: Final = 4096
 """Patterns in one part of a set: bounds a frame at some hundred KiB."""
@@ -107,9 +110,16 @@ def decode_frame(data: bytes | bytearray | memoryview) -> list[Routed]:
             parts.append(bytes(view[position : position + length]))
             position += length
         subject, reply, to, names, body = parts
+        if not _is_word(subject) or not all(_is_word(word) for word in (reply, to) if word):
+            raise BadFrame("a subject that would break a line of the protocol")
         queues = tuple(_decode_names(names))
         messages.append(Routed(subject, reply, header_len, body, bool(plain), queues, to))
     return messages
+
+
+def _is_word(subject: bytes) -> bool:
+    """Whether it can stand in a protocol line, as clients get it: neither empty nor with blanks in it."""
+    return subject.split() == [subject]
 
 
 def _decode_names(names: bytes) -> Iterator[bytes]:
@@ -284,7 +294,8 @@ class Routes:
             old = state.interest.pop(key, None)
             if old is not None:
                 self._table.remove(old)
-            if count > 0 and valid_subject(subject):
+            room = len(state.interest) < INTEREST_MAX
+            if count > 0 and room and valid_subject(subject) and subject.count(b".") < MAX_TOKENS:
                 state.interest[key] = PeerInterest(peer, subject, queue, count)
                 self._table.add(state.interest[key])
 

@@ -68,13 +68,15 @@ class SubjectIndex(Generic[T]):
         level[end] = value
 
     def remove(self, pattern: bytes) -> None:
-        """Forget a pattern; it must be there."""
+        """Forget a pattern. One that isn't there changes nothing."""
         self._literals.pop(pattern, None)
         tokens, end = _parts(pattern)
         path = [self._root]
         for token in tokens:
+            if token not in path[-1]:
+                return
             path.append(path[-1][token])
-        del path[-1][end]
+        path[-1].pop(end, None)
         for level, token in zip(reversed(path[:-1]), reversed(tokens), strict=True):
             if level[token]:
                 break

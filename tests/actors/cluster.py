@@ -205,9 +205,10 @@ class Cluster:
 
 @asynccontextmanager
 async def open_memory_cluster(
-    *names: str, options: Options = OPTIONS, seed: int = 1
+    *names: str, options: Options = OPTIONS, seed: int = 1, checked: bool = True
 ) -> AsyncIterator[Cluster]:
-    """A healthy cluster whose nodes know the user machine `counter`. Raft's invariants are checked."""
+    """A healthy cluster whose nodes know the user machine `counter`. Raft's invariants are checked, unless
+    the test has a peer that lies."""
     async with trio.open_nursery() as nursery:
         cluster = Cluster(nursery, names or ("a", "b", "c"), {"counter": Counter}, options, seed)
         for name in cluster.members:
@@ -215,4 +216,4 @@ async def open_memory_cluster(
         await cluster.ready()
         yield cluster
         nursery.cancel_scope.cancel()
-    assert not cluster.violations, cluster.violations[0]
+    assert not checked or not cluster.violations, cluster.violations[0]

@@ -24,7 +24,7 @@ class LinkedNode:
         self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES)
         self.requests = Requests(self.peers)
         self.peers.handle(FrameKind.ASK, self.requests.on_ask)
-        self.peers.handle(FrameKind.ANSWER, lambda _, envelope, data: self.requests.on_answer(envelope, data))
+        self.peers.handle(FrameKind.ANSWER, self.requests.on_answer)
         self.peers.on_down.append(self.requests.on_peer_down)
         self.changed = trio.Event()
         self.peers.on_up.append(lambda _: self._pulse())

@@ -6,6 +6,7 @@ from typing import cast
 import msgpack
 import pytest
 
+from trimaran.actors.machine import StateUnusable
 from trimaran.actors.meta import NODE_REMOVED, MetaMachine, NodeRecord
 from trimaran.actors.stream.config import from_request
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch, walk_batch
@@ -197,5 +198,5 @@ async def test_a_restored_machine_equals_the_captured_one_and_goes_on_alike() ->
 
 async def test_a_newer_state_is_refused() -> None:
     newer = cast(bytes, msgpack.packb({"v": 99}))
-    with pytest.raises(ValueError, match="version 99"):
+    with pytest.raises(StateUnusable, match="version 99"):
         await Replica().machine.restore(newer, ())

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from tests.actors.links import LINK_BYTES, LinkedNode, linked
 from trimaran.actors.messages import Beat
 from trimaran.actors.network import MemoryNetwork
-from trimaran.actors.requests import NotHere, PeerLost, Refusal
+from trimaran.actors.requests import Malformed, NotHere, PeerLost, Refusal
 from trimaran.actors.wire import FrameKind, Hello, decode_messages, encode_hello
 from trimaran.codec.frame import Frame, encode_frame
 
@@ -58,7 +58,7 @@ async def test_nobody_waits_for_a_node_that_is_gone(autojump_clock: MockClock) -
             await trio.sleep_forever()
             return None
 
-        b.requests.handle("wait", never)
+        b.requests.handle("wait", never, object)
         async with trio.open_nursery() as nursery:
 
             async def ask() -> None:
@@ -89,18 +89,55 @@ async def test_questions_end_as_answer_refusal_or_elsewhere(autojump_clock: Mock
             assert isinstance(argument, int)
             if argument == 0:
                 raise Refusal("not zero")
-            if argument < 0:
+            if argument == 1:
                 raise NotHere("ask another")
             return [asker, argument * 2]
 
-        b.requests.handle("double", double)
+        b.requests.handle("double", double, int)
         assert await a.requests.ask(b.number, "double", 21, 1) == [a.number, 42]
         with pytest.raises(Refusal, match="not zero"):
             await a.requests.ask(b.number, "double", 0, 1)
         with pytest.raises(NotHere):
-            await a.requests.ask(b.number, "double", -1, 1)
+            await a.requests.ask(b.number, "double", 1, 1)
         with pytest.raises(Refusal, match="does not answer"):
             await a.requests.ask(b.number, "nonsense", 0, 1)
+
+
+async def test_an_answer_counts_only_from_the_node_that_was_asked(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b", "c") as [a, b, c]:
+
+        async def slow(asker: int, argument: object) -> object:
+            await trio.sleep(5)
+            return "true"
+
+        b.requests.handle("slow", slow, object)
+        c.peers.on_up.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+            for number in range(9):
+                c.peers.send(a.number, FrameKind.ANSWER, (number, "fine"), b"\xa5false")
+            assert await a.requests.ask(b.number, "slow", None, 9, str) == "true"
+
+
+async def test_questions_and_answers_of_another_shape_harm_only_who_asked(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+
+        async def forever(asker: int, argument: object) -> object:
+            await trio.sleep_forever()
+
+        async def text(asker: int, argument: object) -> object:
+            return "x"
+
+        b.requests.handle("text", text, (int, str))
+        b.requests.handle("forever", forever, object)
+        assert await a.requests.ask(b.number, "text", [1, "y"], 1, str) == "x"
+        for argument in (None, [1], [1, 2], {"a": 1}):
+            with pytest.raises(Refusal, match=r"fields|in place of"):
+                await a.requests.ask(b.number, "text", argument, 1)
+        with pytest.raises(Malformed):
+            await a.requests.ask(b.number, "text", [1, "y"], 1, int)
+        with pytest.raises(Refusal, match="too slow"):
+            await a.requests.ask(b.number, "forever", None, 100)
 
 
 async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
@@ -111,7 +148,10 @@ async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
         b.peers.handle_messages(lambda sender, frame: [*decode_messages(sender, frame)].clear())
         good = encode_hello(replace(a.peers.me, incarnation=7))
         rng = random.Random(1)
+        nameless = encode_hello(replace(a.peers.me, node=0))
+        endless = encode_hello(replace(a.peers.me, name="x" * 301))
         attacks = [rng.randbytes(500), good + rng.randbytes(500), good + encode_frame(4, (1, 2))]
+        attacks += [nameless, endless, good + encode_frame(FrameKind.ASK, (1, 2))]
         for attack in attacks:
             stream = await network.dial("b:1")
             await stream.send_all(attack)

@@ -58,7 +58,7 @@ class Node:
         if kind is FrameKind.PROPOSE:
             other.proposals.on_propose(self.me, list(envelope), data)
         else:
-            other.proposals.on_reply(list(envelope), data)
+            other.proposals.on_reply(self.me, list(envelope), data)
         return True
 
 
@@ -198,8 +198,19 @@ async def test_an_answer_that_this_node_can_not_read_is_unknown(
     near, _ = pair()
     ends: list[Outcome] = []
     near.proposals.propose(GROUP, chunk(b"one"), ends.append)
-    near.proposals.on_reply([1, status, detail, False], memoryview(data))
+    near.proposals.on_reply(2, [1, status, detail, False], memoryview(data))
     assert ends == [Unknown(Reason.UNREADABLE_ANSWER)]
+
+
+async def test_a_verdict_counts_only_from_the_node_that_was_asked() -> None:
+    near, _ = pair()
+    ends: list[Outcome] = []
+    near.reachable[2].proposals.on_propose = lambda *_: None  # type: ignore[method-assign]
+    near.proposals.propose(GROUP, chunk(b"one"), ends.append)
+    near.proposals.on_reply(3, [1, "applied", 7, True], memoryview(b""))
+    assert ends == []
+    near.proposals.on_reply(2, [1, "applied", 7, True], memoryview(b""))
+    assert ends == [Applied(7, b"")]
 
 
 async def test_a_damaged_chunk_is_refused_and_changes_nothing() -> None:

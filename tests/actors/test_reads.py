@@ -8,6 +8,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import Cluster, Counter, open_memory_cluster, until
 from trimaran import GroupHandle, NotApplied, NotDone, Reason, open_stream
 from trimaran.actors.reads import READ_SECONDS
+from trimaran.actors.requests import Shape
 
 
 def followers(cluster: Cluster, group: int) -> list[str]:
@@ -62,8 +63,10 @@ async def test_a_question_on_its_way_is_too_old_for_whoever_comes_later(autojump
         far = GroupHandle(cluster[followers(cluster, handle.group)[0]], handle.group)
         ask, answered, release = far.node.requests.ask, trio.Event(), trio.Event()
 
-        async def slow(peer: int, method: str, argument: object, seconds: float) -> object:
-            answer = await ask(peer, method, argument, seconds)
+        async def slow(
+            peer: int, method: str, argument: object, seconds: float, shape: Shape = object
+        ) -> object:
+            answer = await ask(peer, method, argument, seconds, shape)
             answered.set()
             await release.wait()
             return answer

@@ -17,23 +17,34 @@ from trimaran.actors.gateway.routes import (
 )
 
 small = st.binary(max_size=40)
+words = small.filter(lambda text: text.split() == [text])
 messages = st.builds(
     lambda subject, reply, headers, payload, plain, queues, to: Routed(
         subject, reply, len(headers), headers + payload, plain, tuple(queues), to
     ),
-    small,
-    small,
+    words,
+    words | st.just(b""),
     small,
     small,
     st.booleans(),
     st.lists(small, max_size=3),
-    small,
+    words | st.just(b""),
 )
 
 
 @given(st.lists(messages, max_size=4))
 def test_a_frame_gives_back_its_messages(sent: list[Routed]) -> None:
     assert decode_frame(FRAME_VERSION + b"".join(map(encode_message, sent))) == sent
+
+
+@pytest.mark.parametrize("subject", [b"", b"a b", b"a\r\nPING", b"a\t"])
+def test_a_subject_that_would_forge_a_line_for_clients_is_no_message(subject: bytes) -> None:
+    forged = Routed(subject, b"", 0, b"", True, ())
+    with pytest.raises(BadFrame):
+        decode_frame(FRAME_VERSION + encode_message(forged))
+    if subject:
+        with pytest.raises(BadFrame):
+            decode_frame(FRAME_VERSION + encode_message(Routed(b"a", subject, 0, b"", True, ())))
 
 
 @given(messages, st.data())
