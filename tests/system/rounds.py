@@ -129,15 +129,21 @@ async def count_missing(client: Client, names: list[str], acknowledged: dict[int
             await api(client, f"STREAM.LEADER.STEPDOWN.{STREAM}", placement={"preferred": name})
             assert time.monotonic() < deadline, f"{name} does not become the leader"
         slots = asyncio.Semaphore(READ_WINDOW)
+        different: list[str] = []
 
         async def compare(sequence: int, payload: bytes, slots: asyncio.Semaphore = slots) -> bool:
             async with slots:
                 found = await api(client, f"STREAM.MSG.GET.{STREAM}", seq=sequence)
-                message = found.get("message")
-                return isinstance(message, dict) and base64.b64decode(message.get("data", "")) == payload
+            message = found.get("message")
+            equal = isinstance(message, dict) and base64.b64decode(message.get("data", "")) == payload
+            if not equal:
+                different.append(f"{name}, sequence {sequence}: {payload!r} was acknowledged, found {found}")
+            return equal
 
         equal = await asyncio.gather(*(compare(*each) for each in acknowledged.items()))
         missing += equal.count(False)
+        for line in different[:3]:
+            print(line, flush=True)
         assert await leader_of(client) == name, "leadership moved while reading"
     return missing
 
