@@ -107,12 +107,11 @@ class ApiRouter:
         target = request_target(subject)
         if target is None:
             return None, 0
-        group = META_GROUP
-        if not isinstance(target, Target):
-            stream = self._meta.state.named("stream", target)
-            group = stream.group if stream is not None else META_GROUP
+        group = META_GROUP if isinstance(target, Target) else await self._group_of(target)
 
         async def here() -> list[object]:
+            if target is Target.META:
+                await self._bring_meta_up_to_date()
             answerer = self._administration if is_administration(subject) else self._api
             answer = await answerer.handle(subject, payload)
             meta = self._groups.get(META_GROUP)
@@ -124,6 +123,24 @@ class ApiRouter:
             found = await self._at_leader(group, here, API, [subject, payload, hops - 1])
             answer, index = _answer(found)
         return cast(bytes | None, answer), cast(int, index)
+
+    async def _group_of(self, stream: str) -> int:
+        """The stream's group; the meta group for a stream unknown here and to the meta leader."""
+        known = self._meta.state.named("stream", stream)
+        meta = self._groups.get(META_GROUP)
+        if known is None and meta is not None and meta.leads:
+            await self._bring_meta_up_to_date()
+            known = self._meta.state.named("stream", stream)
+        return known.group if known is not None else META_GROUP
+
+    async def _bring_meta_up_to_date(self) -> None:
+        """A new meta leader may not have applied what its log holds; "not found" must not come from that."""
+        meta = self._groups.get(META_GROUP)
+        try:
+            if meta is not None:
+                await meta.read_barrier()
+        except NotDone as refused:
+            raise NotHere(str(refused)) from None
 
     async def _route_backup(self, subject: str, payload: bytes, hops: int) -> tuple[bytes | None, int]:
         place = place_of(subject, payload, META_GROUP)
@@ -153,9 +170,9 @@ class ApiRouter:
                 if leader is None:
                     await self._groups.wait_leader_change()
                     continue
-                if leader.node == self._groups.me:
-                    return await here()
                 try:
+                    if leader.node == self._groups.me:
+                        return await here()
                     return await self._requests.ask(leader.node, method, argument, ANSWER_SECONDS)
                 except NotHere as refusal:
                     logger.debug("%s refused by %016x: %s", method, leader.node, refusal)

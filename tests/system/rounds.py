@@ -120,6 +120,16 @@ class Load:
             self._slots.release()
 
 
+async def difference(client: Client, slots: asyncio.Semaphore, sequence: int, payload: bytes) -> str:
+    """What the stream's leader has in place of an acknowledged message; empty if it has the message."""
+    async with slots:
+        found = await api(client, f"STREAM.MSG.GET.{STREAM}", seq=sequence)
+    message = found.get("message")
+    if isinstance(message, dict) and base64.b64decode(message.get("data", "")) == payload:
+        return ""
+    return f"sequence {sequence}: {payload!r} was acknowledged, found {found}"
+
+
 async def count_missing(client: Client, names: list[str], acknowledged: dict[int, bytes]) -> int:
     """Make each node the leader in turn and compare every acknowledged message with what it has."""
     missing = 0
@@ -129,21 +139,13 @@ async def count_missing(client: Client, names: list[str], acknowledged: dict[int
             await api(client, f"STREAM.LEADER.STEPDOWN.{STREAM}", placement={"preferred": name})
             assert time.monotonic() < deadline, f"{name} does not become the leader"
         slots = asyncio.Semaphore(READ_WINDOW)
-        different: list[str] = []
-
-        async def compare(sequence: int, payload: bytes, slots: asyncio.Semaphore = slots) -> bool:
-            async with slots:
-                found = await api(client, f"STREAM.MSG.GET.{STREAM}", seq=sequence)
-            message = found.get("message")
-            equal = isinstance(message, dict) and base64.b64decode(message.get("data", "")) == payload
-            if not equal:
-                different.append(f"{name}, sequence {sequence}: {payload!r} was acknowledged, found {found}")
-            return equal
-
-        equal = await asyncio.gather(*(compare(*each) for each in acknowledged.items()))
-        missing += equal.count(False)
-        for line in different[:3]:
-            print(line, flush=True)
+        found = await asyncio.gather(
+            *(difference(client, slots, sequence, payload) for sequence, payload in acknowledged.items())
+        )
+        different = [each for each in found if each]
+        missing += len(different)
+        for each in different[:3]:
+            print(f"{name}: {each}", flush=True)
         assert await leader_of(client) == name, "leadership moved while reading"
     return missing
 
