@@ -107,11 +107,14 @@ class ApiRouter:
         target = request_target(subject)
         if target is None:
             return None, 0
-        group = META_GROUP if isinstance(target, Target) else await self._group_of(target)
+        stream = self._meta.state.named("stream", target) if isinstance(target, str) else None
+        group = stream.group if stream is not None else META_GROUP
 
         async def here() -> list[object]:
-            if target is Target.META:
+            if group == META_GROUP and target is not Target.ANY:
                 await self._bring_meta_up_to_date()
+                if isinstance(target, str) and self._meta.state.named("stream", target) is not None:
+                    return list(await self._route(subject, payload, hops - 1))
             answerer = self._administration if is_administration(subject) else self._api
             answer = await answerer.handle(subject, payload)
             meta = self._groups.get(META_GROUP)
@@ -123,15 +126,6 @@ class ApiRouter:
             found = await self._at_leader(group, here, API, [subject, payload, hops - 1])
             answer, index = _answer(found)
         return cast(bytes | None, answer), cast(int, index)
-
-    async def _group_of(self, stream: str) -> int:
-        """The stream's group; the meta group for a stream unknown here and to the meta leader."""
-        known = self._meta.state.named("stream", stream)
-        meta = self._groups.get(META_GROUP)
-        if known is None and meta is not None and meta.leads:
-            await self._bring_meta_up_to_date()
-            known = self._meta.state.named("stream", stream)
-        return known.group if known is not None else META_GROUP
 
     async def _bring_meta_up_to_date(self) -> None:
         """A new meta leader may not have applied what its log holds; "not found" must not come from that."""
