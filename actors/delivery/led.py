@@ -25,6 +25,8 @@ PICK_MESSAGES: Final = 1024
 """Messages in one entry of deliveries: enough that its way through the log costs little per message."""
 PICK_BYTES: Final = 2 << 20
 """Accounted bytes in one entry of deliveries, which are in memory at once while they are sent."""
+DUE_SLACK: Final = 1024
+"""Timers of settled messages that are kept before the rest is sorted anew."""
 ACCOUNTED_EXTRA: Final = 30
 """What a message's accounted size has beyond its subject, headers and payload."""
 WINDOW_START: Final = 2 << 20
@@ -127,6 +129,9 @@ class LedConsumer:
         """A delivery is due again at `deadline` unless it is acknowledged."""
         self._deadlines[sequence] = deadline
         heapq.heappush(self._due, (deadline, sequence))
+        if len(self._due) > 2 * len(self._deadlines) + DUE_SLACK:
+            self._due = [(time, known) for known, time in self._deadlines.items()]
+            heapq.heapify(self._due)
 
     def settle(self, sequences: Iterable[int]) -> None:
         """These were acknowledged: they are not delivered again."""

@@ -96,8 +96,10 @@ class StreamDelivery:
         self._random = rng
         self.term = group.state.term
         self._led: dict[str, LedConsumer] = {}
-        self._seen = -1
-        """`Consumers.changed` that `_led` follows."""
+        self._logged: dict[int, LedConsumer] = {}
+        """Those of them that are in the log, by number."""
+        self._seen = (-1, 0)
+        """Epoch and number of the `Consumers.changes` that `_led` has followed."""
         self._dirty: dict[LedConsumer, None] = {}
         self._hungry: dict[LedConsumer, None] = {}
         """Consumers whose clients would take a message."""
@@ -134,8 +136,7 @@ class StreamDelivery:
 
     async def _serve(self) -> None:
         while True:
-            if self._seen != self._machine.consumers.changed:
-                self._follow()
+            self._follow()
             now, wall = trio.current_time(), self._clock.wall()
             while self._alarms and self._alarms[0][0] <= now:
                 led = heapq.heappop(self._alarms)[2]
@@ -186,16 +187,30 @@ class StreamDelivery:
     def _follow(self) -> None:
         """Serve the consumers that the log now has, and no others."""
         consumers = self._machine.consumers
-        self._seen = consumers.changed
-        standing = {consumer.number: consumer for consumer in consumers}
-        for led in list(self._led.values()):
-            if not led.volatile and standing.pop(led.consumer.number, None) is None:
+        epoch, seen = self._seen
+        if (consumers.epoch, len(consumers.changes)) == self._seen:
+            return
+        if consumers.epoch == epoch:
+            numbers = set(consumers.changes[seen:])
+        else:
+            numbers = {led.consumer.number for led in self._logged.values()} | {
+                each.number for each in consumers
+            }
+        self._seen = (consumers.epoch, len(consumers.changes))
+        for number in sorted(numbers):
+            self._follow_one(number, consumers.numbered(number))
+
+    def _follow_one(self, number: int, consumer: Consumer | None) -> None:
+        led = self._logged.get(number)
+        if consumer is None:
+            if led is not None:
+                del self._logged[number]
                 self._drop(led)
-            elif not led.volatile:
-                led.selection = self._select(led.consumer.config)
-                self._dirty[led] = None
-        for consumer in standing.values():
-            self._lead(consumer, volatile=False)
+        elif led is None:
+            self._logged[number] = self._lead(consumer, volatile=False)
+        else:
+            led.selection = self._select(consumer.config)
+            self._touch(led)
 
     def _lead(self, consumer: Consumer, *, volatile: bool) -> LedConsumer:
         now = trio.current_time()
@@ -228,14 +243,12 @@ class StreamDelivery:
 
     def find(self, name: str) -> LedConsumer | None:
         """The consumer of a name, whether the log knows it or this leader alone."""
-        if self._seen != self._machine.consumers.changed:
-            self._follow()
+        self._follow()
         return self._led.get(name)
 
     def names(self) -> list[str]:
         """Every consumer's name, sorted."""
-        if self._seen != self._machine.consumers.changed:
-            self._follow()
+        self._follow()
         return sorted(self._led)
 
     def new_name(self) -> str:

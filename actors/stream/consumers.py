@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Consumers", "begin", "select"]
 
+CHANGES_MAX: Final = 65_536
+"""Changes that are kept for whoever follows them; beyond that it looks at all consumers again."""
 _NOT_FOUND: Final = refused(10014)
 
 
@@ -60,7 +62,7 @@ def begin(
 
 
 class Consumers:
-    """Owned by the stream's machine. `changed` counts what is made, changed and deleted.
+    """Owned by the stream's machine.
 
     Args:
         store: the stream's messages.
@@ -73,7 +75,10 @@ class Consumers:
         self._selections: dict[int, Selection] = {}
         """Of a stream that keeps messages for its consumers."""
         self._last_number = 0
-        self.changed = 0
+        self.changes: list[int] = []
+        """Numbers of consumers as they were made, changed or deleted, of the epoch below."""
+        self.epoch = 0
+        """Grows when `changes` is begun anew: then any of them may have changed."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -122,8 +127,7 @@ class Consumers:
         if fixed is not None:
             return refused(10012, fixed)
         standing.config = config
-        self._selections.pop(standing.number, None)
-        self.changed += 1
+        self._note(standing.number)
         return pack(Status.DONE, standing.number)
 
     def delete(self, name: str, stream: StreamConfig) -> int:
@@ -132,8 +136,7 @@ class Consumers:
         if consumer is None:
             return _NOT_FOUND
         del self._by_number[consumer.number]
-        self._selections.pop(consumer.number, None)
-        self.changed += 1
+        self._note(consumer.number)
         if stream.retention == "interest":
             self.sweep(stream)
         return pack(Status.DONE, consumer.number)
@@ -148,7 +151,7 @@ class Consumers:
             consumer.config = ConsumerConfig.from_json(fields)
         except ApiError:
             return refused(10003)
-        self.changed += 1
+        self._note(consumer.number)
         return pack(Status.DONE, consumer.number)
 
     def deliver(self, number: int, sequences: Sequence[int], stream: StreamConfig, time: int) -> int:
@@ -219,7 +222,15 @@ class Consumers:
 
     def _add(self, consumer: Consumer) -> None:
         self._by_number[consumer.number] = self._by_name[consumer.name] = consumer
-        self.changed += 1
+        self._note(consumer.number)
+
+    def _note(self, number: int) -> None:
+        """A consumer is not what it was."""
+        self._selections.pop(number, None)
+        if len(self.changes) > CHANGES_MAX:
+            self.changes.clear()
+            self.epoch += 1
+        self.changes.append(number)
 
     # --- snapshots
 
