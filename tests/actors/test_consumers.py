@@ -562,3 +562,44 @@ async def test_a_message_with_a_time_to_live_leaves_a_marker_on_every_replica(
         assert answer["state"]["subjects"] == {"s.long": 1}
         for name in "abc":
             await until(lambda name=name: it.machine(name).subjects() == {"s.long": 1})  # type: ignore[misc]
+
+
+async def test_no_wait_with_an_expiry_waits_for_a_first_message(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.consumer()
+        inbox = it.client.pull("S.c", batch=2, no_wait=True, expires=SECOND)
+        assert [each.status for each in await it.client.take(inbox, 1)] == ["408 Request Timeout"]
+
+
+async def test_an_ephemeral_push_consumer_stays_while_somebody_listens(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        it.client.subscribe("to.me")
+        config = {"ack_policy": "explicit", "deliver_subject": "to.me", "name": "e"}
+        await it.client.api("CONSUMER.CREATE.S.e", stream_name="S", config=config)
+        await trio.sleep(20)
+        assert "error" not in await it.info("e")
+        it.client.unsubscribe("to.me")
+        await trio.sleep(7)
+        assert (await it.info("e"))["error"]["err_code"] == 10014
+
+
+async def test_a_request_sent_during_an_election_is_served_after_it(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        await it.client.fill("s.0")
+        await it.consumer()
+        leader = it.leader
+        it.client = await it.connect(next(name for name in "abc" if name != leader))
+        await it.cluster.crash(leader)
+        await until(lambda: it.any_node().groups.leadership(it.group) is None)
+        inbox = it.client.pull("S.c", batch=1, expires=9 * SECOND)
+        assert sequences(await it.client.take(inbox, 1)) == [1]
+
+
+async def test_pending_is_counted_over_what_was_deleted_in_the_middle(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill(*["s.0"] * 6)
+        await it.consumer()
+        await it.client.fetch("S.c", 2)
+        await it.client.api("STREAM.MSG.DELETE.S", seq=4)
+        assert (await it.info())["num_pending"] == 3
+        assert [each.numbers[3] for each in await it.client.fetch("S.c", 3)] == [2, 1, 0]
