@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from array import array
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from .block_types import (
     SubjectCounters,
 )
 from .chunk import Buffer
+
+lib.tri_set_hash_secret(secrets.randbits(64), secrets.randbits(64))
 
 _GROUP_WORDS = ffi.sizeof("tri_subject_group") // 4
 

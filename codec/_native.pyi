@@ -145,6 +145,7 @@ class _Lib:
     TRI_RECORD_CHECKSUM: int
     TRI_RECORD_FIELDS: int
     TRI_RECORD_ORDER: int
+    def tri_set_hash_secret(self, start: int, factor: int) -> None: ...
     def tri_group_publishes(
         self,
         buffer: CData,

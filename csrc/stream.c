@@ -13,24 +13,40 @@ static inline uint32_t accounted(uint32_t subject_len, uint32_t headers_len, uin
 
 /* MARK: subjects */
 
+static uint64_t secret_start = 0x9E3779B97F4A7C15, secret_factor = 0xD6E8FEB86659FD93;
+
+void tri_set_hash_secret(uint64_t start, uint64_t factor)
+{
+    secret_start = start;
+    secret_factor = factor | 1;
+}
+
+/* Both halves of a product: what a bit changes in one of them depends on the whole secret factor. */
+static inline uint64_t fold(uint64_t word)
+{
+#if defined(__SIZEOF_INT128__)
+    __extension__ typedef unsigned __int128 wide;
+    wide product = (wide)word * secret_factor;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+#else /* machines of 32 bits: the two products across, of which each half gets some */
+    uint64_t low_high = (word & UINT32_MAX) * (secret_factor >> 32);
+    uint64_t high_low = (word >> 32) * (secret_factor & UINT32_MAX);
+    return low_high ^ (high_low << 32 | high_low >> 32);
+#endif
+}
+
 static inline uint32_t hash_subject(const uint8_t *subject, uint32_t length)
 {
-    /* Eight bytes at a time with a multiply-and-fold: subjects are short and there are many. Within one
-     * table of a bounded run, colliding on purpose costs its sender more than it costs us. */
-    uint64_t hash = 0x9E3779B97F4A7C15u ^ length;
+    uint64_t hash = secret_start ^ length;
     while (length >= 8) {
-        uint64_t word;
-        memcpy(&word, subject, 8);
-        hash = (hash ^ word) * 0xD6E8FEB86659FD93u;
-        hash ^= hash >> 32;
+        hash = fold(hash ^ tri_load64(subject));
         subject += 8;
         length -= 8;
     }
     uint64_t tail = 0;
     for (uint32_t i = 0; i < length; i++)
         tail |= (uint64_t)subject[i] << (8 * i);
-    hash = (hash ^ tail) * 0xD6E8FEB86659FD93u;
-    hash ^= hash >> 29;
+    hash = fold(hash ^ tail);
     return (uint32_t)(hash ^ hash >> 32);
 }
 

@@ -52,6 +52,11 @@ typedef struct {
     uint32_t hash;
 } tri_subject_group;
 
+/* Sets what subjects are hashed with: two random numbers, once, before anything is sorted. Clients choose the
+ * subjects; if they knew the hash they could send a batch of subjects that all collide, and sorting it would hold
+ * up every replica for seconds. The order of the result doesn't depend on it. */
+void tri_set_hash_secret(uint64_t start, uint64_t factor);
+
 /* Sorts a run of PUBLISH entries by subject. Entry i lies at offsets[i] of the buffer, lengths[i] long;
  * group_of[i] becomes the number of its group, or TRI_NO_SUBJECT for an entry that contradicts itself.
  * table: table_size words, a power of two, at least 2 * count; its contents before do not matter.
