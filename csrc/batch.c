@@ -161,13 +161,15 @@ static uint32_t write_payload(const tri_chunk *chunks, size_t chunk_count, uint6
                               uint8_t *payload)
 {
     writer out = {payload, payload, 0};
-    for (const tri_chunk *chunk = chunks; chunk < chunks + chunk_count; chunk++)
-        put(&out, chunk->payload, chunk->entries_size);
+    for (size_t number = 0; number < chunk_count; number++)
+        put(&out, chunks[number].payload, chunks[number].entries_size);
     put_padding(&out, entries_size);
-    for (const tri_chunk *chunk = chunks; chunk < chunks + chunk_count; chunk++)
-        put(&out, chunk->payload + tri_pad8(chunk->entries_size), (size_t)4 * chunk->count);
-    for (const tri_chunk *chunk = chunks; chunk < chunks + chunk_count; chunk++)
+    for (size_t number = 0; number < chunk_count; number++)
+        put(&out, chunks[number].payload + tri_pad8(chunks[number].entries_size), (size_t)4 * chunks[number].count);
+    for (size_t number = 0; number < chunk_count; number++) {
+        const tri_chunk *chunk = &chunks[number];
         put(&out, chunk->payload + tri_pad8(chunk->entries_size) + (size_t)4 * chunk->count, chunk->count);
+    }
     put_padding(&out, 5 * count);
     sum_written(&out);
     return out.crc;

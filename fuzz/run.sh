@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-targets=(batch protocol block)
+targets=(batch protocol block wal)
 if [ $# -gt 0 ]; then
     targets=("$1")
     shift
@@ -26,7 +26,7 @@ for target in "${targets[@]}"; do
         options+=("-dict=fuzz/$target.dict")
     fi
     "${CLANG:-clang}" -g -O2 -std=gnu11 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc \
-        "fuzz/$target.c" csrc/batch.c csrc/crc32c.c csrc/protocol.c csrc/stream.c -o "build/fuzz/fuzz-$target"
+        "fuzz/$target.c" csrc/batch.c csrc/crc32c.c csrc/protocol.c csrc/stream.c csrc/wal.c -o "build/fuzz/fuzz-$target"
     printf '== %s\n' "$target"
     "build/fuzz/fuzz-$target" "${options[@]}" "$@" "build/fuzz/$target" "fuzz/corpus/$target"
 done

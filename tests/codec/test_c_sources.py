@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted((ROOT / "csrc").glob("*.c"))
-CODEC = [ROOT / "csrc" / name for name in ("batch.c", "crc32c.c", "protocol.c", "stream.c")]
+CODEC = [ROOT / "csrc" / name for name in ("batch.c", "crc32c.c", "protocol.c", "stream.c", "wal.c")]
 FUZZ = ROOT / "fuzz"
 TARGETS = sorted(path.name for path in (FUZZ / "corpus").iterdir())
 STRICT = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
