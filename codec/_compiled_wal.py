@@ -11,7 +11,7 @@ from ._native import ffi, lib
 from .chunk import Buffer
 from .wal_types import Columns, Cursor, Run, WriteReader
 
-_RUN: Final = struct.Struct("<QQIIIIBB6x")
+_RUN: Final = struct.Struct("<QQIIIBBxx")
 assert _RUN.size == ffi.sizeof("tri_wal_run")
 _FIELDS: Final = ("position", "chain", "writes", "records", "last_start", "last_records")
 _LONG_FIELDS: Final = ("sequence", "known_synced", "oldest", "newest")
@@ -46,7 +46,7 @@ class _WriteReader:
 
     def columns(self, first: int, last: int) -> Columns:
         count = last - first
-        offsets, lengths = array("I", bytes(4 * count)), array("I", bytes(4 * count))
+        offsets, lengths, crcs = (array("I", bytes(4 * count)) for _ in range(3))
         terms, kinds = array("Q", bytes(8 * count)), array("B", bytes(count))
         table_size = 2 << max(0, (count - 1).bit_length())
         runs = ffi.new("tri_wal_run[]", count)
@@ -56,6 +56,7 @@ class _WriteReader:
             runs,
             ffi.from_buffer("uint32_t[]", offsets),
             ffi.from_buffer("uint32_t[]", lengths),
+            ffi.from_buffer("uint32_t[]", crcs),
             ffi.from_buffer("uint64_t[]", terms),
             ffi.from_buffer("uint8_t[]", kinds),
             ffi.new("uint32_t[]", table_size),
@@ -65,4 +66,4 @@ class _WriteReader:
             ffi.new("uint32_t[]", count),
         )
         rows = ffi.buffer(runs, found * _RUN.size)
-        return Columns(list(starmap(Run, _RUN.iter_unpack(rows))), offsets, lengths, terms, kinds)
+        return Columns(list(starmap(Run, _RUN.iter_unpack(rows))), offsets, lengths, crcs, terms, kinds)

@@ -264,6 +264,7 @@ class _Lib:
         runs: CData,
         offsets: CData,
         lengths: CData,
+        crcs: CData,
         terms: CData,
         kinds: CData,
         table: CData,

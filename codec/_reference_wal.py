@@ -80,16 +80,16 @@ class _WriteReader:
         by_group: dict[int, list[_Record]] = {}
         for record in self._records[first:last]:
             by_group.setdefault(record.group, []).append(record)
-        columns = Columns([], array("I"), array("I"), array("Q"), array("B"))
+        columns = Columns([], array("I"), array("I"), array("I"), array("Q"), array("B"))
         for record in (record for records in by_group.values() for record in records):
             if columns.runs and record.continues(columns.runs[-1]):
                 columns.runs[-1].count += 1
             else:
-                place = (record.group, len(columns.offsets), 1)
-                what = (record.crc, record.kind, record.flags)
-                columns.runs.append(Run(record.incarnation, record.index, *place, *what))
+                place = (record.group, len(columns.offsets), 1, record.kind, record.flags)
+                columns.runs.append(Run(record.incarnation, record.index, *place))
             columns.offsets.append(record.offset)
             columns.lengths.append(record.length)
+            columns.crcs.append(record.crc)
             columns.terms.append(record.term)
             columns.kinds.append(record.batch_kind)
         return columns

@@ -51,8 +51,6 @@ class Run:
     start: int
     """Place of the first in the columns."""
     count: int
-    crc: int
-    """Of the first: the checksum that its frame names, of a batch the one in its header."""
     kind: int
     flags: int
 
@@ -66,6 +64,8 @@ class Columns:
     """Of the bodies, in the segment (u32)."""
     lengths: array[int]
     """Of the bodies (u32)."""
+    crcs: array[int]
+    """Checksums of the bodies as their frames have them, of a batch the one in its header (u32)."""
     terms: array[int]
     """u64."""
     kinds: array[int]

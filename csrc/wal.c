@@ -195,8 +195,8 @@ static int continues(const tri_wal_run *run, const tri_wal_record *record)
 }
 
 uint32_t tri_wal_runs(const tri_wal_record *records, uint32_t count, tri_wal_run *runs, uint32_t *offsets,
-                      uint32_t *lengths, uint64_t *terms, uint8_t *kinds, uint32_t *table, uint32_t table_size,
-                      uint32_t *slots, uint32_t *starts, uint32_t *order)
+                      uint32_t *lengths, uint32_t *crcs, uint64_t *terms, uint8_t *kinds, uint32_t *table,
+                      uint32_t table_size, uint32_t *slots, uint32_t *starts, uint32_t *order)
 {
     uint32_t groups = 0, found = 0;
     memset(table, 0, (size_t)table_size * sizeof *table);
@@ -215,6 +215,7 @@ uint32_t tri_wal_runs(const tri_wal_record *records, uint32_t count, tri_wal_run
         const tri_wal_record *record = &records[order[place]];
         offsets[place] = record->offset;
         lengths[place] = record->length;
+        crcs[place] = record->crc;
         terms[place] = record->term;
         kinds[place] = record->batch_kind;
         if (found && continues(&runs[found - 1], record)) {
@@ -227,7 +228,6 @@ uint32_t tri_wal_runs(const tri_wal_record *records, uint32_t count, tri_wal_run
             .group = record->group,
             .start = place,
             .count = 1,
-            .crc = record->crc,
             .kind = record->kind,
             .flags = record->flags,
         };

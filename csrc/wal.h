@@ -89,17 +89,16 @@ typedef struct {
     uint32_t group;
     uint32_t start; /* number of the first in the columns */
     uint32_t count;
-    uint32_t crc; /* of the first */
     uint8_t kind;
     uint8_t flags;
-    uint8_t zeros[6];
+    uint16_t zero;
 } tri_wal_run;
 
 /* Sorts records by group, each group's in their order, into columns, and finds the runs, whose number it returns.
  * Columns, runs, slots and order have room for count; table has table_size words, a power of two, at least
  * 2 * count, and starts has count + 1. What the last four hold before and after does not matter. */
 uint32_t tri_wal_runs(const tri_wal_record *records, uint32_t count, tri_wal_run *runs, uint32_t *offsets,
-                      uint32_t *lengths, uint64_t *terms, uint8_t *kinds, uint32_t *table, uint32_t table_size,
-                      uint32_t *slots, uint32_t *starts, uint32_t *order);
+                      uint32_t *lengths, uint32_t *crcs, uint64_t *terms, uint8_t *kinds, uint32_t *table,
+                      uint32_t table_size, uint32_t *slots, uint32_t *starts, uint32_t *order);
 
 #endif

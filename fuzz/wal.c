@@ -87,7 +87,7 @@ static uint32_t put_write(input *from, uint8_t *at, uint64_t sequence, uint64_t 
 static void check(const tri_wal_record *records, const tri_wal_cursor *cursor, size_t size)
 {
     tri_wal_run runs[CAPACITY];
-    uint32_t offsets[CAPACITY], lengths[CAPACITY], table[2 * CAPACITY], slots[CAPACITY], starts[CAPACITY + 1];
+    uint32_t offsets[CAPACITY], lengths[CAPACITY], crcs[CAPACITY], table[2 * CAPACITY], slots[CAPACITY], starts[CAPACITY + 1];
     uint32_t order[CAPACITY];
     uint64_t terms[CAPACITY];
     uint8_t kinds[CAPACITY];
@@ -97,8 +97,8 @@ static void check(const tri_wal_record *records, const tri_wal_cursor *cursor, s
     }
     expect(cursor->position - cursor->base <= size && cursor->last_start <= cursor->position);
     uint32_t count = cursor->records, sum = 0;
-    uint32_t found = tri_wal_runs(records, count, runs, offsets, lengths, terms, kinds, table, 2 * CAPACITY, slots,
-                                  starts, order);
+    uint32_t found = tri_wal_runs(records, count, runs, offsets, lengths, crcs, terms, kinds, table,
+                                  2 * CAPACITY, slots, starts, order);
     for (uint32_t number = 0; number < found; number++) {
         expect(runs[number].start == sum && runs[number].count > 0);
         sum += runs[number].count;

@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from ..codec import CodecError, verify_batch
+from .contents import BadBatch
 from .disk import Disk, Lane, Runner
 from .errors import (
     Compacted,
@@ -33,7 +34,6 @@ from .files import (
     OpenFiles,
     group_directory,
     recover_files,
-    trim_quarantine,
 )
 from .index import Fault, Place
 from .node import NodeHeader, write_node_header
@@ -50,17 +50,15 @@ from .segment import (
     HARD_STATE,
     READMITTED,
     Item,
-    SegmentHeader,
     encode_record,
     write_size,
 )
-from .wal import NO_SPACE, BuiltWrite, Segment, prepare_segment, retire_segment, segment_path
+from .upkeep import Upkeep
+from .wal import BuiltWrite, segment_path
 
 FLUSH_DELAY: Final = 0.02
 """Seconds for which small writes are collected, so that a message does not cost a thread hop of its own."""
 
-SPACE_RETRY_SECONDS: Final = 1.0
-"""How often a full disk is asked again whether it has space for a segment."""
 REWRITE_BYTES: Final = 1 << 20
 """Live records of the oldest segment are read and written again in pieces of this size."""
 CLEAN_SEGMENTS: Final = 2
@@ -88,6 +86,8 @@ class StorageOptions:
     """At rest, this long after the last write the log says that all of it is synced."""
     quarantine_bytes: int = 256 << 20
     """Files that no manifest names are kept up to this size in all, newest first."""
+    min_free_bytes: int = 0
+    """With less than this free on the disk, proposals are to be refused (`full`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,10 @@ class Storage:
         """Set once a write or sync failed; nothing is written after that."""
         self.on_damage: Callable[[int, int], None] = lambda group, index: None
         """Told of each batch that was sound once and can't be read any more: (group, index)."""
+        self.on_space: Callable[[], None] = lambda: None
+        """Told when `full` has changed."""
+        self.on_credit: Callable[[], None] = lambda: None
+        """Told when there is credit again after there was none."""
         self._disk = disk
         self._runner = runner
         self._draw = draw
@@ -167,15 +171,36 @@ class Storage:
         self._node = opened.recovered.node
         self._index = opened.index
         self._writer = opened.writer
-        self._sizes = opened.sizes
         self._found_files = opened.files
         self._files: dict[tuple[int, int], GroupFiles] = {}
         self._lane = FileLane(disk, runner, self._fail)
         self._lane.wake = lambda: self._flush_event.set()
+        self._upkeep = Upkeep(
+            disk,
+            runner,
+            self._lane,
+            node=lambda: self._node,
+            draw=draw,
+            segment_bytes=options.segment_bytes,
+            min_free_bytes=options.min_free_bytes,
+            quarantine_bytes=options.quarantine_bytes,
+            sizes=opened.sizes,
+            current=self._writer.segment,
+            oldest=opened.oldest,
+            limits=opened.untabled,
+            unread=opened.unread,
+            on_freed=self._on_freed,
+            on_bad=self._on_bad,
+            on_space=lambda: self.on_space(),
+            fail=self._fail,
+        )
+        self._lane.on_no_space = self._upkeep.note_no_space
 
         self._queue: deque[_Queued] = deque()
         self._urgent = 0
         self._queued_bytes = 0
+        self._starved = False
+        """Somebody was told that there is no credit."""
         self._hard: dict[int, tuple[int, int, int]] = {
             log.group: (log.incarnation, log.term, log.vote) for log in self._index.groups.values()
         }
@@ -183,20 +208,12 @@ class Storage:
         self._closed = {log.group for log in self._index.groups.values() if log.closed}
         """Groups that are closed, in queue order."""
         self._rewrites: deque[_Rewrite] = deque()
-
-        self._spare: Segment | None = None
-        self._vouched_oldest = opened.oldest
-        """The oldest segment that a durable trailer says is still needed."""
-        self._newest = self._writer.segment.number
-        self._full: DiskFull | None = None
-        self._to_close: list[Segment] = []
-        self._background: list[Callable[[], None]] = []
+        self._suspects: set[int] = set()
+        """Closed segments that turned out to be damaged."""
 
         self._work_event = trio.Event()
         self._unmarked_event = trio.Event()
         self._flush_event = trio.Event()
-        self._spare_event = trio.Event()
-        self._background_event = trio.Event()
         self._clean_event = trio.Event()
         self._rewritten_event = trio.Event()
         self._scope: trio.CancelScope | None = None
@@ -246,7 +263,7 @@ class Storage:
             nursery.start_soon(self._write_loop)
             nursery.start_soon(self._mark_loop)
             nursery.start_soon(self._flush_loop)
-            nursery.start_soon(self._background_loop)
+            nursery.start_soon(self._upkeep.run)
             nursery.start_soon(self._clean_loop)
             if self.failed is not None:
                 nursery.cancel_scope.cancel()
@@ -310,12 +327,24 @@ class Storage:
 
     def credit(self) -> int:
         """Bytes that may be appended now without exceeding the queue's bound."""
-        return max(0, self._options.queue_bytes - self._queued_bytes)
+        credit = max(0, self._options.queue_bytes - self._queued_bytes)
+        self._starved |= not credit
+        return credit
+
+    def _give_credit(self) -> None:
+        if self._starved and self._queued_bytes <= self._options.queue_bytes // 2:
+            self._starved = False
+            self.on_credit()
+
+    @property
+    def full(self) -> DiskFull | None:
+        """Why proposals are to be refused: what space is left is for what was accepted before, and votes."""
+        return self._upkeep.full
 
     def room(self) -> None:
-        """Raises DiskFull if there is no space for the log to go on; proposals must be refused then."""
-        if self._full is not None:
-            raise self._full
+        """Raises `full` if it is set."""
+        if self._upkeep.full is not None:
+            raise self._upkeep.full
 
     async def drain(self) -> None:
         """Waits until everything appended before is synced and everything written behind is written.
@@ -378,13 +407,9 @@ class Storage:
             size = max(size, len(batch.body))
         if self._writer.fits(1, size):
             return
-        while self._spare is None:
-            self._spare_event = trio.Event()
-            await self._spare_event.wait()
-        self._to_close.append(self._writer.segment)
-        self._writer.roll(self._spare)
-        self._spare = None
-        self._background_event.set()
+        spare = await self._upkeep.spare()
+        self._upkeep.close_segment(self._writer.segment, self._writer.sequence)
+        self._writer.roll(spare)
         self._clean_event.set()
 
     async def _write(self) -> bool:
@@ -396,7 +421,7 @@ class Storage:
                 then()
             return True
         oldest = self._oldest_live()
-        built = self._writer.build(items, oldest, self._newest)
+        built = self._writer.build(items, oldest, self._upkeep.newest)
         self._sync_began = began = trio.current_time()
         try:
             await self._runner.write_and_sync(
@@ -406,6 +431,7 @@ class Storage:
             self._fail(error)
             return False
         self._queued_bytes -= taken
+        self._give_credit()
         self._finish(built, oldest, trio.current_time() - began)
         for then in thens:
             then()
@@ -461,9 +487,8 @@ class Storage:
         self._written_bytes += built.size
         for item in deleted:
             self._remove_files(item)
-        if oldest > self._vouched_oldest:
-            self._vouched_oldest = oldest
-            self._background_event.set()
+        self._upkeep.need(oldest)
+        self._upkeep.grew(built.size)
 
     def _fail(self, error: OSError) -> StorageFailed:
         """The disk lied once: nothing is retried, nothing more is acknowledged."""
@@ -508,10 +533,13 @@ class Storage:
         """A batch could not be read at its place. False if that isn't its place any more."""
         if self._index.place(*name) != place:
             return False
-        self._damaged_reads += 1
-        self._index.mark_faulty(*name)
-        self.on_damage(*name)
+        self._note_damage(*name)
         return True
+
+    def _note_damage(self, group: int, index: int, crc: int = 0) -> None:
+        self._damaged_reads += 1
+        self._index.mark_faulty(group, index, crc)
+        self.on_damage(group, index)
 
     def faults(self, group: int) -> list[Fault]:
         """What of a group's log can't be read, as of now."""
@@ -525,7 +553,7 @@ class Storage:
         many they were is returned.
         """
         found = 0
-        for segment in sorted(number for number in self._sizes if number != self._newest):
+        for segment in sorted(number for number in self._upkeep.sizes if number != self._upkeep.newest):
             if segment == self._writer.segment.number:
                 continue  # its reads would compete with the writes, and it is young
             for places, names in self._pieces(segment):
@@ -597,70 +625,20 @@ class Storage:
         pinned: dict[int, int] = {}
         for number, use in self._index.uses.items():
             for group in use.groups if number != current else ():
-                pinned[group] = pinned.get(group, 0) + self._sizes.get(number, 0)
+                pinned[group] = pinned.get(group, 0) + self._upkeep.sizes.get(number, 0)
         return pinned
 
-    async def _background_loop(self) -> None:
-        """Prepares the next segment, retires dead ones, syncs full files: what nobody waits for."""
-        try:
-            await self._runner.run(
-                Lane.BACKGROUND, trim_quarantine, self._disk, self._options.quarantine_bytes
-            )
-            while True:
-                self._background_event = trio.Event()
-                await self._retire()
-                if self._spare is None and not await self._prepare():
-                    await trio.sleep(SPACE_RETRY_SECONDS)
-                    continue
-                jobs, self._background = self._background, []
-                if jobs:
-                    await self._lane.flush()
-                for job in jobs:
-                    await self._runner.run(Lane.BACKGROUND, job)
-                if not self._background_event.is_set():
-                    await self._background_event.wait()
-        except OSError as error:
-            self._fail(error)
-        except StorageFailed:
-            pass  # told by whoever found it
+    def _on_freed(self, number: int) -> None:
+        self._index.uses.pop(number, None)
+        self._suspects.discard(number)
 
-    async def _prepare(self) -> bool:
-        """Makes the next segment. False if the disk has no space for it now."""
-        header = SegmentHeader(
-            self._newest + 1,
-            self._node.node_id,
-            self._node.cluster_id,
-            self._draw(),
-            self._options.segment_bytes,
-        )
-        try:
-            spare = await self._runner.run(Lane.BACKGROUND, prepare_segment, self._disk, header)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            self._full = DiskFull(f"no space for another {header.size} bytes of log")
-            self._full.__cause__ = error
-            return False
-        self._full = None
-        self._sizes[header.number] = header.size
-        self._newest = header.number
-        self._spare = spare
-        self._spare_event.set()
-        return True
-
-    async def _retire(self) -> None:
-        """Frees segments below the one that a durable trailer names as the oldest needed."""
-        while self._to_close:
-            await self._runner.run(Lane.BACKGROUND, self._disk.close, self._to_close.pop().descriptor)
-        for number in sorted(self._sizes):
-            if number >= self._vouched_oldest:
-                break
-            await self._lane.run(self._lane.open.forget, segment_path(number))
-            await self._runner.run(
-                Lane.BACKGROUND, retire_segment, self._disk, number, self._options.segment_bytes
-            )
-            del self._sizes[number]
-            self._index.uses.pop(number, None)
+    def _on_bad(self, number: int, batches: list[BadBatch]) -> None:
+        """A closed segment is damaged: these batches are faulty, its other records are written again."""
+        for bad in batches:
+            if self._index.place(bad.group, bad.index) == bad.place:
+                self._note_damage(bad.group, bad.index, bad.crc)
+        self._suspects.add(number)
+        self._clean_event.set()
 
     async def _clean_loop(self) -> None:
         """Writes the oldest segment's live records again when most of the log is dead behind them."""
@@ -668,6 +646,8 @@ class Storage:
             while True:
                 await self._clean_event.wait()
                 self._clean_event = trio.Event()
+                while self._suspects:
+                    await self._rewrite_homes(self._suspects.pop())
                 while self._wants_cleaning():
                     oldest = self._oldest_live()
                     if not await self._clean(oldest) or self._oldest_live() == oldest:
@@ -677,8 +657,9 @@ class Storage:
 
     def _wants_cleaning(self) -> bool:
         current = self._writer.segment.number
-        closed = [number for number in self._sizes if self._vouched_oldest <= number < current]
-        total = sum(self._sizes[number] for number in closed)
+        sizes = self._upkeep.sizes
+        closed = [number for number in sizes if self._upkeep.oldest <= number < current]
+        total = sum(sizes[number] for number in closed)
         return (
             len(closed) > CLEAN_SEGMENTS
             and self._oldest_live() < current
@@ -693,9 +674,13 @@ class Storage:
                 return False
             items = [encode_record(BatchRecord(batch, repair=True)) for batch in batches]
             await self._rewrite([_Rewrite(segment, item.group, BATCH, item.index, item) for item in items])
+        await self._rewrite_homes(segment)
+        return True
+
+    async def _rewrite_homes(self, segment: int) -> None:
+        """Rewrites a segment's live records that are no batches: what they say is known."""
         homes = self._index.homes_in(segment)
         await self._rewrite([_Rewrite(segment, log.group, kind) for log, kind in homes])
-        return True
 
     async def _rewrite(self, rewrites: list[_Rewrite]) -> None:
         """Hands records to the write loop and waits until they are synced."""
@@ -782,17 +767,13 @@ class Storage:
             log = self._index.groups.get(group)
             known = log is not None and log.incarnation == incarnation
             found = self._found_files.pop(group, None) if known else None
-            files = GroupFiles(group, incarnation, self._lane, self._in_background, found or FoundFiles())
+            files = GroupFiles(group, incarnation, self._lane, self._upkeep.run_later, found or FoundFiles())
             self._files[group, incarnation] = files
         return files
 
     def _remove_files(self, item: Item) -> None:
         self.group_files(item.group, item.incarnation).remove()
         self._files.pop((item.group, item.incarnation), None)
-
-    def _in_background(self, job: Callable[[], None]) -> None:
-        self._background.append(job)
-        self._background_event.set()
 
     async def _flush_loop(self) -> None:
         """Writes behind: whatever is deferred goes to the FILE lane soon, and much of it at once.
@@ -832,9 +813,9 @@ class Storage:
             sync_p50_seconds=statistics.median(latencies) if latencies else 0.0,
             sync_max_seconds=max(latencies, default=0.0),
             stalled_since=self._sync_began,
-            segments=len(self._sizes),
-            log_bytes=sum(self._sizes.values()),
-            live_bytes=self._index.live_bytes(self._sizes),
+            segments=len(self._upkeep.sizes),
+            log_bytes=sum(self._upkeep.sizes.values()),
+            live_bytes=self._index.live_bytes(self._upkeep.sizes),
             rewritten_records=self._rewritten,
             damaged_reads=self._damaged_reads,
         )
@@ -842,9 +823,8 @@ class Storage:
     async def close(self) -> None:
         """Ends the lanes and releases the lock. Nothing is flushed: what was not synced stays unknown."""
         self._runner.close()
-        for segment in (*self._to_close, self._writer.segment, *([self._spare] if self._spare else [])):
-            self._disk.close(segment.descriptor)
-        self._to_close.clear()
+        self._upkeep.close()
+        self._disk.close(self._writer.segment.descriptor)
         self._lane.open.close()
         self._disk.close(self._lock)
         await trio.lowlevel.checkpoint()

@@ -8,9 +8,9 @@ earlier use of the segment's file costs a scan of the segment, no more.
             last sequence u64 | known synced u64 | oldest u64 | newest u64 | end u32 | body bytes u32 |
             CRC32C of the body u32 | CRC32C of the header u32
     body    sections, each: runs u32 | records u32 | bytes of bodies u32 | zero u32 |
-            runs (incarnation u64, index u64, group u32, start u32, count u32, checksum u32, kind u8,
-            flags u8, 6 zeros) |
-            offsets u32 each | lengths u32 each | terms u64 each | batch kinds u8 each | bodies of the rest
+            runs (incarnation u64, index u64, group u32, start u32, count u32, kind u8, flags u8, zero u16) |
+            offsets u32 each | lengths u32 each | checksums u32 each | terms u64 each | batch kinds u8 each |
+            bodies of the records that are no batches
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Final
 from ..codec import crc32c
 from ..codec.wal import NO_LIMIT, Columns, Cursor, Run, WriteReader, has_tag, write_reader
 from .disk import Disk
-from .index import LogIndex
+from .index import LogIndex, Place
 from .node import read_file
 from .segment import (
     BATCH,
@@ -35,7 +35,6 @@ from .segment import (
     Item,
     SegmentHeader,
     Vouch,
-    batch_crc,
     is_batch,
 )
 
@@ -45,7 +44,7 @@ _HEADER: Final = struct.Struct("<8sHHIQQQQQQQIII")
 _U32: Final = struct.Struct("<I")
 TOC_HEADER_SIZE: Final = _HEADER.size + _U32.size
 _SECTION: Final = struct.Struct("<IIII")
-_RUN: Final = struct.Struct("<QQIIIIBB6x")
+_RUN: Final = struct.Struct("<QQIIIBBxx")
 RECORDS_AT_ONCE: Final = 1 << 17
 """Records read by one call. A write with more (of 64 bytes each, 8 MiB) is left to the careful reader."""
 WINDOW_BYTES: Final = 16 << 20
@@ -85,7 +84,7 @@ class Section:
                 length=columns.lengths[at],
                 body=b"" if run.kind == BATCH else next(bodies),
                 batch_kind=columns.kinds[at],
-                crc=run.crc,
+                crc=columns.crcs[at],
             )
 
     def items(self, data: bytes, base: int) -> list[Item] | None:
@@ -98,22 +97,19 @@ class Section:
         for run in columns.runs:
             body = None if run.kind == BATCH else next(bodies)
             for number in range(run.count):
-                at = run.start + number
-                place = columns.offsets[at] - base
-                found = data[place : place + columns.lengths[at]]
-                item = _item(run, number, columns.terms[at], found)
+                found = _body(columns, run.start + number, data, base)
+                item = _item(run, number, columns, found)
                 if item is None or body not in (None, found):
                     return None
                 items.append(item)
         return items
 
 
-def _item(run: Run, number: int, term: int, body: bytes) -> Item | None:
+def _item(run: Run, number: int, columns: Columns, body: bytes) -> Item | None:
     """The record of a run with this body; None if that is not the batch which the run has there."""
-    index = run.index + number
+    index, term, crc = run.index + number, columns.terms[run.start + number], columns.crcs[run.start + number]
     has_batch = run.kind == BATCH and not run.flags & LOST
-    crc = batch_crc(body) if has_batch else run.crc
-    if crc is None or (has_batch and not is_batch(body, run.group, run.incarnation, index, term, crc)):
+    if has_batch and not is_batch(body, run.group, run.incarnation, index, term, crc):
         return None
     return Item(run.kind, run.flags, run.group, run.incarnation, index, term, body, crc)
 
@@ -155,16 +151,19 @@ class Contents:
 class SegmentReader:
     """Reads segments, one after the other, as far as they are sound. For one thread at a time."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, *, keep_cache: bool = False) -> None:
+        """With `keep_cache` the system's cached pages are believed: never for what a start-up vouches for."""
         self._disk = disk
+        self._keep_cache = keep_cache
         self._reader = write_reader(RECORDS_AT_ONCE)
         self._buffer = bytearray()
 
     def read(self, path: str, header: SegmentHeader, limit: int = NO_LIMIT) -> Contents:
-        """The contents up to the write with the sequence `limit`, as the disk has them (not its cache)."""
+        """The contents up to the write with the sequence `limit`."""
         descriptor = self._disk.open(path)
         try:
-            self._disk.drop_cache(descriptor)
+            if not self._keep_cache:
+                self._disk.drop_cache(descriptor)
             return self._read(descriptor, self._disk.size(descriptor), header, limit)
         finally:
             self._disk.close(descriptor)
@@ -242,6 +241,40 @@ def _section(reader: WriteReader, first: int, last: int, window: memoryview, bas
     return Section(columns, bodies)
 
 
+@dataclass(frozen=True, slots=True)
+class BadBatch:
+    """A batch that a table of contents names and the segment does not have."""
+
+    group: int
+    index: int
+    place: Place
+    crc: int
+    """What its header's checksum must be."""
+
+
+def bad_batches(table: Contents, segment: int, data: bytes) -> list[BadBatch]:
+    """The batches that are not where the table says; `data` is the whole segment."""
+    return [
+        BadBatch(
+            run.group,
+            run.index + number,
+            Place(segment, columns.offsets[run.start + number], columns.lengths[run.start + number]),
+            columns.crcs[run.start + number],
+        )
+        for section in table.all_sections()
+        for columns in (section.columns,)
+        for run in columns.runs
+        if run.kind == BATCH
+        for number in range(run.count)
+        if _item(run, number, columns, _body(columns, run.start + number, data, 0)) is None
+    ]
+
+
+def _body(columns: Columns, at: int, data: bytes, base: int) -> bytes:
+    place = columns.offsets[at] - base
+    return data[place : place + columns.lengths[at]]
+
+
 # --- the file ---------------------------------------------------------------------------------------------
 
 
@@ -290,6 +323,7 @@ def _encode_section(section: Section) -> bytes:
             *(_encode_run(run) for run in columns.runs),
             columns.offsets.tobytes(),
             columns.lengths.tobytes(),
+            columns.crcs.tobytes(),
             columns.terms.tobytes(),
             columns.kinds.tobytes(),
             bodies,
@@ -298,9 +332,7 @@ def _encode_section(section: Section) -> bytes:
 
 
 def _encode_run(run: Run) -> bytes:
-    return _RUN.pack(
-        run.incarnation, run.index, run.group, run.start, run.count, run.crc, run.kind, run.flags
-    )
+    return _RUN.pack(run.incarnation, run.index, run.group, run.start, run.count, run.kind, run.flags)
 
 
 def decode_toc_header(data: bytes, header: SegmentHeader) -> TocHeader:
@@ -335,8 +367,8 @@ def _decode_section(body: memoryview) -> tuple[Section, int]:
     at = _SECTION.size
     found = list(starmap(Run, _RUN.iter_unpack(body[at : at + runs * _RUN.size])))
     at += runs * _RUN.size
-    columns = Columns(found, array("I"), array("I"), array("Q"), array("B"))
-    for column in (columns.offsets, columns.lengths, columns.terms, columns.kinds):
+    columns = Columns(found, array("I"), array("I"), array("I"), array("Q"), array("B"))
+    for column in (columns.offsets, columns.lengths, columns.crcs, columns.terms, columns.kinds):
         size = records * column.itemsize
         column.frombytes(body[at : at + size])
         at += size
@@ -361,6 +393,9 @@ def write_toc(disk: Disk, segment_path: str, encoded: bytes) -> None:
     try:
         disk.truncate(descriptor, 0)
         disk.pwritev(descriptor, [encoded], 0)
+    except OSError:
+        disk.unlink(f"{path}.tmp")
+        raise
     finally:
         disk.close(descriptor)
     disk.rename(f"{path}.tmp", path)

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 IOV_MAX: Final = 1024
 """Buffers that one pwritev takes (POSIX guarantees 16, Linux and macOS take 1,024)."""
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Lane(enum.Enum):
@@ -137,6 +138,26 @@ class Disk(Protocol):
         ...
 
 
+def sync_strictly(sync: Callable[[int], None], descriptor: int) -> None:
+    """Syncs a file; a lack of space is no more an answer then: what was written before may be dropped."""
+    try:
+        sync(descriptor)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise OSError(errno.EIO, f"a sync failed for want of space: {error.strerror}") from error
+        raise
+
+
+def _behind(buffers: Sequence[Buffer], size: int) -> list[Buffer]:
+    """What of the buffers lies behind the first `size` bytes."""
+    rest: list[Buffer] = []
+    for buffer in buffers:
+        if size < len(buffer):
+            rest.append(memoryview(buffer)[size:] if size else buffer)
+        size = max(0, size - len(buffer))
+    return rest
+
+
 class FileDisk:
     """The real disk, under one root directory, which is made if it isn't there (mode 0700)."""
 
@@ -176,13 +197,14 @@ class FileDisk:
 
     def pwritev(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
         for start in range(0, len(buffers), IOV_MAX):
-            part = buffers[start : start + IOV_MAX]
-            written = os.pwritev(descriptor, part, offset)
-            expected = sum(map(len, part))
-            if written != expected:
-                # A short write means that the disk is full or worse; the caller must not guess which.
-                raise OSError(errno.EIO, f"short write: {written} of {expected} bytes")
-            offset += written
+            part = [*buffers[start : start + IOV_MAX]]
+            while part:
+                written = os.pwritev(descriptor, part, offset)
+                if not written and any(map(len, part)):
+                    raise OSError(errno.EIO, "nothing of a write was taken")
+                offset += written
+                # After a short write the next one says what is wrong: that the disk is full, or worse.
+                part = _behind(part, written)
 
     if sys.platform == "darwin":
 

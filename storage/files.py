@@ -7,16 +7,21 @@ without any sync, in any order, until the next manifest is made.
 
 from __future__ import annotations
 
+import errno
+import operator
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
+import trio
+
 from ..codec import Buffer, crc32c
-from .disk import Disk, Lane, Runner
-from .errors import FileDamaged, ManifestDamaged, NewerFormat, StorageFailed
+from .disk import NO_SPACE, Disk, Lane, Runner, sync_strictly
+from .errors import DiskFull, FileDamaged, ManifestDamaged, NewerFormat, StorageFailed
 from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, is_file_name, manifest_crc
 from .node import make_durable, read_file, replace_file
 
@@ -27,6 +32,8 @@ MANIFEST: Final = "manifest"
 QUARANTINE: Final = "quarantine"
 OPEN_FILES: Final = 128
 """Descriptors kept open; a node with many groups must stay below its limit of open files."""
+SPACE_SECONDS: Final = 1.0
+"""How often writes that wait for space are tried again by whoever waits for them."""
 INCOMING_PENDING_BYTES: Final = 8 << 20
 """A snapshot being received waits for the disk beyond this."""
 
@@ -167,6 +174,80 @@ class OpenFiles:
             self._disk.close(self._open.popitem()[1])
 
 
+# --- what is deferred -------------------------------------------------------------------------------------
+
+
+class WriteBehind:
+    """One deferred write; what is appended to the same file before its turn comes joins it."""
+
+    __slots__ = ("_buffers", "_directory", "_done", "_name", "_offset", "_size", "path", "turn")
+
+    def __init__(
+        self, directory: _Directory, name: str, offset: int, turn: int, done: Callable[[int], None]
+    ) -> None:
+        self.turn = turn
+        """The lane's turn that it waits for; once that has begun nothing may join any more."""
+        self.path = f"{directory.path}/{name}"
+        self._directory = directory
+        self._name = name
+        self._offset = offset
+        self._done = done
+        self._buffers: list[Buffer] = []
+        self._size = 0
+
+    def continues(self, name: str, offset: int) -> bool:
+        return name == self._name and offset == self._offset + self._size
+
+    def add(self, data: Buffer) -> None:
+        self._buffers.append(data)
+        self._size += len(data)
+
+    def show(self, data: bytearray, length: int, offset: int) -> None:
+        """Puts what it will write into `data`, which is up to `length` bytes of the file from `offset` on."""
+        at = self._offset - offset
+        for buffer in self._buffers:
+            begin, end = max(0, at), min(length, at + len(buffer))
+            if begin < end:
+                data.extend(bytes(max(0, end - len(data))))
+                data[begin:end] = memoryview(buffer)[begin - at : end - at]
+            at += len(buffer)
+
+    def drop(self) -> None:
+        """Its file is gone before it was written."""
+        self._done(self._size)
+
+    def __call__(self) -> None:
+        self._directory.write(self._name, self._offset, self._buffers)
+        self._done(self._size)
+
+
+class Removal:
+    """A deferred removal of files."""
+
+    __slots__ = ("_remove", "_takes")
+
+    def __init__(self, remove: Callable[[], None], takes: Callable[[str], bool]) -> None:
+        """`takes` says whether the file with this path is among what is removed."""
+        self._remove = remove
+        self._takes = takes
+
+    def leave(self, writes: list[WriteBehind]) -> list[WriteBehind]:
+        """Those writes that are to other files; the others are dropped."""
+        for write in writes:
+            if self._takes(write.path):
+                write.drop()
+        return [write for write in writes if not self._takes(write.path)]
+
+    def __call__(self) -> None:
+        self._remove()
+
+
+Deferred = WriteBehind | Removal
+
+
+# --- the lane ---------------------------------------------------------------------------------------------
+
+
 class _WriteBehindFailed(Exception):
     """A write that nobody waited for failed; found by the next job of the lane."""
 
@@ -176,22 +257,30 @@ class _WriteBehindFailed(Exception):
 
 
 class FileLane:
-    """The FILE lane with writes collected in front of it, which go first in whatever job comes next."""
+    """The FILE lane with writes collected in front of it, which go first in whatever job comes next.
+
+    A write for which there is no space is not lost: it waits, all writes behind it wait too, and what is read
+    shows them. What makes space goes on.
+    """
 
     def __init__(self, disk: Disk, runner: Runner, fail: Callable[[OSError], StorageFailed]) -> None:
         self.disk = disk
         self.open = OpenFiles(disk)
         self._runner = runner
         self._fail = fail
-        self._pending: list[Callable[[], None]] = []
+        self._pending: list[Deferred] = []
         self._error: OSError | None = None
+        self._stuck: list[WriteBehind] = []
+        """Writes that wait for space. Only the lane changes it."""
         self.turn = 0
         """Grows with each job: what was deferred in an earlier turn is on its way."""
         self.failed: StorageFailed | None = None
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to write behind; set by the actor."""
+        self.on_no_space: Callable[[], None] = lambda: None
+        """Called after each job behind which a write waits for space; set by the actor."""
 
-    def defer(self, operation: Callable[[], None]) -> None:
+    def defer(self, operation: Deferred) -> None:
         """Queues an operation that nobody waits for. After a failure it is dropped."""
         if self.failed is not None:
             return
@@ -209,35 +298,84 @@ class FileLane:
             return await self._runner.run(Lane.FILE, self._perform, pending, function, args)
         except _WriteBehindFailed as failure:
             raise self._fail(failure.error) from failure.error
+        finally:
+            if self._stuck:
+                self.on_no_space()
 
     async def commit(self, function: Callable[..., T], *args: object) -> T:
-        """As `run`, for what must not fail: an OSError of the call itself is StorageFailed too."""
+        """As `run`, for what must not fail: an OSError of the call itself is StorageFailed too.
+
+        DiskFull if there is no space for it, or for a write before it: it may be tried again later.
+        """
         try:
-            return await self.run(function, *args)
+            return await self.run(self._commit, function, args)
         except OSError as error:
+            if error.errno in NO_SPACE:
+                raise DiskFull(f"no space to write a group's files: {error}") from error
             raise self._fail(error) from error
 
+    def _commit(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
+        if self._stuck:
+            raise OSError(errno.ENOSPC, f"{len(self._stuck)} earlier writes wait for space")
+        return function(*args)
+
     async def flush(self) -> None:
-        """Everything deferred before is written."""
+        """Everything deferred before is written, or waits for space."""
         await self.run(_nothing)
 
     @property
     def idle(self) -> bool:
         return not self._pending
 
-    def _perform(
-        self, pending: list[Callable[[], None]], function: Callable[..., T], args: tuple[object, ...]
-    ) -> T:
+    @property
+    def no_space(self) -> bool:
+        """Whether writes wait for space."""
+        return bool(self._stuck)
+
+    def read(self, path: str, length: int, offset: int) -> bytes:
+        """Up to `length` bytes of a file, with what waits to be written to it. Used in the lane only."""
+        stuck = [write for write in self._stuck if write.path == path]
+        if not stuck:
+            return self.open.read(path, length, offset)
+        data = bytearray(self.open.read(path, length, offset) if self.disk.exists(path) else b"")
+        for write in stuck:
+            write.show(data, length, offset)
+        return bytes(data)
+
+    def _perform(self, pending: list[Deferred], function: Callable[..., T], args: tuple[object, ...]) -> T:
         # The error is kept: if the task that brought these writes along is cancelled, the next one sees it.
         if self._error is None:
             try:
-                for operation in pending:
-                    operation()
+                self._catch_up(pending)
             except OSError as error:
                 self._error = error
         if self._error is not None:
             raise _WriteBehindFailed(self._error)
         return function(*args)
+
+    def _catch_up(self, pending: list[Deferred]) -> None:
+        """Performs what was deferred, in order; from the first write without space on, only removals."""
+        if not pending and not self._stuck:
+            return
+        stuck: list[WriteBehind] = []
+        for operation in (*self._stuck, *pending):
+            if isinstance(operation, Removal):
+                stuck = operation.leave(stuck)
+                operation()
+            elif stuck or not self._try(operation):
+                stuck.append(operation)
+        self._stuck = stuck
+
+    @staticmethod
+    def _try(write: WriteBehind) -> bool:
+        """False if there is no space for a write."""
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            return False
+        return True
 
 
 def _nothing() -> None:
@@ -248,6 +386,7 @@ class _Directory:
     """The blocking operations on one group's directory. Used in the FILE lane only."""
 
     def __init__(self, lane: FileLane, path: str) -> None:
+        self._lane = lane
         self.disk = lane.disk
         self.open = lane.open
         self.path = path
@@ -262,11 +401,12 @@ class _Directory:
         self.disk.pwritev(self.open.get(path, write=True), buffers, offset)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        return self.open.read(f"{self.path}/{name}", length, offset)
+        return self._lane.read(f"{self.path}/{name}", length, offset)
 
     def sync(self, names: Sequence[str]) -> None:
         for name in names:
-            self.disk.fdatasync(self.open.get(f"{self.path}/{name}", write=False))
+            descriptor = self.open.get(f"{self.path}/{name}", write=False)
+            sync_strictly(self.disk.fdatasync, descriptor)
         if self._new_names and self._exists:
             self.disk.sync_directory(self.path)
             self._new_names = False
@@ -277,7 +417,7 @@ class _Directory:
         if self.disk.exists(path):
             descriptor = self.disk.open(path, write=True)
             try:
-                self.disk.fdatasync(descriptor)
+                sync_strictly(self.disk.fdatasync, descriptor)
             finally:
                 self.disk.close(descriptor)
 
@@ -332,35 +472,6 @@ class Background(Protocol):
     def __call__(self, job: Callable[[], None], /) -> None: ...
 
 
-class _WriteBehind:
-    """One deferred write; what is appended to the same file before its turn comes joins it."""
-
-    __slots__ = ("_buffers", "_directory", "_done", "_name", "_offset", "_size", "turn")
-
-    def __init__(
-        self, directory: _Directory, name: str, offset: int, turn: int, done: Callable[[int], None]
-    ) -> None:
-        self.turn = turn
-        """The lane's turn that it waits for; once that has begun nothing may join any more."""
-        self._directory = directory
-        self._name = name
-        self._offset = offset
-        self._done = done
-        self._buffers: list[Buffer] = []
-        self._size = 0
-
-    def continues(self, name: str, offset: int) -> bool:
-        return name == self._name and offset == self._offset + self._size
-
-    def add(self, data: Buffer) -> None:
-        self._buffers.append(data)
-        self._size += len(data)
-
-    def __call__(self) -> None:
-        self._directory.write(self._name, self._offset, self._buffers)
-        self._done(self._size)
-
-
 class GroupFiles:
     """The directory ``groups/<group>-<incarnation>/``. All calls take effect in the order they were made."""
 
@@ -376,7 +487,7 @@ class GroupFiles:
         self._directory = _Directory(lane, group_directory(group, incarnation))
         self._next_number = found.next_number
         self._given = 0
-        self._behind: _WriteBehind | None = None
+        self._behind: WriteBehind | None = None
         """The newest deferred write, while another may join it."""
         self._written = 0
         self._holds = 0
@@ -392,6 +503,8 @@ class GroupFiles:
         """Waits until at most `below` bytes are pending."""
         while self.pending_bytes > below:
             await self._lane.flush()
+            if self.pending_bytes > below:
+                await trio.sleep(SPACE_SECONDS)
 
     def new_name(self, stem: str) -> str:
         """A file name beginning with `stem` that no file of this directory has, named or moved aside."""
@@ -413,7 +526,7 @@ class GroupFiles:
         if behind is not None and behind.turn == self._lane.turn and behind.continues(name, offset):
             behind.add(data)
             return
-        self._behind = _WriteBehind(self._directory, name, offset, self._lane.turn, self._on_written)
+        self._behind = WriteBehind(self._directory, name, offset, self._lane.turn, self._on_written)
         self._behind.add(data)
         self._lane.defer(self._behind)
 
@@ -456,8 +569,10 @@ class GroupFiles:
             self._forgotten.extend(names)
             return
         self._behind = None
+        directory = self._directory
         for name in names:
-            self._lane.defer(lambda name=name: self._directory.unlink(name))  # type: ignore[misc]
+            path = f"{directory.path}/{name}"
+            self._lane.defer(Removal(partial(directory.unlink, name), partial(operator.eq, path)))
 
     @contextmanager
     def hold(self) -> Iterator[Manifest | None]:
@@ -488,7 +603,10 @@ class GroupFiles:
         crc = await self.write_manifest(manifest)
         names = frozenset(file.name for file in manifest.files)
         self._behind = None
-        self._lane.defer(lambda: self._directory.keep_only(names))
+        paths = {f"{self._directory.path}/{name}" for name in names}
+        self._lane.defer(
+            Removal(partial(self._directory.keep_only, names), lambda path: self._has(path, paths))
+        )
         return crc
 
     def close_incoming(self, incoming: Incoming) -> None:
@@ -498,7 +616,11 @@ class GroupFiles:
     def remove(self) -> None:
         """The group was deleted: so are its files."""
         self._behind = None
-        self._lane.defer(self._directory.remove)
+        self._lane.defer(Removal(self._directory.remove, lambda path: self._has(path, ())))
+
+    def _has(self, path: str, others: Container[str]) -> bool:
+        """Whether a file is in this directory, and none of the others."""
+        return path.startswith(f"{self._directory.path}/") and path not in others
 
 
 class Incoming:

@@ -312,10 +312,15 @@ class LogIndex:
             return None
         return Place(log.segments[position], log.offsets[position], log.lengths[position])
 
-    def mark_faulty(self, group: int, index: int) -> None:
-        """The batch there turned out to be unreadable; what `place` says of it no longer counts."""
+    def mark_faulty(self, group: int, index: int, crc: int = 0) -> None:
+        """The batch there turned out to be unreadable; what `place` says of it no longer counts.
+
+        `crc`: the checksum that its header had, if that is known.
+        """
         log = self.groups[group]
         log.kinds[index - log.first] |= FAULTY
+        if crc:
+            log.checksums[index] = crc
 
     def close_all(self) -> None:
         """Something is lost and nothing says what: no group that existed then can trust its state."""

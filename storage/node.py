@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..codec import crc32c
-from .disk import Disk
+from .disk import NO_SPACE, Disk, sync_strictly
 from .errors import NewerFormat, NodeHeaderDamaged
 
 NODE_FILE: Final = "node"
@@ -71,16 +71,28 @@ def read_file(disk: Disk, path: str) -> bytes:
 
 
 def replace_file(disk: Disk, directory: str, temporary: str, path: str, data: bytes) -> None:
-    """Atomically and durably replaces a file: temporary name, fsync, rename, directory fsync."""
-    descriptor = disk.open(temporary, create=True)
+    """Atomically and durably replaces a file: temporary name, fsync, rename, directory fsync.
+
+    Without space for it the old one stays, and nothing of the new one.
+    """
+    try:
+        _write_durably(disk, temporary, data)
+    except OSError as error:
+        if error.errno in NO_SPACE and disk.exists(temporary):
+            disk.unlink(temporary)
+        raise
+    disk.rename(temporary, path)
+    disk.sync_directory(directory)
+
+
+def _write_durably(disk: Disk, path: str, data: bytes) -> None:
+    descriptor = disk.open(path, create=True)
     try:
         disk.truncate(descriptor, 0)
         disk.pwritev(descriptor, [data], 0)
-        disk.fsync(descriptor)
+        sync_strictly(disk.fsync, descriptor)
     finally:
         disk.close(descriptor)
-    disk.rename(temporary, path)
-    disk.sync_directory(directory)
 
 
 def make_durable(disk: Disk, path: str, directory: str) -> None:

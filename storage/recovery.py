@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from .disk import Disk
+from ..codec import Buffer
+from .disk import NO_SPACE, Disk
 from .errors import DiskFull, ForeignDirectory, NodeHeaderDamaged, SegmentGap
 from .files import GROUPS, FoundFiles, group_directory, recover_files
 from .index import Entries, EntryTable, Fault, GroupLog, LogIndex, Prefix, Range
@@ -39,15 +40,17 @@ from .segment import (
     write_size,
 )
 from .wal import (
-    NO_SPACE,
     RECYCLED,
     WAL,
     LogWriter,
     Segment,
     prepare_segment,
+    read_segment_header,
     segment_numbers,
     segment_path,
+    shrink_reserve,
     take_over_segment,
+    use_reserve,
 )
 
 LOCK_FILE: Final = "LOCK"
@@ -113,6 +116,11 @@ class Opened:
     """Bytes of every segment that is there."""
     oldest: int
     """The oldest segment needed, as the log's last trailer says it."""
+    untabled: dict[int, int]
+    """Closed segments that were read although they need not be next time: the last sequence that counts in
+    each."""
+    unread: list[int]
+    """Closed segments for which their table of contents stood in."""
     files: dict[int, FoundFiles]
 
 
@@ -175,7 +183,7 @@ def _open(
     disk: Disk, lock: int, node: NodeHeader, draw: Callable[[], int], segment_bytes: int, *, created: bool
 ) -> Opened:
     numbers = segment_numbers(disk)
-    headers = [_read_segment_header(disk, number, node) for number in numbers]
+    headers = [_read_own_header(disk, number, node) for number in numbers]
     replay = Replay(disk, headers)
     replay.run()
     _check_gaps(numbers, replay.vouch)
@@ -189,17 +197,12 @@ def _open(
     orphans = tuple(name for name in disk.listdir(GROUPS) if f"{GROUPS}/{name}" not in known)
     groups = {group: describe(log, files[group]) for group, log in index.groups.items()}
     recovered = Recovered(node, groups, created, replay.torn, tuple(replay.losses), orphans)
-    return Opened(lock, recovered, index, writer, sizes, oldest, files)
+    return Opened(lock, recovered, index, writer, sizes, oldest, replay.untabled, replay.unread, files)
 
 
-def _read_segment_header(disk: Disk, number: int, node: NodeHeader) -> SegmentHeader:
+def _read_own_header(disk: Disk, number: int, node: NodeHeader) -> SegmentHeader:
     path = segment_path(number)
-    descriptor = disk.open(path)
-    try:
-        disk.drop_cache(descriptor)
-        header = decode_segment_header(disk.pread(descriptor, DATA_START, 0), path)
-    finally:
-        disk.close(descriptor)
+    header = read_segment_header(disk, number)
     if header.node_id != node.node_id or header.cluster_id not in (0, node.cluster_id):
         raise ForeignDirectory(
             f"{path} belongs to node {header.node_id:016x} of cluster {header.cluster_id:016x}, "
@@ -243,21 +246,10 @@ def _start_segment(
         resumes=True,
         resumes_after=replay.counted,
     )
-    try:
-        segment, total, chain = _make_segment(disk, header, replay.tail, sequence, vouch)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        # A node must start on a full disk: the smallest segment will do, or the one that waits for its use.
-        if numbers[-1] == number:
-            size = max(needed, _size(disk, segment_path(number)))
-            segment, total, chain = _make_segment(
-                disk, replace(header, size=size), replay.tail, sequence, vouch, in_place=True
-            )
-        else:
-            segment, total, chain = _make_segment(
-                disk, replace(header, size=needed), replay.tail, sequence, vouch
-            )
+    buffers, total, chain = build_write(replay.tail, header, sequence, header.seed, vouch)
+    segment = _prepare(disk, header, buffers)
+    if segment is None:
+        segment = _prepare_without_space(disk, header, buffers, segment_bytes, needed, numbers[-1])
     position = DATA_START
     for item in replay.tail:
         apply_item(replay.index, item, number, position + FRAME_SIZE)
@@ -266,22 +258,35 @@ def _start_segment(
     return LogWriter(segment, DATA_START + total, sequence, chain), sizes, vouch.oldest
 
 
-def _make_segment(
-    disk: Disk,
-    header: SegmentHeader,
-    items: list[Item],
-    sequence: int,
-    vouch: Vouch,
-    *,
-    in_place: bool = False,
-) -> tuple[Segment, int, int]:
-    """The new segment with its first write, that write's size, and the chain's value behind it."""
-    buffers, total, chain = build_write(items, header, sequence, header.seed, vouch)
-    if in_place:
-        segment = take_over_segment(disk, header, buffers)
-    else:
-        segment = prepare_segment(disk, header, buffers, recycle=False)
-    return segment, total, chain
+def _prepare(disk: Disk, header: SegmentHeader, first_write: list[Buffer]) -> Segment | None:
+    """The new segment with its first write; None if there is no space for it."""
+    try:
+        return prepare_segment(disk, header, first_write, recycle=False)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        return None
+
+
+def _prepare_without_space(
+    disk: Disk, header: SegmentHeader, first_write: list[Buffer], segment_bytes: int, needed: int, newest: int
+) -> Segment:
+    """The new segment on a full disk, on which a node must start all the same, time and again.
+
+    It gets a part of the reserve, or all of it, or the segment that waits for its use (the `newest` one, if
+    it has this number), or the few bytes that are `needed`.
+    """
+    if shrink_reserve(disk, header.size, segment_bytes):
+        segment = _prepare(disk, header, first_write)
+        if segment is not None:
+            return segment
+    segment = use_reserve(disk, header, first_write)
+    if segment is not None:
+        return segment
+    if newest == header.number:
+        size = max(needed, _size(disk, segment_path(header.number)))
+        return take_over_segment(disk, replace(header, size=size), first_write)
+    return prepare_segment(disk, replace(header, size=needed), first_write, recycle=False)
 
 
 def _keep_for_recycling(disk: Disk, number: int, segment_bytes: int) -> None:

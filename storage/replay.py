@@ -161,6 +161,10 @@ class Replay:
         self.segment = 0
         """The last segment with a write, be it torn."""
         self.vouch: Vouch | None = None
+        self.untabled: dict[int, int] = {}
+        """Segments that were read for want of a table of contents: the last sequence that counts in each."""
+        self.unread: list[int] = []
+        """Segments for which their table of contents stood in."""
         self._before = 0
         """Sequence of the last write seen that counts."""
         self._lost = False
@@ -193,6 +197,10 @@ class Replay:
             header = loaded.header
             if header.resumes:
                 self._lost |= self._before not in (0, header.resumes_after)
+            if loaded.contents.last_section is not None:
+                self.untabled[header.number] = loaded.limit
+            elif loaded.contents.writes:
+                self.unread.append(header.number)
             yield from self._sound(loaded)
             yield from self._doubtful(loaded)
             # A segment had its full size before its first use: if it is shorter now, somebody cut it.

@@ -516,14 +516,6 @@ class SegmentScan:
         return Write(self._segment, start, sequence, end, records, None, frames=b"".join(frames))
 
 
-def batch_crc(body: bytes) -> int | None:
-    """What a batch's header says is its own checksum; None if the bytes are too few for one."""
-    if len(body) < BATCH_CRC_AT + BATCH_CRC.size:
-        return None
-    crc: int = BATCH_CRC.unpack_from(body, BATCH_CRC_AT)[0]
-    return crc
-
-
 def is_batch(body: Buffer, group: int, incarnation: int, index: int, term: int, crc: int) -> bool:
     """Whether the bytes are a sound batch and the very one that its frame names."""
     try:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..codec import Buffer
 from .disk import Disk
-from .segment import DATA_START, Item, SegmentHeader, Vouch, build_write, write_size
+from .segment import DATA_START, Item, SegmentHeader, Vouch, build_write, decode_segment_header, write_size
 
 WAL: Final = "wal"
 SUFFIX: Final = ".wal"
 NEW: Final = f"{WAL}/new.tmp"
 RECYCLED: Final = f"{WAL}/recycled.tmp"
 """A file whose records are all dead, kept for its space. Names ending in .tmp mean nothing at start-up."""
-NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+RESERVE: Final = f"{WAL}/reserve.tmp"
+"""A segment's worth of zeros for the day on which the disk is full: votes and what was accepted go on."""
+LEAST_SHARE: Final = 4
+"""What is left of a reserve must be this part of a segment to be one."""
 ZEROS: Final = bytes(1 << 20)
 ZERO_SYNC_BYTES: Final = 4 << 20
 """Zeros are synced in pieces of this size, so that the log's own syncs don't queue behind 64 MiB."""
@@ -52,6 +55,17 @@ class Segment:
         return self.header.number
 
 
+def read_segment_header(disk: Disk, number: int) -> SegmentHeader:
+    """The header of a segment, as the disk has it; see `decode_segment_header` for the errors."""
+    path = segment_path(number)
+    descriptor = disk.open(path)
+    try:
+        disk.drop_cache(descriptor)
+        return decode_segment_header(disk.pread(descriptor, DATA_START, 0), path)
+    finally:
+        disk.close(descriptor)
+
+
 def prepare_segment(
     disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer] = (), *, recycle: bool = True
 ) -> Segment:
@@ -59,11 +73,37 @@ def prepare_segment(
 
     With `first_write` that write is in it before it has its name. An OSError leaves no half-made segment.
     """
-    source = RECYCLED if recycle and _is_reusable(disk, header.size) else NEW
-    descriptor = disk.open(source, create=True)
+    if recycle and _size_of(disk, RECYCLED) == header.size:
+        return _name_segment(disk, RECYCLED, header, first_write)
+    make_zeros(disk, NEW, header.size)
+    return _name_segment(disk, NEW, header, first_write)
+
+
+def use_reserve(disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer] = ()) -> Segment | None:
+    """Makes the reserve a segment, whose size is then the reserve's; None if there is none worth it."""
+    size = _size_of(disk, RESERVE)
+    if size < max(header.size // LEAST_SHARE, DATA_START + sum(map(len, first_write))):
+        return None
+    return _name_segment(disk, RESERVE, replace(header, size=size), first_write)
+
+
+def shrink_reserve(disk: Disk, size: int, whole: int) -> bool:
+    """Gives so many bytes of the reserve back to the file system; False if too little would be left."""
+    left = _size_of(disk, RESERVE) - size
+    if left < whole // LEAST_SHARE:
+        return False
+    descriptor = disk.open(RESERVE, write=True)
     try:
-        if source == NEW:
-            _fill_with_zeros(disk, descriptor, header.size)
+        disk.truncate(descriptor, left)
+        disk.fsync(descriptor)
+    finally:
+        disk.close(descriptor)
+    return True
+
+
+def _name_segment(disk: Disk, source: str, header: SegmentHeader, first_write: Sequence[Buffer]) -> Segment:
+    descriptor = disk.open(source, write=True)
+    try:
         disk.pwritev(descriptor, [header.encode()], 0)
         if first_write:
             disk.pwritev(descriptor, first_write, DATA_START)
@@ -72,10 +112,32 @@ def prepare_segment(
         disk.sync_directory(WAL)
     except OSError:
         disk.close(descriptor)
-        if source == NEW and disk.exists(NEW):
-            disk.unlink(NEW)  # it would keep the space that ran out
         raise
     return Segment(header, descriptor)
+
+
+def make_zeros(disk: Disk, path: str, size: int) -> None:
+    """A file of written zeros. An OSError leaves none, and a lack of space is found before it is used up."""
+    if disk.exists(path):
+        disk.unlink(path)  # half made; or a power loss gave a segment its former name back
+    if disk.free_bytes() < size:
+        raise OSError(errno.ENOSPC, f"{size} bytes are not free")
+    descriptor = disk.open(path, create=True)
+    try:
+        _fill_with_zeros(disk, descriptor, size)
+    except OSError:
+        disk.unlink(path)  # it would keep the space that ran out
+        raise
+    finally:
+        disk.close(descriptor)
+
+
+def make_reserve(disk: Disk, size: int) -> None:
+    """Sees to it that there is a reserve of this size."""
+    if _size_of(disk, RESERVE) == size:
+        return
+    make_zeros(disk, NEW, size)
+    disk.rename(NEW, RESERVE)
 
 
 def take_over_segment(disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer]) -> Segment:
@@ -118,12 +180,13 @@ def retire_segment(disk: Disk, number: int, segment_bytes: int) -> None:
     disk.sync_directory(WAL)
 
 
-def _is_reusable(disk: Disk, size: int) -> bool:
-    if not disk.exists(RECYCLED):
-        return False
-    descriptor = disk.open(RECYCLED)
+def _size_of(disk: Disk, path: str) -> int:
+    """Bytes of a file; 0 if there is none."""
+    if not disk.exists(path):
+        return 0
+    descriptor = disk.open(path)
     try:
-        return disk.size(descriptor) == size
+        return disk.size(descriptor)
     finally:
         disk.close(descriptor)
 
@@ -133,7 +196,7 @@ def _fill_with_zeros(disk: Disk, descriptor: int, size: int) -> None:
     disk.truncate(descriptor, 0)
     for offset in range(0, size, len(ZEROS)):
         disk.pwritev(descriptor, [ZEROS[: min(len(ZEROS), size - offset)]], offset)
-        if (offset + len(ZEROS)) % ZERO_SYNC_BYTES == 0:
+        if (offset + len(ZEROS)) % ZERO_SYNC_BYTES == 0 or offset + len(ZEROS) >= size:
             disk.fdatasync(descriptor)
 
 

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+import trio
 
+from trimaran.codec import read_header
 from trimaran.codec.wal import NO_LIMIT
 from trimaran.storage import (
+    BatchRecord,
     CompactPrefix,
     GroupDelete,
     MemoryDisk,
     Record,
     StorageOptions,
     TruncateSuffix,
+    actor,
     contents,
 )
 from trimaran.storage.contents import (
@@ -41,7 +45,7 @@ from trimaran.storage.segment import (
 )
 from trimaran.storage.wal import segment_numbers, segment_path
 
-from .helpers import create, opened, record, state
+from .helpers import GROUP, batch, create, opened, record, state
 
 HEADER = SegmentHeader(number=3, node_id=5, cluster_id=7, salt=0x1122334455667788, size=1 << 20)
 PATH = "wal/0000000000000003.wal"
@@ -272,3 +276,57 @@ async def test_a_table_that_says_more_than_a_recovery_counted_is_not_believed() 
         assert table is not None
         assert not job.by_table or table.last <= job.limit
     assert any(job.limit != NO_LIMIT and not job.by_table for job in plan(disk, headers))
+
+
+async def test_damage_that_a_table_hid_is_found_right_after_the_start(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Start-up believes the tables; then the segments are read, and what they lack is faulty."""
+    monkeypatch.setattr(actor, "CLEAN_SHARE", 0)  # nothing is written again for another reason
+    disk = MemoryDisk()
+    options = StorageOptions(segment_bytes=16 << 10)
+    async with opened(disk, options=options) as storage:
+        storage.append([create(), state(4, vote=2)])
+        for index in range(1, 30):
+            storage.append([record(index, size=2000)])
+            await storage.drain()
+        await trio.sleep(30)
+        places = {index: storage._index.place(GROUP, index) for index in range(1, 30)}
+    first, other = places[1], places[20]
+    assert first is not None and other is not None
+    path = segment_path(first.segment)
+    # All that the group is, its vote and its first batch, and one batch somewhere else.
+    disk.damage(path, DATA_START, bytes(first.offset + first.length - DATA_START))
+    disk.damage(segment_path(other.segment), other.offset + 100, b"????")
+    async with opened(disk, options=options, seed=2) as storage:
+        assert storage.recovered.groups[GROUP].faulty == []
+        told: list[tuple[int, int]] = []
+        storage.on_damage = lambda group, index: told.append((group, index))
+        await trio.sleep(10)
+        assert sorted(told) == [(GROUP, 1), (GROUP, 20)]
+        faults = {fault.index: fault for fault in storage.faults(GROUP)}
+        assert sorted(faults) == [1, 20]
+        for index, fault in faults.items():
+            header = read_header(batch(index, size=2000))
+            assert (fault.term, fault.crc, fault.doubtful) == (1, header.header_crc, False)
+        storage.append([BatchRecord(batch(1, size=2000), repair=True)])
+        await storage.drain()
+        assert [fault.index for fault in storage.faults(GROUP)] == [20]
+    # Its creation, term and vote were written again, so that the damaged segment is not needed for them.
+    disk.unlink(toc_path(path))
+    async with opened(disk, options=options, seed=3) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert (group.kind, group.term, group.vote, group.created) == ("test", 4, 2, True)
+        assert (await storage.read_batches(GROUP, 1, 1, 1)) == [batch(1, size=2000)]
+
+
+async def test_segments_whose_tables_are_right_are_read_once_and_nobody_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    await a_log(disk)
+    write_all_tocs(disk)
+    async with opened(disk, options=StorageOptions(segment_bytes=16 << 10), seed=2) as storage:
+        storage.on_damage = lambda group, index: pytest.fail(f"{group} {index}")
+        await trio.sleep(30)
+        assert storage.faults(GROUP) == [] and storage.statistics().damaged_reads == 0

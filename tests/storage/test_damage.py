@@ -22,6 +22,7 @@ from trimaran.storage import (
     TruncateSuffix,
 )
 from trimaran.storage.segment import DATA_START, SegmentScan, Write, decode_segment_header
+from trimaran.storage.upkeep import Upkeep
 
 from .helpers import GROUP, INCARNATION, GatedRunner, batch, create, names, opened, record, state, stored
 
@@ -39,6 +40,12 @@ async def a_log(disk: MemoryDisk) -> None:
             storage.append([record(index, size=600), record(index, group=3, size=600)])
             await storage.drain()
         await trio.sleep(1)
+
+
+@pytest.fixture(autouse=True)
+def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start-up reads every segment: tables of contents would make it look later (test_contents.py)."""
+    monkeypatch.setattr(Upkeep, "_tabulate", lambda *_: None)
 
 
 async def test_every_flipped_byte_of_synced_writes_is_noticed_and_blamed(
