@@ -138,6 +138,7 @@ def make_reserve(disk: Disk, size: int) -> None:
         return
     make_zeros(disk, NEW, size)
     disk.rename(NEW, RESERVE)
+    disk.sync_directory(WAL)  # a power loss on a full disk is when it is needed
 
 
 def take_over_segment(disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer]) -> Segment:
