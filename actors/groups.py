@@ -15,7 +15,7 @@ import trio
 from ..codec import Kind, walk_batch
 from ..codec.frame import Frame
 from ..storage.actor import Storage
-from ..storage.errors import FileDamaged
+from ..storage.errors import FileDamaged, LogDamaged
 from ..storage.files import GroupFiles
 from ..storage.manifest import Manifest
 from ..storage.records import GroupCreate, GroupDelete
@@ -180,10 +180,12 @@ class Groups:
         if manifest is not None and not _holds(compacted, entries, manifest):
             compacted, entries = (manifest.index, manifest.term), []
         changes = [
-            (index, await self._read_membership(recovered.group, index))
+            (index, membership)
             for index, _, kind, _ in entries
             if kind == Kind.MEMBERSHIP and index > applied
+            if (membership := await self._read_membership(recovered.group, index)) is not None
         ]
+        last_time = await self._last_time(recovered, entries)
         state = GroupState.recovered(
             group=recovered.group,
             incarnation=recovered.incarnation,
@@ -198,8 +200,8 @@ class Groups:
             compacted=compacted,
             entries=entries,
             commit=max(recovered.commit, applied),
-            last_time=await self._last_time(recovered, entries),
-            holes=[fault.index for fault in recovered.faults],
+            last_time=last_time,
+            holes=[fault.index for fault in self._storage.faults(recovered.group)],
             unrestored=recovered.closed or recovered.manifest_damaged,
         )
         return await self._run(state, recovered.kind, recovered.name, manifest)
@@ -248,6 +250,9 @@ class Groups:
         group.applier.advance(group.applicable)
         hosted = _Hosted(group, trio.CancelScope(), trio.Event())
         self._hosted[state.group] = hosted
+        for fault in self._storage.faults(state.group):
+            if fault.index not in state.log.holes:  # found since the group was read
+                self._on_damage(state.group, fault.index)
         await self._nursery.start(self._run_scoped, hosted)
         return group
 
@@ -270,16 +275,23 @@ class Groups:
         finally:
             hosted.ended.set()
 
-    async def _read_membership(self, group: int, index: int) -> Membership:
-        [batch] = await self._storage.read_batches(group, index, index, READ_BYTES)
+    async def _read_membership(self, group: int, index: int) -> Membership | None:
+        """The members that a change names; None if it turns out to be damaged."""
+        try:
+            [batch] = await self._storage.read_batches(group, index, index, READ_BYTES)
+        except LogDamaged:
+            return None
         return Membership.decode(walk_batch(batch).entry(0))
 
     async def _last_time(self, recovered: RecoveredGroup, entries: list[tuple[int, int, int, int]]) -> int:
         """The log clock never falls, also across a restart: the newest batch has the highest time."""
         time = recovered.manifest.time if recovered.manifest is not None else 0
         last = recovered.last_index
-        if entries and not any(fault.index == last for fault in recovered.faults):
-            [batch] = await self._storage.read_batches(recovered.group, last, last, READ_BYTES)
+        if entries and not any(fault.index == last for fault in self._storage.faults(recovered.group)):
+            try:
+                [batch] = await self._storage.read_batches(recovered.group, last, last, READ_BYTES)
+            except LogDamaged:
+                return time
             time = max(time, walk_batch(batch).header.time)
         return time
 
