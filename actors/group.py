@@ -396,8 +396,14 @@ class Group:
         self._mailbox.mark("synced", messages.Synced(persist.number))
 
     async def _read_committed(self, first: int, last: int, max_bytes: int) -> Sequence[bytes]:
-        cached = self.state.log.cached(first, max_bytes, last)
-        return cached if cached else await self._storage.read_batches(self.number, first, last, max_bytes)
+        log = self.state.log
+        cached = log.cached(first, max_bytes, last)
+        if cached:
+            return cached
+        # Only what is no longer in memory is sure to lie on the disk as the log has it: a batch that took
+        # another's place may be committed by the others while this disk still holds the old one.
+        on_disk = min(last, log.cached_from - 1)
+        return await self._storage.read_batches(self.number, first, on_disk, max_bytes)
 
     async def _fetch(self, fetch: asks.Fetch) -> None:
         batches: Sequence[bytes] = ()
