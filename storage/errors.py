@@ -81,6 +81,10 @@ class ManifestDamaged(StorageError):
     exit_code = 69
 
 
+class ManifestTooLarge(StorageError):
+    """A manifest is larger than any that would be read again; the old one stands."""
+
+
 class FileDamaged(StorageError):
     """A group's file is shorter than its manifest says, can't be read, or fails its checksum."""
 

@@ -21,8 +21,16 @@ import trio
 
 from ..codec import Buffer, crc32c
 from .disk import NO_SPACE, Disk, Lane, Runner, sync_strictly
-from .errors import DiskFull, FileDamaged, ManifestDamaged, NewerFormat, StorageFailed
-from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, is_file_name, manifest_crc
+from .errors import DiskFull, FileDamaged, ManifestDamaged, ManifestTooLarge, NewerFormat, StorageFailed
+from .manifest import (
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    is_file_name,
+    manifest_crc,
+)
 from .node import make_durable, read_file, replace_file
 
 T = TypeVar("T")
@@ -413,13 +421,14 @@ class _Directory:
 
     def sync_apart(self, name: str) -> None:
         """As `sync` for one file, with a descriptor of its own: it runs in another lane."""
-        path = f"{self.path}/{name}"
-        if self.disk.exists(path):
-            descriptor = self.disk.open(path, write=True)
-            try:
-                sync_strictly(self.disk.fdatasync, descriptor)
-            finally:
-                self.disk.close(descriptor)
+        try:
+            descriptor = self.disk.open(f"{self.path}/{name}", write=True)
+        except FileNotFoundError:
+            return  # the FILE lane has removed it: nobody needs it any more
+        try:
+            sync_strictly(self.disk.fdatasync, descriptor)
+        finally:
+            self.disk.close(descriptor)
 
     def unlink(self, name: str) -> None:
         path = f"{self.path}/{name}"
@@ -551,11 +560,13 @@ class GroupFiles:
     async def write_manifest(self, manifest: Manifest) -> int:
         """Makes the manifest durable and current, and returns its CRC32C. Sync its files before.
 
-        FileDamaged, with the old manifest still current, if a file is shorter than it says.
+        With the old manifest still current: FileDamaged if a file is shorter than it says, ManifestTooLarge.
         """
         if (manifest.group, manifest.incarnation) != (self.group, self.incarnation):
             raise ValueError(f"a manifest of group {manifest.group}-{manifest.incarnation}")
         encoded = encode_manifest(manifest)
+        if len(encoded) > MAX_MANIFEST_BYTES:
+            raise ManifestTooLarge(f"a manifest of {len(encoded)} bytes; {MAX_MANIFEST_BYTES} are the most")
         await self._lane.commit(self._directory.write_manifest, encoded, manifest.files)
         self.manifest = manifest
         return manifest_crc(encoded)

@@ -16,7 +16,7 @@ from .errors import ManifestDamaged, NewerFormat
 
 MANIFEST_VERSION: Final = 1
 MAX_MANIFEST_BYTES: Final = 256 << 20
-"""Refused before anything is decoded: no real manifest comes near it."""
+"""Refused before anything is decoded, and therefore before anything is written."""
 
 _CRC: Final = struct.Struct("<I")
 
