@@ -186,6 +186,8 @@ class Birth:
             await self._confirm()
             return
         founding = _founding(packed)
+        if self.founding is not None and self.founding.cluster > cluster:
+            raise Refusal("this directory was prepared for another cluster: the node needs an empty one")
         members = await self._ask_to_join(peer, cluster)
         for name, address in members:
             self._around.learn(name, address)
@@ -213,7 +215,8 @@ class Birth:
         addresses[self._me.name] = self._me.address
         founders = tuple(NodeRecord(node, name, addresses[name]) for name, node in sorted(nodes.items()))
         if self.founding is None or self.founding.founders != founders:
-            await self._prepare(Founding(self._draw_id(), founders))
+            prepared = [_founding(answer.founding) for answer in answers.values() if answer.founding]
+            await self._prepare(Founding(self._draw_cluster(prepared), founders))
         founding = cast(Founding, self.founding)
         others = [record.node for record in founders if record.node != self._me.node]
         for node in others:
@@ -221,6 +224,15 @@ class Birth:
         await self._confirm()
         for node in others:  # whoever misses this finds it out by asking
             await self._requests.ask(node, CONFIRM, founding.cluster, ASK_SECONDS)
+
+    def _draw_cluster(self, prepared: Iterable[Founding]) -> int:
+        """An id above that of every cluster that was prepared and not born, here or at a peer.
+
+        It is the meta group's incarnation, and to storage a lower one is a thing of the past.
+        """
+        known = [founding.cluster for founding in (*prepared, self.founding) if founding is not None]
+        drawn = self._draw_id() >> 1  # half the range, so that there is always room above
+        return drawn if drawn > max(known, default=0) else max(known) + 1 + drawn % (1 << 32)
 
     # --- making it durable -------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ meta index that made it, so a stream re-created under an old name never reads it
 Every decision here is made at apply, in log order, from the state alone: replicas can't differ.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
@@ -20,6 +21,8 @@ from .machine import Capture, StateUnusable
 from .stream.config import StreamConfig, check_overlap, check_update, same_config
 from .stream.errors import ApiError, api_error
 from .wire import MAX_U64
+
+logger = logging.getLogger(__name__)
 
 META_GROUP: Final = 1
 META_KIND: Final = "meta"
@@ -147,17 +150,22 @@ class MetaMachine:
     # --- Machine -------------------------------------------------------------------------------
 
     def apply(self, batch: Entries) -> list[object]:
-        """One result mapping for each command of a batch; an unknown command is a refusal, not an error."""
+        """One result mapping for each command of a batch.
+
+        A command that nobody knows, or that makes no sense, is a refusal: an error would stop the meta group
+        on every node, and again at each restart.
+        """
         results: list[object] = []
         for position in range(len(batch)):
-            command = _unpack(batch.entry(position))
-            handler = self._commands.get(str(command.get("op")))
             try:
-                if handler is None:
-                    raise api_error(10003)
+                command = _unpack(batch.entry(position))
+                handler = self._commands[cast(str, command["op"])]
                 results.append(handler(command, batch.header.index, batch.header.time))
             except ApiError as refusal:
                 results.append({"error": refusal.to_json()})
+            except (LookupError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
+                logger.warning("meta index %d: a command makes no sense: %s", batch.header.index, error)
+                results.append({"error": api_error(10003).to_json()})
         if results:
             self._changed()
         return results
@@ -339,6 +347,8 @@ class MetaMachine:
     def _create_group(self, command: Command, index: int, time: int) -> Command:
         """A group with a user's state machine; creating it again with the same machine finds it."""
         name, kind = str(command["name"]), str(command["machine"])
+        if kind in (META_KIND, STREAM_KIND):
+            raise ApiError(400, 10003, f"{kind!r} is no machine of a user's")
         existing = self.state.named(kind, name)
         if existing is None:
             existing = self._add(kind, name, cast(int, command["replicas"]), {}, index, time)
@@ -415,8 +425,8 @@ class MetaMachine:
         """The replica set with `count` nodes; `keep`, who leads it now, is not the one to go."""
         if count == len(group.replicas):
             return group.replicas
-        resized = placement.resize(group.replicas, self._load(), count, keep)
-        if len(resized) < count:
+        resized = placement.resize(group.replicas, self._load(), count, keep) if count > 0 else ()
+        if not 1 <= count <= len(resized):
             raise api_error(10005)
         return resized
 

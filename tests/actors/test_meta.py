@@ -26,8 +26,11 @@ class Replica:
         self.changes += 1
 
     def apply(self, **command: object) -> Mapping[str, object]:
+        return self.apply_entry(cast(bytes, msgpack.packb(command)))
+
+    def apply_entry(self, entry: bytes) -> Mapping[str, object]:
         self.index += 1
-        chunk = make_chunk([(EntryType.OPAQUE, cast(bytes, msgpack.packb(command)))])
+        chunk = make_chunk([(EntryType.OPAQUE, entry)])
         batch = seal_batch(
             [chunk],
             kind=Kind.NORMAL,
@@ -168,6 +171,35 @@ def test_a_removed_id_never_returns() -> None:
 def test_more_replicas_than_nodes_are_refused() -> None:
     refused = Replica().apply(**stream("S", "s.>", replicas=5))
     assert cast(Mapping[str, object], refused["error"])["err_code"] == 10005
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {},
+        {"op": []},
+        {"op": "join"},
+        {"op": "join", "node": [], "name": "a", "address": "a:1"},
+        {"op": "settled", "group": {}},
+        {"op": "create_stream", "config": 7},
+        {"op": "create_group", "name": "g", "machine": "m", "replicas": "3"},
+        {"op": "create_group", "name": "g", "machine": "m", "replicas": 0},
+        {"op": "create_group", "name": "g", "machine": "m", "replicas": -1},
+        {"op": "create_group", "name": "g", "machine": "stream", "replicas": 1},
+        {"op": "create_group", "name": "g", "machine": "meta", "replicas": 1},
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused_and_changes_nothing(command: Mapping[str, object]) -> None:
+    replica = Replica()
+    before = replica.machine.capture()
+    assert "error" in replica.apply(**command)
+    assert replica.machine.capture() == before
+    assert "error" not in replica.apply(**stream("AFTER", "after"))
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xc1", b"\x93\x01", b"\x91\x01", b"\xa1x"])
+def test_bytes_that_are_no_command_are_refused(junk: bytes) -> None:
+    assert "error" in Replica().apply_entry(junk)
 
 
 def test_an_unknown_command_is_a_refusal_not_a_crash() -> None:
