@@ -10,7 +10,8 @@ import trio
 
 from ..codec import Kind, crc32c, walk_batch
 from ..storage.errors import LogDamaged
-from .machine import Machine, Results
+from ..storage.manifest import Manifest
+from .machine import Capture, Machine, Results
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,9 @@ OnApplied = Callable[[int, int, Results], None]
 class MachineFailed(Exception):
     """The state machine raised: this replica of the group stops, and never skips the batch."""
 
-    def __init__(self, kind: str, index: int) -> None:
+    def __init__(self, kind: str, doing: str, index: int) -> None:
         super().__init__(
-            f"state machine {kind!r} failed at index {index}; this replica of the group has stopped"
+            f"state machine {kind!r} failed {doing} index {index}; this replica of the group has stopped"
         )
         self.index = index
 
@@ -50,11 +51,26 @@ class Applier:
         self.exclusive = trio.Lock()
         """Held while batches are applied; whoever replaces the machine's state holds it meanwhile."""
 
-    def start_from(self, index: int, term: int, time: int, rolling_hash: int) -> None:
-        """The machine was emptied or restored: its state is that of `index`."""
-        self.applied, self.applied_term, self.applied_time = index, term, time
-        self.rolling_hash = rolling_hash
-        self._commit = max(self._commit, index)
+    async def restore(self, manifest: Manifest | None) -> None:
+        """Give the machine the state of a manifest, or that of an empty log.
+
+        Raises StateUnusable or FileDamaged if they can't be read, or the machine does not take them.
+        """
+        if manifest is None:
+            self.machine.empty()
+            return
+        await self.machine.restore(manifest.state, manifest.files)
+        self.applied, self.applied_term, self.applied_time = manifest.index, manifest.term, manifest.time
+        self.rolling_hash = manifest.rolling_hash
+        self._commit = max(self._commit, manifest.index)
+
+    def capture(self) -> Capture:
+        """The machine's state as of `applied`. Raises MachineFailed."""
+        try:
+            return self.machine.capture()
+        except Exception as error:
+            logger.exception("snapshot at index %d", self.applied)
+            raise MachineFailed(self.machine.kind, "making a snapshot at", self.applied) from error
 
     def advance(self, commit: int) -> None:
         """Everything up to `commit` is committed. A watermark: it overwrites, it never waits."""
@@ -64,7 +80,7 @@ class Applier:
 
     def restart(self) -> None:
         """The machine was emptied, and waits for a snapshot. Whoever calls holds `exclusive`."""
-        self.start_from(0, 0, 0, 0)
+        self.applied = self.applied_term = self.applied_time = self.rolling_hash = 0
         self._commit = 0
 
     async def run(self) -> None:
@@ -109,7 +125,7 @@ class Applier:
             except Exception as error:
                 # A user's machine may raise anything; whatever it is, its state can no longer be trusted.
                 logger.exception("group %d, index %d", header.group, header.index)
-                raise MachineFailed(self.machine.kind, header.index) from error
+                raise MachineFailed(self.machine.kind, "at", header.index) from error
         self.applied, self.applied_term, self.applied_time = header.index, header.term, header.time
         self.rolling_hash = crc32c(header.header_crc.to_bytes(4, "little"), self.rolling_hash)
         self._on_applied(header.index, header.length, results)

@@ -9,17 +9,17 @@ mailbox, the clock and the hands. Only this task touches the group's Raft state.
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import msgpack
 import trio
 
-from ..codec import Chunk, EntryType, make_chunk
+from ..codec import Chunk, CodecError, EntryType, make_chunk
 from ..storage.actor import Storage
-from ..storage.errors import StorageError
+from ..storage.errors import FileDamaged, StorageError
 from ..storage.files import GroupFiles
 from ..storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
 from . import effects as asks
@@ -40,8 +40,8 @@ from .world import Clock
 logger = logging.getLogger(__name__)
 
 MAILBOX_BOUND: Final = 8192  # messages; the bytes behind proposals are bounded by the leader's rules
-FETCH_RETRY_SECONDS: Final = 0.05
 
+T = TypeVar("T")
 Done = Callable[[Outcome], None]
 
 
@@ -50,7 +50,6 @@ class GroupEvents(Protocol):
 
     def send(self, peer: int, message: PeerMessage) -> None: ...
     def on_role(self, group: "Group") -> None: ...
-    def on_members(self, group: "Group") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +112,7 @@ class Group:
         repair: Repair,
         listen: EventHook | None = None,
     ) -> None:
+        """`state` is that of the log behind `snapshots.manifest`; `run` gives the machine the manifest's."""
         self.name = name
         self.number = state.group
         self.incarnation = state.incarnation
@@ -157,13 +157,14 @@ class Group:
 
     def deliver(self, message: PeerMessage) -> None:
         """A peer's message. One that finds the mailbox full is lost, and counted, like one on the network."""
-        if message.incarnation == self.incarnation:
+        if message.incarnation == self.incarnation and not self._closed:
             self._mailbox.put(message)
 
     def tell(self, subject: str, message: Message) -> None:
         """A fact of this node (a link went up or down). It is a watermark: the newest one per subject
         counts."""
-        self._mailbox.mark(subject, message)
+        if not self._closed:
+            self._mailbox.mark(subject, message)
 
     async def call(self, make: Callable[[int], Message]) -> Applied:
         """Ask the role something and wait for the end. Raises NotDone."""
@@ -201,8 +202,9 @@ class Group:
         Raises NotDone."""
         await self.wait_applied(await self.read_index())
 
-    async def change_membership(self, change: Change) -> None:
-        await self.call(lambda token: messages.ProposeMembership(change, token))
+    async def change_membership(self, change: Change, expected_term: int = 0) -> None:
+        """One membership change, committed. Raises NotDone."""
+        await self.call(lambda token: messages.ProposeMembership(change, token, expected_term))
 
     async def announce_snapshot(self) -> None:
         """Rule S7: before a group grows from one replica, its log says which snapshot the newcomer gets.
@@ -226,21 +228,23 @@ class Group:
 
     def send_snapshot(self, peer: int) -> None:
         """Begin to send the newest snapshot to a peer that asked for it."""
-        self._start(self.snapshots.send, peer)
+        self._start_soon(self.snapshots.send, peer)
 
     async def tick(self) -> None:
         """Move the log's clock on an idle group, so that what is due falls due."""
         await self.call(messages.ProposeTick)
 
     async def wait_synced(self, index: int) -> None:
-        """Return once this node's own log is synced up to `index`."""
-        while self.state.log.synced < index:
-            await self._progressed.wait()
+        """Return once this node's own log is synced up to `index`. Raises NotDone if the group ends first."""
+        await self._wait(lambda: self.state.log.synced >= index)
 
     async def wait_applied(self, index: int) -> None:
-        """Return once this node's machine shows everything up to `index`. Raises NotDone if that can't come
-        any more."""
-        while self.applier.applied < index:
+        """Return once this node's machine shows everything up to `index`. Raises NotDone if the group ends
+        first."""
+        await self._wait(lambda: self.applier.applied >= index)
+
+    async def _wait(self, reached: Callable[[], bool]) -> None:
+        while not reached():
             if self._closed:
                 raise NotDone(NotApplied(Reason.CLOSED))
             await self._progressed.wait()
@@ -289,23 +293,27 @@ class Group:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the role, the applier and the snapshots until cancelled; then everyone who waits gets an
-        end."""
+        end.
+
+        What breaks this replica alone stops this replica alone: `failed` says what it was.
+        """
         if self.listen is not None:
             self.listen(started(self.state))
+        runs = False
         try:
+            await self._restore()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.applier.run)
                 nursery.start_soon(self.snapshots.run)
                 nursery.start_soon(self.repair.run)
+                runs = True
                 task_status.started()
                 await self._run_role()
         except* MachineFailed as errors:
-            self.failed = str(errors.exceptions[0])
-            logger.error("%s", self.failed)
-        except* (StorageError, StateUnusable) as errors:
+            self.failed = str(_first(errors))
+        except* (StorageError, StateUnusable, CodecError) as errors:
             self.failed = f"group {self.name} has stopped: {_first(errors)}"
-            logger.error("%s", self.failed)
         except* AssertionError as errors:
             # Raft's rules don't hold any more: a bug, or a peer that lies. Nothing is certain in this group,
             # and nothing else depends on it.
@@ -314,6 +322,20 @@ class Group:
         finally:
             self._nursery = None
             self._close()
+        logger.error("%s", self.failed)
+        if not runs:
+            task_status.started()
+
+    async def _restore(self) -> None:
+        """Start from the own manifest; if it is damaged, the group runs without a state, and repairs it."""
+        try:
+            await self.applier.restore(self.snapshots.manifest)
+        except (StateUnusable, FileDamaged) as error:
+            logger.error("group %s can't start from its snapshot: %s", self.name, error)
+            self.machine.empty()
+            self.snapshots.manifest = None
+            self.state.unrestored = True
+        self.applier.advance(self.applicable)
 
     async def _run_role(self) -> None:
         while True:
@@ -354,20 +376,20 @@ class Group:
             case asks.RoleChanged():
                 self._events.on_role(self)
             case asks.Fetch():
-                self._start(self._fetch, effect)
+                self._start_soon(self._fetch, effect)
             case asks.SendSnapshot():
-                self._start(self.snapshots.send, effect.peer)
+                self._start_soon(self.snapshots.send, effect.peer)
             case asks.MembershipChanged():
-                self._events.on_members(self)
+                pass  # meta says who is a node, and so whom this one keeps links to
             case asks.ChangeRefused():
                 self._log_refused(effect)
             case asks.Dropped():
                 self._dropped += 1
                 logger.warning("group %s: a message of %016x: %s", self.name, effect.peer, effect.reason)
 
-    def _start(self, work: Callable[..., object], *args: object) -> None:
+    def _start_soon(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(cast(Callable[..., trio.abc.Instrument], work), *args)  # type: ignore[arg-type]
+            self._nursery.start_soon(work, argument)
 
     # --- effects ---------------------------------------------------------------------------------------
 
@@ -435,6 +457,7 @@ class Group:
         for covered in [sealed for sealed in self._sealed if sealed <= index]:
             for token, _, _ in self._sealed.pop(covered):
                 self._resolve(token, Unknown(Reason.LEADERSHIP_LOST))
+        self._progress()
 
     def _resolve(self, token: int, outcome: Outcome) -> None:
         done = self._waiting.pop(token, None)
@@ -456,6 +479,7 @@ class Group:
     def _close(self) -> None:
         """Whoever waits gets an end: the rules say what is certain, the rest this node can't know any
         more."""
+        self._closed = True
         try:
             self._step(messages.StorageFailed() if self._storage.failed is not None else messages.Close())
         except AssertionError as broken:  # it has stopped for this, and said so
@@ -463,7 +487,6 @@ class Group:
         waiting, self._waiting = self._waiting, {}
         for done in waiting.values():
             done(Unknown(Reason.CLOSED))
-        self._closed = True
         self._progress()
         self.machine.close()
 

@@ -6,7 +6,7 @@ and when it is closed everything under it is closed with it. A group whose machi
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -15,15 +15,15 @@ import trio
 from ..codec import Kind, walk_batch
 from ..codec.frame import Frame
 from ..storage.actor import Storage
-from ..storage.errors import FileDamaged, LogDamaged
+from ..storage.errors import LogDamaged
 from ..storage.files import GroupFiles
-from ..storage.manifest import Manifest
-from ..storage.records import GroupCreate, GroupDelete
+from ..storage.manifest import Manifest, encode_manifest, manifest_crc
+from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, Record
 from ..storage.recovery import RecoveredGroup
 from . import messages
 from .events import EventHook
 from .group import Group
-from .machine import Machine, StateUnusable
+from .machine import Machine
 from .membership import Membership
 from .messages import Now, PeerMessage
 from .meta import META_GROUP
@@ -36,6 +36,9 @@ from .wire import FrameKind, checked, decode_messages
 from .world import Clock
 
 logger = logging.getLogger(__name__)
+
+LogEntry = tuple[int, int, int, int]
+"""(index, term, kind, size) of a batch in the log."""
 
 MakeMachine = Callable[[str, str, GroupFiles], Machine]
 """(kind, group name, files) -> an empty machine."""
@@ -87,7 +90,6 @@ class Groups:
         self.on_leader: Callable[[int], None] = lambda group: None
         self.on_role_change: Callable[[Group], None] = lambda group: None
         self.on_closed: Callable[[int], None] = lambda group: None
-        self.on_members: Callable[[Group], None] = lambda group: None
         self._storage = storage
         self._peers = peers
         self._clock = clock
@@ -130,8 +132,14 @@ class Groups:
         return (hosted.group for hosted in self._hosted.values())
 
     def leadership(self, group: int) -> Leadership | None:
-        """Who leads a group, hosted here or not, as far as this node knows."""
-        return self._leaders.get(group)
+        """Who leads a group, hosted here or not, as far as this node knows; None if out of reach.
+
+        A leader that can't be reached is none: its groups' proposals wait for it, or for the next one.
+        """
+        leader = self._leaders.get(group)
+        if leader is None or leader.node == self.me or self._peers.is_up(leader.node):
+            return leader
+        return None
 
     async def wait_leader_change(self) -> None:
         await self._leader_changed.wait()
@@ -141,10 +149,7 @@ class Groups:
     async def create(self, birth: Birth, *, campaign: bool) -> Group:
         """Make a group durable on this node and run it. With `campaign` it stands for election at once, a few
         times."""
-        synced = trio.Event()
-        record = GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members)
-        self._storage.append([record], synced.set)
-        await synced.wait()
+        await self._store(GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members))
         return await self.start_new(birth, campaign=campaign)
 
     async def start_new(self, birth: Birth, *, campaign: bool) -> Group:
@@ -175,9 +180,13 @@ class Groups:
         """Run a group that recovery found. `voters`: its first ones, for a log that was never compacted."""
         manifest = recovered.manifest
         applied = manifest.index if manifest is not None else 0
-        entries = [(entry.index, entry.term, entry.kind, entry.size) for entry in recovered.entries]
+        entries = readable_entries(recovered)
         compacted = (recovered.compacted.index, recovered.compacted.term)
+        unrestored = recovered.closed or recovered.manifest_damaged or len(entries) < len(recovered.entries)
         if manifest is not None and not _holds(compacted, entries, manifest):
+            # A snapshot was installed, and the record that resets the log behind it did not get here.
+            prefix = (recovered.group, recovered.incarnation, manifest.index, manifest.term)
+            await self._store(CompactPrefix(*prefix, manifest_crc(encode_manifest(manifest))))
             compacted, entries = (manifest.index, manifest.term), []
         changes = [
             (index, membership)
@@ -202,7 +211,7 @@ class Groups:
             commit=max(recovered.commit, applied),
             last_time=last_time,
             holes=[fault.index for fault in self._storage.faults(recovered.group)],
-            unrestored=recovered.closed or recovered.manifest_damaged,
+            unrestored=unrestored,
         )
         return await self._run(state, recovered.kind, recovered.name, manifest)
 
@@ -233,21 +242,22 @@ class Groups:
             self.on_closed(group)
             hosted.scope.cancel()
 
+    async def _store(self, record: Record) -> None:
+        synced = trio.Event()
+        self._storage.append([record], synced.set)
+        await synced.wait()
+
     async def _run(self, state: GroupState, kind: str, name: str, manifest: Manifest | None) -> Group:
         if self._nursery is None:
             raise RuntimeError("Groups.run must be running")
         files = self._storage.group_files(state.group, state.incarnation)
         machine = self._make_machine(kind, name, files)
-        snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest)
+        first_transfer = self._random.getrandbits(62)
+        snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest, first_transfer)
         repair = Repair(self._storage, self._asks, self._peers)
         group = Group(
             name, state, machine, files, self._storage, self._clock, self, snapshots, repair, self._listen
         )
-        if manifest is None:
-            machine.empty()
-        else:
-            await self._restore(group, manifest)
-        group.applier.advance(group.applicable)
         hosted = _Hosted(group, trio.CancelScope(), trio.Event())
         self._hosted[state.group] = hosted
         for fault in self._storage.faults(state.group):
@@ -255,18 +265,6 @@ class Groups:
                 self._on_damage(state.group, fault.index)
         await self._nursery.start(self._run_scoped, hosted)
         return group
-
-    async def _restore(self, group: Group, manifest: Manifest) -> None:
-        """Start from the own manifest; if that can't be, the group runs without a state, and repairs it."""
-        try:
-            await group.machine.restore(manifest.state, manifest.files)
-        except (StateUnusable, FileDamaged) as error:
-            logger.error("group %s can't start from its snapshot: %s", group.name, error)
-            group.machine.empty()
-            group.snapshots.manifest = None
-            group.state.unrestored = True
-            return
-        group.applier.start_from(manifest.index, manifest.term, manifest.time, manifest.rolling_hash)
 
     async def _run_scoped(self, hosted: _Hosted, *, task_status: trio.TaskStatus[None]) -> None:
         try:
@@ -283,7 +281,7 @@ class Groups:
             return None
         return Membership.decode(walk_batch(batch).entry(0))
 
-    async def _last_time(self, recovered: RecoveredGroup, entries: list[tuple[int, int, int, int]]) -> int:
+    async def _last_time(self, recovered: RecoveredGroup, entries: Sequence[LogEntry]) -> int:
         """The log clock never falls, also across a restart: the newest batch has the highest time."""
         time = recovered.manifest.time if recovered.manifest is not None else 0
         last = recovered.last_index
@@ -332,9 +330,12 @@ class Groups:
     def _set_leader(self, group: int, leader: Leadership) -> None:
         if self._leaders.get(group) != leader:
             self._leaders[group] = leader
-            self._leader_changed.set()
-            self._leader_changed = trio.Event()
-            self.on_leader(group)
+            self._tell_leader(group)
+
+    def _tell_leader(self, group: int) -> None:
+        self._leader_changed.set()
+        self._leader_changed = trio.Event()
+        self.on_leader(group)
 
     # --- frames ------------------------------------------------------------------------------------------
 
@@ -389,12 +390,11 @@ class Groups:
                 led.append((group.number, group.state.term))
         if led:
             self._peers.send(peer, FrameKind.LEADERS, tuple(led))
+        for number, leader in list(self._leaders.items()):
+            if leader.node == peer:
+                self._tell_leader(number)
 
     def _on_peer_down(self, peer: int) -> None:
-        """A leader that can't be reached is none: its groups' proposals wait for the next one."""
-        for group, leader in list(self._leaders.items()):
-            if leader.node == peer:
-                del self._leaders[group]
         for hosted in self.hosted():
             hosted.tell(f"link {peer}", messages.PeerDown(peer))
 
@@ -407,7 +407,22 @@ class Groups:
         return {group.number: group for group in self.hosted() if group.leads}
 
 
-def _holds(compacted: tuple[int, int], entries: list[tuple[int, int, int, int]], manifest: Manifest) -> bool:
+def readable_entries(recovered: RecoveredGroup) -> list[LogEntry]:
+    """The log behind what is compacted, up to the first place of which not even the term is known.
+
+    No copy can be asked for there; such a replica needs a snapshot.
+    """
+    readable: list[LogEntry] = []
+    index = recovered.compacted.index
+    for entry in recovered.entries:
+        index += 1
+        if entry.index != index or entry.term == 0:
+            break
+        readable.append((entry.index, entry.term, entry.kind, entry.size))
+    return readable
+
+
+def _holds(compacted: tuple[int, int], entries: Sequence[LogEntry], manifest: Manifest) -> bool:
     """Whether the log has the manifest's last entry; if not, the manifest replaces the whole log (DESIGN
     6)."""
     index, term = manifest.index, manifest.term

@@ -6,19 +6,29 @@ sync the named files, write the manifest, and only then let the log go.
 
 Sent, it is the manifest followed by its files in checksummed parts, a few in flight at a time. What the
 follower reports back is progress, never a vote for commit.
+
+Taking and installing exclude each other: the manifest never goes back, and neither removes the other's files.
 """
+
+from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from ..codec import crc32c
-from ..storage.errors import StorageError
+from ..storage.errors import ManifestTooLarge, StorageError
 from ..storage.files import GroupFiles, Incoming
-from ..storage.manifest import Manifest, decode_manifest, encode_manifest, manifest_crc
+from ..storage.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    manifest_crc,
+)
 from . import messages
 from .membership import BadMembership, Membership
 from .requests import Frames, describe
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
     from .group import Group
 
 logger = logging.getLogger(__name__)
+
+Reports = trio.MemoryReceiveChannel[tuple[str, object]]
+"""(verdict, detail) of each part, as the follower reports them."""
 
 PART_BYTES: Final = 512 * 1024
 PARTS_IN_FLIGHT: Final = 4
@@ -57,7 +70,14 @@ class Snapshots:
     """Owns the group's manifest. `attach` ties it to its group; `run` takes snapshots when enough log has
     grown."""
 
-    def __init__(self, files: GroupFiles, peers: Frames, log_bytes: int, manifest: Manifest | None) -> None:
+    def __init__(
+        self,
+        files: GroupFiles,
+        peers: Frames,
+        log_bytes: int,
+        manifest: Manifest | None,
+        first_transfer: int,
+    ) -> None:
         self.manifest = manifest
         """The newest durable one; what the machine starts from after a crash, and what a follower gets."""
         self.manifest_crc = manifest_crc(encode_manifest(manifest)) if manifest is not None else 0
@@ -68,16 +88,16 @@ class Snapshots:
         self._log_bytes = log_bytes
         self._grown = 0
         self._due = trio.Event()
-        self._taking = trio.Lock()
-        self._transfers = itertools.count(1)
+        self._changing = trio.Lock()
+        self._transfers = itertools.count(first_transfer)  # drawn, so that no earlier process's report fits
         self._progress: dict[int, trio.MemorySendChannel[tuple[str, object]]] = {}
         self._sending = 0
         self._idle = trio.Event()
         self._idle.set()
-        self._inbox, self._parts = trio.open_memory_channel[tuple[int, list[object], memoryview]](INBOX_BOUND)
+        self._inbox, self._parts = trio.open_memory_channel[Part](INBOX_BOUND)
         self._group: Group
 
-    def attach(self, group: "Group") -> None:
+    def attach(self, group: Group) -> None:
         self._group = group
 
     async def run(self) -> None:
@@ -103,15 +123,15 @@ class Snapshots:
         The log between the last two manifests stays, so that a follower that was away for a moment catches up
         from the log.
         """
-        async with self._taking:
+        await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
+        async with self._changing:
             await self._take()
 
     async def _take(self) -> None:
-        await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
         group, applier, previous = self._group, self._group.applier, self.manifest
         if group.state.unrestored or (previous is not None and previous.index >= applier.applied):
             return
-        capture = group.machine.capture()
+        capture = applier.capture()
         manifest = Manifest(
             group=group.number,
             incarnation=group.incarnation,
@@ -126,7 +146,11 @@ class Snapshots:
         )
         await group.wait_synced(manifest.index)
         await self._files.sync([file.name for file in manifest.files])
-        self.manifest_crc = await self._files.write_manifest(manifest)
+        try:
+            self.manifest_crc = await self._files.write_manifest(manifest)
+        except ManifestTooLarge as error:
+            logger.error("group %s: no snapshot, so the log grows: %s", group.name, error)
+            return
         self.manifest = manifest
         self.taken += 1
         group.machine.captured(capture)
@@ -160,32 +184,52 @@ class Snapshots:
         report, reports = trio.open_memory_channel[tuple[str, object]](PARTS_IN_FLIGHT + 1)
         self._progress[transfer] = report
         try:
-            self._send_part(peer, transfer, MANIFEST_PART, 0, encode_manifest(manifest))
-            resume = resume_offsets(await self._reported(reports), manifest)
+            resume = await self._send_manifest(peer, transfer, manifest, reports)
             in_flight = 0
             for number, file in enumerate(manifest.files):
                 for offset in range(resume[number], file.length, PART_BYTES):
                     size = min(PART_BYTES, file.length - offset)
                     part = await self._files.read(file.name, offset, size)
-                    self._send_part(peer, transfer, number, offset, part)
+                    self._send_part(peer, transfer, number, offset, file.length, part)
                     in_flight += 1
                     if in_flight == PARTS_IN_FLIGHT:
                         await self._reported(reports)
                         in_flight -= 1
             for _ in range(in_flight):
                 await self._reported(reports)
-            self._send_part(peer, transfer, len(manifest.files), 0, b"")
+            self._send_part(peer, transfer, len(manifest.files), 0, 0, b"")
             await self._reported(reports)
         finally:
             self._progress.pop(transfer, None)
 
-    def _send_part(self, peer: int, transfer: int, part: int, offset: int, data: bytes) -> None:
+    async def _send_manifest(
+        self, peer: int, transfer: int, manifest: Manifest, reports: Reports
+    ) -> list[int]:
+        """Where to go on in each file: the follower may have parts of an earlier transfer."""
+        encoded = encode_manifest(manifest)
+        report: object = None
+        for offset in range(0, len(encoded), PART_BYTES):
+            part = encoded[offset : offset + PART_BYTES]
+            self._send_part(peer, transfer, MANIFEST_PART, offset, len(encoded), part)
+            report = await self._reported(reports)
+        return resume_offsets(report, manifest)
+
+    def _send_part(self, peer: int, transfer: int, part: int, offset: int, total: int, data: bytes) -> None:
         group = self._group
-        envelope = (group.number, group.incarnation, group.state.term, transfer, part, offset, crc32c(data))
+        envelope = (
+            group.number,
+            group.incarnation,
+            group.state.term,
+            transfer,
+            part,
+            offset,
+            total,
+            crc32c(data),
+        )
         if not self._peers.send(peer, FrameKind.SNAPSHOT_PART, envelope, data):
             raise SendRefused("the link to the follower is down or full")
 
-    async def _reported(self, reports: "trio.MemoryReceiveChannel[tuple[str, object]]") -> object:
+    async def _reported(self, reports: Reports) -> object:
         with trio.fail_after(PROGRESS_SECONDS):
             verdict, detail = await reports.receive()
         if verdict != "ok":
@@ -207,62 +251,81 @@ class Snapshots:
     def on_part(self, sender: int, envelope: list[object], attachment: memoryview) -> None:
         """A part from the leader. One that finds the inbox full is dropped: the leader's transfer times
         out."""
+        _, _, _, transfer, number, offset, total, crc = cast(list[int], envelope)
         try:
-            self._inbox.send_nowait((sender, envelope, attachment))
+            self._inbox.send_nowait(Part(sender, transfer, number, offset, total, crc, attachment))
         except trio.WouldBlock:
             logger.info("group %s: snapshot part dropped, the disk is behind", self._group.name)
 
     async def _install_forever(self) -> None:
         receiving: Receiving | None = None
-        async for sender, envelope, attachment in self._parts:
-            _, _, _, transfer, part, offset, crc = cast(tuple[int, ...], tuple(envelope))
+        async for part in self._parts:
             self.received_parts += 1
-            detail: object = True
-            verdict = "ok"
+            verdict, detail = "ok", cast(object, True)
             try:
-                if crc32c(attachment) != crc:
-                    raise SendRefused("a part failed its checksum")
-                if part == MANIFEST_PART:
-                    receiving = self._begin(sender, transfer, bytes(attachment))
-                    detail = list(receiving.incoming.offsets())
-                elif receiving is None or (receiving.sender, receiving.transfer) != (sender, transfer):
-                    raise SendRefused("no such transfer")
-                elif part < len(receiving.manifest.files):
-                    await receiving.incoming.write_chunk(part, offset, attachment, crc)
-                else:
-                    await self._finish(receiving)
-                    receiving = None
+                receiving, detail = await self._receive(receiving, part)
             except (SendRefused, StorageError) as error:
-                verdict, detail = "refused", str(error)
-                receiving = None
-            answer = (self._group.number, self._group.incarnation, transfer, verdict, detail)
-            self._peers.send(sender, FrameKind.SNAPSHOT_PROGRESS, answer)
+                receiving, verdict, detail = None, "refused", str(error)
+            answer = (self._group.number, self._group.incarnation, part.transfer, verdict, detail)
+            self._peers.send(part.sender, FrameKind.SNAPSHOT_PROGRESS, answer)
 
-    def _begin(self, sender: int, transfer: int, packed: bytes) -> "Receiving":
+    async def _receive(self, receiving: Receiving | None, part: Part) -> tuple[Receiving | None, object]:
+        """Take one part: what is being received after it, and what the sender is told. Raises SendRefused
+        or StorageError, with which the transfer ends."""
+        if crc32c(part.data) != part.crc:
+            raise SendRefused("a part failed its checksum")
+        if part.number == MANIFEST_PART and part.offset == 0:
+            receiving = Receiving(part.sender, part.transfer)
+        if receiving is None or (receiving.sender, receiving.transfer) != (part.sender, part.transfer):
+            raise SendRefused("no such transfer")
+        if part.number == MANIFEST_PART:
+            return receiving, self._collect_manifest(receiving, part)
+        if receiving.incoming is None:
+            raise SendRefused("the manifest comes first")
+        if part.number < len(receiving.incoming.manifest.files):
+            await receiving.incoming.write_chunk(part.number, part.offset, part.data, part.crc)
+            return receiving, True
+        await self._finish(receiving.incoming)
+        return None, True
+
+    def _collect_manifest(self, receiving: Receiving, part: Part) -> object:
+        """Once the manifest is whole: per file, how much of it is here already."""
+        packed = receiving.packed
+        if part.offset != len(packed) or len(packed) + len(part.data) > part.total:
+            raise SendRefused("a part of the manifest is missing")
+        if part.total > MAX_MANIFEST_BYTES:
+            raise SendRefused(f"a manifest of {part.total} bytes")
+        packed += part.data
+        if len(packed) < part.total:
+            return True
+        receiving.incoming = self._begin(bytes(packed))
+        packed.clear()
+        return list(receiving.incoming.offsets())
+
+    def _begin(self, packed: bytes) -> Incoming:
         group = self._group
         manifest = decode_manifest(packed)
         if (manifest.group, manifest.incarnation) != (group.number, group.incarnation):
             raise SendRefused("the snapshot is of another group")
-        try:
-            Membership.decode(manifest.members)
-        except BadMembership as error:
-            raise SendRefused(str(error)) from error
         if manifest.kind != group.machine.kind:
             raise SendRefused(f"the snapshot is of a {manifest.kind!r} machine")
         if manifest.index <= group.applier.applied or manifest.index < group.state.log.compacted.index:
             raise SendRefused("the snapshot is older than what is applied here")
-        return Receiving(sender, transfer, manifest, self._files.incoming(manifest))
+        try:
+            Membership.decode(manifest.members)
+        except BadMembership as error:
+            raise SendRefused(str(error)) from error
+        return self._files.incoming(manifest)
 
-    async def _finish(self, receiving: "Receiving") -> None:
+    async def _finish(self, incoming: Incoming) -> None:
         """Everything has arrived: make it durable, hand it to the machine, and reset the log behind it."""
         group = self._group
-        async with group.applier.exclusive:
-            if receiving.manifest.index <= group.applier.applied:
+        async with self._changing, group.applier.exclusive:
+            if incoming.manifest.index <= group.applier.applied:
                 raise SendRefused("the log caught up first")
-            local, self.manifest_crc = await receiving.incoming.finish()
+            local, self.manifest_crc = await incoming.finish()
             self.manifest = local
-            await group.machine.restore(local.state, local.files)
-            group.applier.start_from(local.index, local.term, local.time, local.rolling_hash)
+            await group.applier.restore(local)
             group.skip_to(local.index)
         self.installed += 1
         membership = Membership.decode(local.members)
@@ -272,10 +335,27 @@ class Snapshots:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a snapshot: of the manifest, of the file with this number, or, after the last file, the
+    end."""
+
+    sender: int
+    transfer: int
+    number: int
+    offset: int
+    total: int
+    """Bytes of all pieces of the same number."""
+    crc: int
+    data: memoryview
+
+
+@dataclass(slots=True)
 class Receiving:
     """One transfer under way on the follower."""
 
     sender: int
     transfer: int
-    manifest: Manifest
-    incoming: Incoming
+    packed: bytearray = field(default_factory=bytearray)
+    """The manifest, as far as it has come."""
+    incoming: Incoming | None = None
+    """Where the files go, once the manifest is here."""

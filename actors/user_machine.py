@@ -111,11 +111,10 @@ class UserMachine:
             answer.result = result
 
     def capture(self) -> Capture:
-        state = {
-            "v": STATE_VERSION,
-            "sessions": self.sessions.capture(),
-            "machine": self.machine.snapshot(),
-        }
+        snapshot = self.machine.snapshot()
+        if not isinstance(snapshot, bytes):  # it comes from outside; anything else would be found at restart
+            raise TypeError(f"snapshot returned {type(snapshot).__name__}, not bytes")
+        state = {"v": STATE_VERSION, "sessions": self.sessions.capture(), "machine": snapshot}
         return Capture(state=cast(bytes, msgpack.packb(state)))
 
     def captured(self, capture: Capture) -> None:

@@ -146,7 +146,7 @@ def _message(message: type[PeerMessage], sender: int, values: list[object]) -> P
 
 
 ENVELOPES: Final[dict[int, tuple[type, ...]]] = {
-    FrameKind.SNAPSHOT_PART: (int, int, int, int, int, int, int),
+    FrameKind.SNAPSHOT_PART: (int, int, int, int, int, int, int, int),
     FrameKind.SNAPSHOT_PROGRESS: (int, int, int, str, object),
     FrameKind.PROPOSE: (int, int, int, int, int),
     FrameKind.PROPOSE_REPLY: (int, str, object, bool),

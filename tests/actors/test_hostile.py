@@ -202,7 +202,7 @@ def snapshot_of(aim: Aim, members: bytes, state: bytes) -> list[bytes]:
     parts = [(MANIFEST_PART, encode_manifest(manifest)), (0, b"")]
     head = (aim.group, aim.incarnation, aim.term, 1)
     return [
-        encode_frame(FrameKind.SNAPSHOT_PART, (*head, part, 0, crc32c(data)), len(data)) + data
+        encode_frame(FrameKind.SNAPSHOT_PART, (*head, part, 0, len(data), crc32c(data)), len(data)) + data
         for part, data in parts
     ]
 

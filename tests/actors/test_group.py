@@ -1,0 +1,189 @@
+"""The group actor: what it applies, and what of its own breaks without breaking the node."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.actors.cluster import Counter, VirtualClock, until
+from tests.storage.helpers import GatedRunner, opened
+from trimaran.actors.group import Group, NotDone
+from trimaran.actors.membership import Membership
+from trimaran.actors.messages import Append, Now, PeerMessage
+from trimaran.actors.repair import Repair
+from trimaran.actors.requests import PeerLost, Shape
+from trimaran.actors.snapshots import Snapshots
+from trimaran.actors.state import GroupState, RaftOptions
+from trimaran.actors.user_machine import UserMachine
+from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
+from trimaran.storage import BatchRecord, GroupCreate, MemoryDisk, Storage
+from trimaran.storage.manifest import Manifest
+
+GROUP, INCARNATION = 5, 9
+ME, LEADER, OTHER = 1, 2, 3
+
+
+class Around:
+    """A node that hears nothing, and frames that go nowhere."""
+
+    def send(self, peer: int, message: PeerMessage) -> None:
+        return
+
+    def on_role(self, group: Group) -> None:
+        return
+
+
+class Frames:
+    def is_up(self, peer: int) -> bool:
+        return False
+
+    def send(self, *frame: object) -> bool:
+        return False
+
+    async def ask(
+        self, peer: int, method: str, argument: object, seconds: float, shape: Shape = object
+    ) -> object:
+        raise PeerLost
+
+    def name_of(self, node: int) -> str:
+        return str(node)
+
+
+def batch(index: int, term: int, text: bytes, previous_term: int = 1) -> bytes:
+    return seal_batch(
+        [make_chunk([(EntryType.OPAQUE, text)])],
+        kind=Kind.NORMAL,
+        group=GROUP,
+        incarnation=INCARNATION,
+        index=index,
+        term=term,
+        previous_term=previous_term,
+        time=index,
+    )
+
+
+@asynccontextmanager
+async def running(
+    machine: Counter,
+    stored: Sequence[bytes] = (),
+    *,
+    runner: GatedRunner | None = None,
+    log_bytes: int = 1 << 20,
+    manifest: Manifest | None = None,
+) -> AsyncIterator[tuple[Group, Storage]]:
+    """A follower of three, with these batches of term 1 on its disk."""
+    async with opened(MemoryDisk(), runner=runner) as storage, trio.open_nursery() as nursery:
+        storage.append([GroupCreate(GROUP, INCARNATION, "counter", "hits", b"")])
+        storage.append([BatchRecord(each) for each in stored])
+        await storage.drain()
+        state = GroupState.recovered(
+            group=GROUP,
+            incarnation=INCARNATION,
+            node=ME,
+            options=RaftOptions(),
+            randomness=Random(1),
+            now=Now(trio.current_time(), 0),
+            settled=Membership.of((ME, LEADER, OTHER)),
+            term=1,
+            entries=[(index, 1, Kind.NORMAL, len(each)) for index, each in enumerate(stored, 1)],
+        )
+        files = storage.group_files(GROUP, INCARNATION)
+        snapshots = Snapshots(files, Frames(), log_bytes, manifest, 1)
+        made = UserMachine("counter", machine)
+        repair = Repair(storage, Frames(), Frames())
+        group = Group("hits", state, made, files, storage, VirtualClock(), Around(), snapshots, repair)
+        await nursery.start(group.run)
+        yield group, storage
+        nursery.cancel_scope.cancel()
+
+
+def append(*batches: bytes, term: int, previous: int, commit: int) -> Append:
+    return Append(
+        group=GROUP,
+        incarnation=INCARNATION,
+        sender=LEADER,
+        term=term,
+        previous_index=previous,
+        previous_term=min(previous, 1),
+        commit=commit,
+        session=1,
+        batches=batches,
+    )
+
+
+async def test_applied_is_what_the_log_has_not_what_the_disk_still_has(autojump_clock: MockClock) -> None:
+    counter, runner = Counter(), GatedRunner()
+    stored = [batch(1, 1, b"first"), batch(2, 1, b"given up")]
+    async with running(counter, stored, runner=runner) as (group, _):
+        runner.hold()  # the others are a majority, and faster than this disk
+        group.deliver(append(batch(2, 2, b"in its place"), term=2, previous=1, commit=2))
+        await runner.waiting.wait()
+        await trio.sleep(0.1)
+        assert b"given up" not in counter.seen
+        runner.gate.set()
+        await group.wait_applied(2)
+        assert counter.seen == [b"first", b"in its place"]
+
+
+class Broken(Counter):
+    """Raises where it is told to."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def snapshot(self) -> bytes:
+        if self.where == "snapshot":
+            raise ZeroDivisionError
+        return "text" if self.where == "text" else super().snapshot()  # type: ignore[return-value]
+
+    def restore(self, state: bytes) -> None:
+        if self.where == "restore":
+            raise ZeroDivisionError
+        super().restore(state)
+
+
+@pytest.mark.parametrize("where", ["snapshot", "text"])
+async def test_a_machine_that_makes_no_snapshot_stops_its_replica_alone(
+    autojump_clock: MockClock, where: str
+) -> None:
+    async with running(Broken(where), log_bytes=1) as (group, storage):
+        group.deliver(append(batch(1, 1, b"x", 0), term=1, previous=0, commit=1))
+        with pytest.raises(NotDone):
+            await group.wait_applied(2)
+        assert "making a snapshot at index 1" in group.failed
+        await storage.drain()
+
+
+async def test_a_machine_that_refuses_its_snapshot_waits_for_another_one(autojump_clock: MockClock) -> None:
+    manifest = Manifest(
+        group=GROUP,
+        incarnation=INCARNATION,
+        index=7,
+        term=1,
+        members=Membership.of((ME,)).encode(),
+        time=1,
+        kind="counter",
+        rolling_hash=1,
+        state=UserMachine("counter", Counter()).capture().state,
+    )
+    async with running(Broken("restore"), manifest=manifest) as (group, storage):
+        await until(lambda: "waits for a snapshot" in group.repair.waits_for)
+        assert group.state.unrestored and group.snapshots.manifest is None and not group.failed
+        assert group.applier.applied == 0
+        await storage.drain()
+
+
+async def test_a_peer_that_breaks_raft_stops_the_replica_not_the_node(autojump_clock: MockClock) -> None:
+    async with running(Counter(), [batch(1, 1, b"first")]) as (group, storage):
+        group.deliver(append(term=1, previous=1, commit=1))
+        await group.wait_applied(1)
+        group.deliver(replace(append(term=1, previous=1, commit=1), sender=OTHER))
+        with pytest.raises(NotDone):
+            await group.wait_applied(2)
+        assert "two leaders in term 1" in group.failed
+        await storage.drain()
