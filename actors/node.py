@@ -10,6 +10,7 @@ files.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import trio
@@ -18,6 +19,7 @@ from ..codec import Chunk
 from ..storage.actor import Storage, StorageOptions
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
+from ..storage.recovery import RecoveredGroup
 from .api import ApiDesk, ApiRouter
 from .backup import Backups
 from .balancer import Balancer
@@ -242,6 +244,10 @@ class Node:
     def _draw_id(self) -> int:
         return self._world.random.getrandbits(64) or 1
 
+    def _draw_number(self) -> int:
+        """Where a count begins that no other process of this node may meet; it stays below 64 bits."""
+        return self._world.random.getrandbits(62)
+
     async def _listen_to_peers(self) -> Listener | None:
         if not self.options.clustered:
             return None
@@ -271,7 +277,7 @@ class Node:
             alive_interval=2 * options.heartbeat_ms / 1000,
             alive_patience=options.election_max_ms / 1000,
         )
-        self.requests = Requests(self.peers)
+        self.requests = Requests(self.peers, self._draw_number())
         self.groups = Groups(
             node.node_id,
             self.storage,
@@ -285,7 +291,7 @@ class Node:
             self._listener(),
         )
         self.donor = Donor(self.groups, self.requests)
-        self.proposals = Proposals(self.groups, self.peers)
+        self.proposals = Proposals(self.groups, self.peers, self._draw_number())
         self.reads = Reads(self.groups, self.requests)
         self.birth = Birth(
             self.me,
@@ -321,6 +327,7 @@ class Node:
             world.clock,
             self.groups.led_by_me,
             lambda: self.state,
+            partial(self.reads.barrier, META_GROUP),
             self._configuration,
             _next_due,
             self._report_members,
@@ -409,7 +416,7 @@ class Node:
             await self._start_meta(founding)
         for recovered in list(self.storage.recovered.groups.values()):
             if recovered.group != META_GROUP:
-                await self.groups.resume(recovered, Membership.decode(recovered.members).voters)
+                await self._resume(recovered)
         self.ready.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reconciler.run)
@@ -474,15 +481,26 @@ class Node:
             logger.info("group %s has moved away", group.name)
             await self.groups.close(group.number, delete=False)
 
+    async def _resume(self, recovered: RecoveredGroup) -> None:
+        if not recovered.members:
+            logger.error("group %d: its creation can't be read, so it is closed here", recovered.group)
+        elif self._has_machine(recovered.kind, recovered.name):
+            await self.groups.resume(recovered, Membership.decode(recovered.members).voters)
+
+    def _has_machine(self, kind: str, name: str) -> bool:
+        if kind == STREAM_KIND or kind in self._machines:
+            return True
+        logger.error("group %s: this node has no state machine %r", name, kind)
+        return False
+
     async def _host(self, assignment: Assignment) -> None:
         if assignment.restoring:
             return  # `Backups` fills its directory; it starts when that is whole
-        if assignment.kind != STREAM_KIND and assignment.kind not in self._machines:
-            logger.error("group %s: this node has no state machine %r", assignment.name, assignment.kind)
+        if not self._has_machine(assignment.kind, assignment.name):
             return
         dormant = await self.storage.reopen(assignment.group)
         if dormant is not None and dormant.incarnation == assignment.incarnation:
-            await self.groups.resume(dormant, Membership.decode(dormant.members).voters)
+            await self._resume(dormant)
             return
         birth = GroupBirth(
             assignment.group,

@@ -259,7 +259,7 @@ class Peers:
             checked(frame.envelope, ENVELOPES[FrameKind(frame.kind)])
         try:
             handler(remote.node, frame.envelope, frame.attachment)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             # An envelope of the right frame but the wrong shape: the peer is to blame, not this node.
             raise FrameError(f"frame of kind {frame.kind} from {remote.name}: {error}") from error
 

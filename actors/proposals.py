@@ -77,12 +77,16 @@ class _InFlight:
 
 
 class Proposals:
-    """Routes chunks; owned by the node. `done` is called exactly once per chunk, on the event loop."""
+    """Routes chunks; owned by the node. `done` is called exactly once per chunk, on the event loop.
 
-    def __init__(self, groups: Groups, peers: Frames) -> None:
+    `first_number` is drawn at each start of the process: a leader may still answer what an earlier process
+    of this node sent it, and that answer must not pass for one to a chunk of this process.
+    """
+
+    def __init__(self, groups: Groups, peers: Frames, first_number: int) -> None:
         self._groups = groups
         self._peers = peers
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first_number)
         self._in_flight: dict[int, _InFlight] = {}  # in the order of their deadlines
         self._held: dict[int, deque[_Held]] = {}
         self._held_bytes = 0

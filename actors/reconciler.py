@@ -3,6 +3,10 @@
 Meta says what a group should be: its replicas and its configuration. Whoever leads the group proposes one
 membership change at a time, or the next configuration, until its log says the same. It is level-triggered: it
 compares, it never remembers what it did, so a new leader goes on where the old one stopped.
+
+A leader may be behind with meta: it was restarted, or cut off. Acting on an old state would undo what
+earlier leaders did on a newer one, and a removed id never returns. So before it changes members a leader
+catches up with meta, and the change counts only in the term in which it began to.
 """
 
 import logging
@@ -44,13 +48,17 @@ def next_change(
 
 
 class Reconciler:
-    """One task per node; acts only for the groups this node leads. `wake` asks for a look at once."""
+    """One task per node; acts only for the groups this node leads. `wake` asks for a look at once.
+
+    `catch_up` returns once `meta` shows all that was committed when it was called; it raises NotDone.
+    """
 
     def __init__(
         self,
         clock: Clock,
         led: Callable[[], Mapping[int, Group]],
         meta: Callable[[], MetaState],
+        catch_up: Callable[[], Awaitable[None]],
         configure: Callable[[Group, Assignment], Chunk | None],
         due: Callable[[Group], int | None],
         report: Callable[[Assignment, frozenset[int]], Awaitable[None]],
@@ -58,6 +66,7 @@ class Reconciler:
         self._clock = clock
         self._led = led
         self._meta = meta
+        self._catch_up = catch_up
         self._configure = configure
         self._due = due
         self._report = report
@@ -102,7 +111,7 @@ class Reconciler:
         return (
             self._next_change(group) is not None
             or (assignment is not None and self._configure(group, assignment) is not None)
-            or (assignment is not None and self._unreported(group, assignment) is not None)
+            or self._unreported(group) is not None
             or self._is_due(group)
         )
 
@@ -114,11 +123,14 @@ class Reconciler:
             else None
         )
 
-    def _unreported(self, group: Group, assignment: Assignment) -> frozenset[int] | None:
+    def _unreported(self, group: Group) -> frozenset[int] | None:
         """Members that meta does not have yet, or still has: who the log needs, now or on the way.
 
         Meta has them before the log does, so no node is thought dispensable while it has a vote.
         """
+        assignment = self._meta().groups.get(group.number)
+        if assignment is None:
+            return None
         needed = group.state.membership.members | frozenset(assignment.replicas)
         settled = group.state.commit >= group.state.memberships.last_change
         return needed if settled and needed != frozenset(assignment.settled) else None
@@ -153,21 +165,29 @@ class Reconciler:
         if self._is_due(group):
             await group.tick()
             return
-        unreported = self._unreported(group, assignment) if assignment is not None else None
+        if self._unreported(group) is None and self._next_change(group) is None:
+            return
+        term = group.state.term
+        await self._catch_up()
+        await self._move_members(group, term)
+
+    async def _move_members(self, group: Group, term: int) -> None:
+        """Report to meta, or change the log's members: `term` is that of before this node caught up."""
+        assignment, unreported = self._meta().groups.get(group.number), self._unreported(group)
         if assignment is not None and unreported is not None:
             await self._report(assignment, unreported)
             return
         change = self._next_change(group)
         if change is not None:
-            await self._change(group, change)
+            await self._change(group, change, term)
             self.wake()
 
-    async def _change(self, group: Group, change: Change) -> None:
+    async def _change(self, group: Group, change: Change, term: int) -> None:
         """One change; a leader that is to go hands over first, so that nobody waits for an election."""
         if change.node == group.state.node:
             await group.transfer(None)
             return
         if change.kind is ChangeKind.ADD_LEARNER and len(group.state.membership.voters) == 1:
             await group.announce_snapshot()
-        await group.change_membership(change)
+        await group.change_membership(change, term)
         logger.info("group %s: %s %016x", group.name, change.kind.value, change.node)

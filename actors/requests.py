@@ -5,6 +5,7 @@ is never sent twice.
 """
 
 import itertools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
@@ -13,8 +14,13 @@ import trio
 
 from .wire import MAX_U64, FrameKind
 
+logger = logging.getLogger(__name__)
+
 Handler = Callable[[int, object], Awaitable[object]]
-"""(asking node's id, argument) -> msgpack-able answer. Raises Refusal to say no."""
+"""(asking node's id, argument) -> msgpack-able answer. Raises Refusal to say no.
+
+What it asks of a third node may end as PeerLost or TooSlowError: that refuses the question as well.
+"""
 
 Shape = type | tuple[type, ...]
 """What a question or an answer must be: of this type, or a list with one value of each type. `object` is
@@ -22,7 +28,6 @@ anything, to be checked by whoever takes it."""
 
 HANDLER_SECONDS: Final = 30.0
 """Longer than anybody waits for an answer: what can't be answered must not take a place for good."""
-
 
 FINE: Final = "fine"
 REFUSED: Final = "refused"
@@ -71,11 +76,15 @@ class Frames(Protocol):
 
 
 class Requests:
-    """Asks other nodes and answers them. Handlers run in the nursery given to `run`, bounded by `limit`."""
+    """Asks other nodes and answers them. Handlers run in the nursery of `run`, bounded by `limit`.
 
-    def __init__(self, peers: Frames, limit: int = 1024) -> None:
+    `first_number` is drawn at each start of the process, so that a late answer to an earlier one of this node
+    passes for none of its own.
+    """
+
+    def __init__(self, peers: Frames, first_number: int, limit: int = 1024) -> None:
         self._peers = peers
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first_number)
         self._pending: dict[int, tuple[int, trio.Event, list[object]]] = {}
         self._handlers: dict[str, tuple[Handler, Shape]] = {}
         self._limit = limit
@@ -150,6 +159,12 @@ class Requests:
             self._reply(peer, number, REFUSED, str(refusal))
         except trio.TooSlowError:
             self._reply(peer, number, REFUSED, "too slow")
+        except PeerLost:
+            self._reply(peer, number, REFUSED, "a node that had to be asked as well was lost")
+        except (TypeError, ValueError, LookupError) as error:
+            # The argument is not of the shape that the question has: the peer is to blame, not this node.
+            logger.warning("question %r of %016x: %s", method, peer, describe(error))
+            self._reply(peer, number, REFUSED, "the question makes no sense here")
         else:
             self._reply(peer, number, FINE, answer)
         finally:

@@ -22,7 +22,7 @@ class LinkedNode:
         hello = Hello(PROTOCOL_VERSION, 0, "test", number, number, name, f"{name}:1")
         others = {other: address for other, address in known.items() if other != name}
         self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES)
-        self.requests = Requests(self.peers)
+        self.requests = Requests(self.peers, 1)
         self.peers.handle(FrameKind.ASK, self.requests.on_ask)
         self.peers.handle(FrameKind.ANSWER, self.requests.on_answer)
         self.peers.on_down.append(self.requests.on_peer_down)

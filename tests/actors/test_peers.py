@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from tests.actors.links import LINK_BYTES, LinkedNode, linked
 from trimaran.actors.messages import Beat
 from trimaran.actors.network import MemoryNetwork
-from trimaran.actors.requests import Malformed, NotHere, PeerLost, Refusal
+from trimaran.actors.requests import Malformed, NotHere, PeerLost, Refusal, Requests
 from trimaran.actors.wire import FrameKind, Hello, decode_messages, encode_hello
 from trimaran.codec.frame import Frame, encode_frame
 
@@ -150,8 +150,10 @@ async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
         rng = random.Random(1)
         nameless = encode_hello(replace(a.peers.me, node=0))
         endless = encode_hello(replace(a.peers.me, name="x" * 301))
+        b.peers.handle(FrameKind.ROUTE, lambda sender, envelope, data: [].pop())
         attacks = [rng.randbytes(500), good + rng.randbytes(500), good + encode_frame(4, (1, 2))]
         attacks += [nameless, endless, good + encode_frame(FrameKind.ASK, (1, 2))]
+        attacks.append(good + encode_frame(FrameKind.ROUTE, (1,)))
         for attack in attacks:
             stream = await network.dial("b:1")
             await stream.send_all(attack)
@@ -163,6 +165,55 @@ async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
         a.peers.send(b.number, FrameKind.ROUTE, (1,))
         await trio.sleep(1)
         assert got == [(a.number, [1], b"")]
+
+
+@pytest.mark.parametrize("kind", [0, FrameKind.HELLO, 255])
+async def test_a_frame_of_a_kind_that_has_no_place_there_is_counted(
+    autojump_clock: MockClock, kind: int
+) -> None:
+    network = MemoryNetwork()
+    async with linked(network, "a", "b") as [a, b]:
+        b.peers.handle_messages(lambda sender, frame: [*decode_messages(sender, frame)].clear())
+        stream = await network.dial("b:1")
+        await stream.send_all(encode_hello(a.peers.me) + encode_frame(kind, (1,)))
+        await trio.sleep(1)
+        assert b.peers.unknown_frames == 1
+
+
+async def test_a_question_that_breaks_its_handler_is_refused_and_harms_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+
+        async def third(asker: int, argument: object) -> object:
+            raise PeerLost
+
+        async def first(asker: int, argument: object) -> object:
+            return argument[0]  # type: ignore[index]
+
+        async def never(asker: int, argument: object) -> object:
+            return await trio.sleep_forever()
+
+        for name, handler in (("third", third), ("first", first), ("never", never)):
+            b.requests.handle(name, handler, object)
+        for name, argument in (("third", 1), ("first", 1), ("first", []), ("first", {}), ("never", 1)):
+            with pytest.raises(Refusal):
+                await a.requests.ask(b.number, name, argument, 60)
+        assert await a.requests.ask(b.number, "first", [7], 1) == 7
+
+
+async def test_an_answer_to_an_earlier_process_is_nobodys(autojump_clock: MockClock) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        restarted = Requests(a.peers, 1000)
+        a.peers.handle(FrameKind.ANSWER, restarted.on_answer)
+        asked = collect(b, FrameKind.ASK)
+        b.peers.handle(FrameKind.ASK, lambda sender, envelope, data: asked.append((sender, envelope, b"")))
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(restarted.ask, b.number, "anything", 1, 60.0)
+                await trio.sleep(0.5)
+                b.peers.send(a.number, FrameKind.ANSWER, (1, "fine"), b"\x01")
+        assert asked == [(a.number, [1000, "anything"], b"")]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Node:
         self.local: Leader | None = None
         self.reachable: dict[int, Node] = {}
         self.sent: list[FrameKind] = []
-        self.proposals = Proposals(self, self)
+        self.proposals = Proposals(self, self, 1)
 
     def leadership(self, group: int) -> Leadership | None:
         return self.leader

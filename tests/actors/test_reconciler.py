@@ -1,10 +1,18 @@
 """The reconciler's rule: from any members to any desired voters, one safe change at a time."""
 
+from types import SimpleNamespace
+from typing import cast
+
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
+from tests.actors.cluster import VirtualClock
+from trimaran.actors.group import Group
 from trimaran.actors.membership import Change, ChangeKind, Membership
-from trimaran.actors.reconciler import next_change
+from trimaran.actors.meta import Assignment, MetaState
+from trimaran.actors.reconciler import Reconciler, next_change
 
 nodes = st.frozensets(st.integers(1, 7), min_size=1, max_size=5)
 
@@ -54,3 +62,76 @@ def test_the_leader_leaves_last() -> None:
 def test_a_removed_id_is_not_added_again() -> None:
     members = Membership(frozenset((1, 2)), removed=frozenset((3,)))
     assert next_change(members, frozenset((1, 2, 3))) is None
+
+
+class Asked:
+    """A group that leads, as the reconciler sees it."""
+
+    number, name = 5, "hits"
+
+    def __init__(self, members: Membership) -> None:
+        self.state = SimpleNamespace(
+            membership=members,
+            memberships=SimpleNamespace(last_change=0),
+            commit=1,
+            term=7,
+            node=1,
+        )
+        self.changes: list[tuple[Change, int]] = []
+
+    async def change_membership(self, change: Change, expected_term: int) -> None:
+        self.changes.append((change, expected_term))
+        self.state.membership = self.state.membership.after(change)
+
+
+def assigned(*replicas: int) -> MetaState:
+    assignment = Assignment(
+        group=5,
+        incarnation=3,
+        kind="counter",
+        name="hits",
+        replicas=replicas,
+        initial=replicas,
+        settled=replicas,
+        version=1,
+        config={},
+        created=0,
+    )
+    return MetaState(groups={5: assignment})
+
+
+async def test_a_leader_that_is_behind_with_meta_does_not_undo_what_earlier_leaders_did(
+    autojump_clock: MockClock,
+) -> None:
+    """Node 3 took the place of node 4, and only this leader has not heard of it yet."""
+    group = Asked(Membership(frozenset((1, 2, 3)), removed=frozenset((4,))))
+    states = [assigned(1, 2, 4), assigned(1, 2, 3)]
+    caught_up = trio.Event()
+
+    async def catch_up() -> None:
+        del states[:-1]
+        caught_up.set()
+
+    async def report(assignment: Assignment, members: frozenset[int]) -> None:
+        return
+
+    reconciler = Reconciler(
+        VirtualClock(),
+        lambda: cast(dict[int, Group], {5: group}),
+        lambda: states[0],
+        catch_up,
+        lambda group, assignment: None,
+        lambda group: None,
+        report,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reconciler.run)
+        with trio.fail_after(10):
+            await caught_up.wait()
+        await trio.sleep(1)
+        assert group.changes == []
+        states[:] = [assigned(1, 2, 3, 6)]
+        reconciler.wake()
+        await trio.sleep(1)
+        assert group.changes[0] == (Change(ChangeKind.ADD_LEARNER, 6), 7)
+        nursery.cancel_scope.cancel()
