@@ -137,19 +137,22 @@ class Cluster:
         options = replace(
             self._options, name=name, data=Path(name), peer_listen=self.addresses[name], peers=others
         )
-        world = World(
+        member.port = MemoryPort()
+        member.node = Node(options, self.world(member), self._machines, member.port, self.checker)
+        member.scope = trio.CancelScope()
+        member.gone = trio.Event()
+        await self._nursery.start(self._run, member)
+        return member.node
+
+    def world(self, member: Member) -> World:
+        """What the member's node runs in: a disk and a network that answer at once."""
+        return World(
             disk=member.disk,
             runner=member.runner,
             clock=VirtualClock(),
             random=member.random,
             network=self.network,
         )
-        member.port = MemoryPort()
-        member.node = Node(options, world, self._machines, member.port, self.checker)
-        member.scope = trio.CancelScope()
-        member.gone = trio.Event()
-        await self._nursery.start(self._run, member)
-        return member.node
 
     async def _run(self, member: Member, *, task_status: trio.TaskStatus[None]) -> None:
         try:
