@@ -37,6 +37,7 @@ from .meta import Assignment, MetaState
 from .outcomes import Applied, Outcome
 from .stream.errors import ApiError
 from .stream.machine import StreamMachine
+from .strict_json import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Backups:
                     self._end_reading(int(session))
                     return _json({})
                 case ["RESTORE", "BEGIN"]:
-                    return _json(await self._begin_writing(json.loads(payload)))
+                    return _json(await self._begin_writing(_fields(payload)))
                 case ["RESTORE", "WRITE", _, session, part, offset, crc]:
                     return _json(await self._write(int(session), int(part), int(offset), int(crc), payload))
                 case ["RESTORE", "END", _, session]:
@@ -326,3 +327,11 @@ def _result(outcome: Outcome) -> Mapping[str, object]:
 
 def _json(body: Mapping[str, object]) -> bytes:
     return json.dumps({"type": "io.trimaran.api.v1.backup_response", **body}, separators=(",", ":")).encode()
+
+
+def _fields(payload: bytes) -> dict[str, object]:
+    """A request's JSON object. Raises ValueError."""
+    fields = read_json(payload)
+    if not isinstance(fields, dict):
+        raise ValueError("no object")
+    return fields

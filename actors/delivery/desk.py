@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
+from ...codec.frame import FrameError
 from ..stream.machine import StreamMachine
 from ..wire import FrameKind, checked
 from .stream import ClientMessage, StreamDelivery, unserved
@@ -240,4 +241,6 @@ def _client_message(item: object) -> ClientMessage:
     fields = checked(item, (str, str, list, bytes, bytes))
     kind, consumer, tokens, reply, payload = cast("tuple[str, str, list[object], bytes, bytes]", fields)
     words = cast("tuple[str, ...]", checked(tokens, (str,) * len(tokens)))
+    if reply and reply.split() != [reply]:  # it becomes a line of the protocol
+        raise FrameError("peer frame has a reply subject that is none")
     return ClientMessage(kind, consumer, words, reply, payload)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final, cast
 
 from ..stream.consumer_config import parse_time
 from ..stream.errors import ApiError
 from ..stream.views import rfc3339
+from ..strict_json import BadJson, read_json
 from .pulls import status
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ async def direct_get(machine: StreamMachine, subject: str, payload: bytes) -> tu
 def _read(payload: bytes) -> dict[str, object] | bytes:
     """The request, or the status that refuses it."""
     try:
-        request = json.loads(payload) if payload.strip() else {}
-    except (ValueError, RecursionError):
+        request = read_json(payload) if payload.strip() else {}
+    except BadJson:
         return MALFORMED
     if not isinstance(request, dict) or not _typed(request):
         return MALFORMED

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Final
 
 from ..stream.consumer_config import ConsumerConfig
 from ..stream.durations import show_duration
+from ..strict_json import BadJson, read_json
 
 __all__ = ["PullRequest", "Refused", "read_pull", "status"]
 
@@ -80,8 +80,8 @@ def _fields(payload: bytes) -> dict[str, object]:
         # As in the reference, what is neither JSON nor a number asks for one message.
         return {"batch": int(text)} if text.isdigit() and len(text) < 10 else {}
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = read_json(text)
+    except BadJson:
         raise Refused(400, "Bad Request - unexpected end of JSON input") from None
     if not isinstance(fields, dict):
         raise Refused(400, "Bad Request")

@@ -13,6 +13,7 @@ import heapq
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from ..stream.consumer_config import ConsumerConfig
 from ..stream.consumers import begin, select
 from ..stream.errors import DamagedRecord
 from ..stream.results import unpack
+from ..strict_json import BadJson, read_json
 from .direct import direct_get
 from .led import LedConsumer, Pick, Plan
 from .pulls import Refused, read_pull, status
@@ -333,7 +335,8 @@ class StreamDelivery:
 
     async def _get(self, message: ClientMessage) -> None:
         try:
-            header, body = await direct_get(self._machine, message.tokens[0], message.payload)
+            wanted = message.tokens[0] if message.tokens else ""
+            header, body = await direct_get(self._machine, wanted, message.payload)
             self._carrier.carry(message.reply, message.reply, b"", len(header), header + body)
         except DamagedRecord as damage:
             logger.error("%s", damage)
@@ -354,9 +357,8 @@ class StreamDelivery:
         acknowledged: dict[LedConsumer, list[int]],
         answers: list[bytes],
     ) -> None:
-        try:
-            sequence = int(message.tokens[1])
-        except (IndexError, ValueError):
+        sequence = _sequence(message.tokens)
+        if sequence is None:
             return
         now = trio.current_time()
         led.used = now
@@ -579,11 +581,21 @@ def _shown(message: StoredMessage, headers_only: bool) -> tuple[bytes, bytes]:
     return b"%bNats-Msg-Size: %d\r\n\r\n" % (lines, len(message.payload)), b""
 
 
+def _sequence(tokens: tuple[str, ...]) -> int | None:
+    """Which message an acknowledgement's subject means, or None if it means none."""
+    digits = tokens[1] if len(tokens) > 1 else ""
+    return int(digits) if _DIGITS.fullmatch(digits) else None
+
+
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+"""More have no room in the log, and no stream has so many messages."""
+
+
 def _delay(argument: bytes) -> float:
     """Seconds of a `-NAK {"delay": ns}`; 0 if there are none."""
     try:
-        fields = json.loads(argument)
-    except ValueError:
+        fields = read_json(argument)
+    except BadJson:
         return 0.0
     delay = fields.get("delay") if isinstance(fields, dict) else None
     return max(0, delay) / 1e9 if isinstance(delay, int | float) else 0.0

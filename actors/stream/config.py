@@ -7,11 +7,11 @@ clients compare them. What Trimaran does not do yet is refused, never silently i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
+from ..strict_json import BadJson, read_json
 from .errors import ApiError, api_error, configuration_error, json_error
 from .subjects import SubjectIndex, is_subject, subject_matches, subjects_overlap
 
@@ -179,28 +179,11 @@ UNSUPPORTED: Final = {
 
 
 def decode_json(payload: bytes) -> object:
-    """The value of a request's JSON, whose texts can all be encoded again. Raises ApiError 10025."""
+    """The value of a request's JSON. Raises ApiError 10025."""
     try:
-        text = payload.decode()
-        value: object = json.loads(text, parse_constant=_no_constant)
-        if _ESCAPED_SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        ended = not text[error.pos :].strip()
-        raise json_error("unexpected EOF" if ended else f"{error.msg} at {error.pos}") from error
-    except UnicodeEncodeError as error:
-        raise json_error("half of a surrogate pair") from error
-    except (ValueError, RecursionError) as error:
-        raise json_error("the value can not be read") from error
-    return value
-
-
-_ESCAPED_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-"""May be half of a pair, which JSON allows and UTF-8 does not."""
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(text)
+        return read_json(payload)
+    except BadJson as error:
+        raise json_error("unexpected EOF" if error.ended else str(error)) from error
 
 
 def from_request(name: str, request: object, *, nodes: int | None = None) -> StreamConfig:

@@ -142,6 +142,7 @@ _INTEGERS: Final = {
     "num_replicas": "int",
     "priority_timeout": "time.Duration",
 }
+_TIMES: Final = ("opt_start_time", "pause_until")
 _BOOLEANS: Final = ("flow_control", "headers_only", "mem_storage", "direct")
 _TEXTS: Final = (
     *("durable_name", "name", "description", "opt_start_time", "filter_subject", "sample_freq"),
@@ -220,7 +221,7 @@ def _named(config: ConsumerConfig, subject_name: str, durable: bool) -> Consumer
     name = subject_name or config.durable_name or config.name
     if "/" in name or "\\" in name:
         raise api_error(10127)
-    if any(character in ".*>" or character.isspace() for character in name):
+    if any(character in ".*>" or character.isspace() or not character.isprintable() for character in name):
         raise api_error(10103)
     if len(name) > MAX_NAME:
         raise api_error(10102, MAX_NAME)
@@ -376,7 +377,7 @@ def parse_time(text: str) -> int:
     match = _TIME.fullmatch(text)
     try:
         seconds = datetime.fromisoformat(match[1] + match[3]).timestamp() if match else None
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = None
     if match is None or seconds is None:
         raise json_error(f"{text!r} is no time")
@@ -410,6 +411,10 @@ def _typed(name: str, value: object) -> object:
     elif name in _TEXTS:
         if not isinstance(value, str):
             raise _mistyped(name, "string")
+        if name in _TIMES and value:
+            parse_time(
+                value
+            )  # a time that can't be read would stop whoever leads the stream, again and again
     elif name in _WORDS:
         if value not in _WORDS[name]:
             quoted = f'\\"{value}\\"' if isinstance(value, str) else str(value)
@@ -424,7 +429,7 @@ def _typed(name: str, value: object) -> object:
 
 def _is_item(name: str, item: object) -> bool:
     if name == "backoff":
-        return isinstance(item, int) and not isinstance(item, bool)
+        return isinstance(item, int) and not isinstance(item, bool) and -(1 << 63) <= item < 1 << 63
     return isinstance(item, str)
 
 

@@ -603,3 +603,44 @@ async def test_pending_is_counted_over_what_was_deleted_in_the_middle(autojump_c
         await it.client.api("STREAM.MSG.DELETE.S", seq=4)
         assert (await it.info())["num_pending"] == 3
         assert [each.numbers[3] for each in await it.client.fetch("S.c", 3)] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pause_until": "x"},
+        {"pause_until": "9999-99-99T99:99:99Z"},
+        {"deliver_policy": "by_start_time", "opt_start_time": "never"},
+        {"backoff": [10**30]},
+        {"backoff": [True]},
+        {"ack_wait": 10**30},
+        {"durable_name": "c\u202e"},
+    ],
+)
+async def test_a_configuration_that_nobody_could_serve_is_refused(
+    autojump_clock: MockClock, config: dict[str, object]
+) -> None:
+    async with harness() as it:
+        wanted = {"durable_name": "c", "ack_policy": "explicit", **config}
+        name = wanted["durable_name"]
+        answer = await it.client.api(f"CONSUMER.CREATE.S.{name}", stream_name="S", config=wanted)
+        assert answer["error"]["err_code"] in (10025, 10103)
+        await trio.sleep(1)
+        await it.consumer("d")
+
+
+@pytest.mark.parametrize(
+    "tokens", ["", "x.x.x.x.x", "1.-1.1.1.1", "1.99999999999999999999.1.1.1", "1.+1.1.1.1", "1.1_0.1.1.1"]
+)
+@pytest.mark.parametrize("payload", [b"", b"-NAK " + b"[" * 5000, b'-NAK {"delay": 1e999}', b"+NXT {"])
+async def test_an_acknowledgement_of_nothing_harms_nobody(
+    autojump_clock: MockClock, tokens: str, payload: bytes
+) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.1")
+        await it.consumer()
+        [message] = await it.client.fetch("S.c", 1)
+        it.client.publish(f"$JS.ACK.S.c.{tokens}", payload)
+        it.client.publish(message.reply, payload)
+        await trio.sleep(1)
+        assert sequences(await it.client.fetch("S.c", 1)) in ([1], [2])
