@@ -12,11 +12,9 @@ from __future__ import annotations
 import enum
 import functools
 import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from ...codec import Chunk
@@ -31,6 +29,7 @@ from ..stream.config import (
     from_request,
     same_config,
 )
+from ..stream.consumer_config import parse_time
 from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import is_subject, subject_matches, subjects_overlap
@@ -511,27 +510,12 @@ def _wanted(request: Mapping[str, object]) -> _Wanted:
         seq=_number(request, "seq"),
         last=_text(request, "last_by_subj"),
         following=_text(request, "next_by_subj"),
-        since=_parse_time(since) if since else None,
+        since=parse_time(since) if since else None,
     )
     named = bool(wanted.seq) + bool(wanted.last) + (wanted.since is not None)
     if named > 1 or (wanted.last and wanted.following) or not (named or wanted.following):
         raise api_error(10003)
     return wanted
-
-
-_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
-
-
-def _parse_time(text: str) -> int:
-    """Nanoseconds since 1970 of an RFC 3339 time. Raises ApiError 10025."""
-    match = _TIME.fullmatch(text)
-    try:
-        seconds = datetime.fromisoformat(match[1] + match[3]).timestamp() if match else None
-    except ValueError:
-        seconds = None
-    if match is None or seconds is None:
-        raise json_error(f"{text!r} is no time")
-    return int(seconds) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
 
 
 def _subjects(assignment: StreamAssignment) -> list[str]:

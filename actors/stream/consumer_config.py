@@ -412,9 +412,8 @@ def _typed(name: str, value: object) -> object:
         if not isinstance(value, str):
             raise _mistyped(name, "string")
         if name in _TIMES and value:
-            parse_time(
-                value
-            )  # a time that can't be read would stop whoever leads the stream, again and again
+            # One that can not be read would stop whoever leads the stream, again and again.
+            parse_time(value)
     elif name in _WORDS:
         if value not in _WORDS[name]:
             quoted = f'\\"{value}\\"' if isinstance(value, str) else str(value)
