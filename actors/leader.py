@@ -1,10 +1,13 @@
-"""The rules of the leader (Raft figure 2 "Leaders", 5.3, 5.4.2; section 8; thesis 3.10, 4.1, 6.2, 6.4).
+"""The rules of the leader (Raft figure 2 "Leaders", 5.3, 5.4.2; check-quorum, thesis 6.2).
 
     proposals -> one queue -> sealed batches -> the own disk and every follower, at the same moment
                                                      |
                       commit: a majority of voters has synced an entry of this term
 
-No other role appends to the log on its own account (rule S2).
+No other role appends to the log on its own account (rule S2). What the thesis adds has its own files:
+
+    changes.py      membership, one change at a time (thesis 4)     read_index.py   linearizable reads (6.4)
+    transfer.py     handing the leadership over (3.10)              quiet.py        idle groups (DESIGN 8)
 """
 
 from __future__ import annotations
@@ -15,16 +18,13 @@ from ..codec import (
     BATCH_HEADER_SIZE,
     MAX_ENTRIES,
     Chunk,
-    EntryType,
     Kind,
-    make_chunk,
     payload_size,
     read_header,
     seal_batch,
 )
-from . import follower, roles
-from .effects import ChangeRefused, Effect, Fetch, ReadReady, Resolve, Sealed, Send, SendSnapshot
-from .membership import Change, ChangeKind
+from . import changes, follower, quiet, read_index, roles, transfer
+from .effects import Effect, Fetch, Resolve, Sealed, Send, SendSnapshot
 from .messages import (
     Append,
     AppendReply,
@@ -53,7 +53,7 @@ from .messages import (
 )
 from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from .progress import Progress, ProgressState
-from .state import GroupState, Handover, Leading, ReadRound, SealedBatch, Waiting
+from .state import GroupState, Leading, SealedBatch, Waiting, leading
 
 Proposal = Propose | ProposeTick | ProposeSnapshot | ProposeMembership
 
@@ -81,11 +81,11 @@ def on_rare(state: GroupState, message: Message, now: Now) -> list[Effect]:
     """What does not come with every batch or heartbeat."""
     match message:
         case ReadIndex(token):
-            wake(state, now)
+            quiet.wake(state, now)
             leading(state).reads.append(token)
-            return start_read_round(state)
+            return read_index.start_round(state)
         case Transfer():
-            return on_transfer(state, message, now)
+            return transfer.on_transfer(state, message, now)
         case Fetched():
             return on_fetched(state, message)
         case SnapshotSent(peer, ok, index) | SnapshotReply(sender=peer, ok=ok, index=index):
@@ -98,19 +98,13 @@ def on_rare(state: GroupState, message: Message, now: Now) -> list[Effect]:
         case PeerDown(node):
             return on_peer_down(state, node, now)
         case PeerSilent(node):
-            on_peer_silent(state, node, now)
+            quiet.on_peer_silent(state, node, now)
         case RequestVote():
-            wake(state, now)  # somebody hears no leader
+            quiet.wake(state, now)  # somebody hears no leader
             return follower.on_request_vote(state, message, now)
         case Append() | Beat() | TimeoutNow():
             raise AssertionError(f"two leaders in term {state.term}: this one and {message.sender:x}")
     return []
-
-
-def leading(state: GroupState) -> Leading:
-    """What this leader keeps; only a leader may ask."""
-    assert state.leading is not None, f"a {state.role.value} does not lead"
-    return state.leading
 
 
 # --- upon election (Raft 5.2, section 8) --------------------------------------------------------------------
@@ -134,13 +128,13 @@ def take_office(state: GroupState, now: Now) -> list[Effect]:
 def on_proposal(state: GroupState, message: Proposal, now: Now) -> list[Effect]:
     """Queue it, or say at once why not. Never waits for the disk."""
     kept = leading(state)
-    wake(state, now)
+    quiet.wake(state, now)
     waiting = as_waiting(message)
     reason = why_not(state, message, waiting, now)
     if reason is not None:
         refused = Resolve(message.token, NotApplied(reason, state.leader))
         if isinstance(message, ProposeMembership):
-            return [change_refused(state, message.change, reason), refused]
+            return [changes.refused(state, message.change, reason), refused]
         return [refused]
     kept.queue.append(waiting)
     kept.queued_bytes += waiting.size
@@ -170,7 +164,7 @@ def why_not(state: GroupState, message: Proposal, waiting: Waiting, now: Now) ->
     if kept.sealed_bytes + kept.queued_bytes + waiting.size > options.uncommitted_bytes:
         return Reason.BUSY
     if isinstance(message, ProposeMembership):
-        return why_not_change(state, message.change, now)
+        return changes.why_not(state, message.change, now)
     return None
 
 
@@ -183,7 +177,7 @@ def seal_ready(state: GroupState, now: Now) -> list[Effect]:
     effects: list[Effect] = []
     while kept.queue and kept.room and log.last_index - log.synced < slots:
         if kept.queue[0].kind is Kind.MEMBERSHIP:
-            effects += seal_change(state, now)
+            effects += changes.seal_change(state, now)
         else:
             effects += seal_next(state, now)
     return effects
@@ -311,11 +305,11 @@ def on_append_reply(state: GroupState, reply: AppendReply, now: Now) -> list[Eff
         progress.state is ProgressState.SNAPSHOT and progress.match >= state.log.compacted.index
     ):
         progress.become_pipeline()
-    follow_round(state, progress, now)
+    changes.follow_round(state, progress, now)
     effects = commit_and_seal(state, now)
     if state.leading is None:  # the commit removed this leader from the members
         return effects
-    return effects + feed(state, reply.sender, progress) + push_handover(state)
+    return effects + feed(state, reply.sender, progress) + transfer.push(state)
 
 
 def on_refusal(state: GroupState, reply: AppendReply, progress: Progress) -> list[Effect]:
@@ -371,7 +365,7 @@ def on_snapshot_sent(state: GroupState, peer: int, ok: bool, index: int) -> list
 
 def on_peer_up(state: GroupState, node: int, now: Now) -> list[Effect]:
     """What was in flight may be lost."""
-    wake(state, now)
+    quiet.wake(state, now)
     progress = leading(state).progress.get(node)
     if progress is None:
         return []
@@ -381,7 +375,7 @@ def on_peer_up(state: GroupState, node: int, now: Now) -> list[Effect]:
 
 def on_peer_down(state: GroupState, node: int, now: Now) -> list[Effect]:
     """Send nothing more than heartbeats until it answers."""
-    on_peer_silent(state, node, now)
+    quiet.on_peer_silent(state, node, now)
     progress = leading(state).progress.get(node)
     if progress is not None:
         progress.become_probe(progress.match + 1 if progress.match else progress.next)
@@ -421,12 +415,12 @@ def advance(state: GroupState, index: int, now: Now) -> list[Effect]:
     effects = state.advance_commit(index)
     while kept.sealed and kept.sealed[0].index <= state.commit:
         kept.sealed_bytes -= kept.sealed.popleft().size
-    told = start_read_round(state)
+    told = read_index.start_round(state)
     if state.options.eager_commit and not told:
         told = beats(state)
     effects += told
     if before < state.memberships.last_change <= state.commit:
-        effects += dismiss_removed(state)
+        effects += changes.dismiss_removed(state)
         if not state.may_lead:  # thesis 4.2.2: it led until its own removal was committed
             effects += beats(state)
             effects += roles.become_follower(state, now, term=state.term)
@@ -452,10 +446,10 @@ def on_tick(state: GroupState, now: Now) -> list[Effect]:
     if must_step_down(state, now):
         return roles.become_follower(state, now, term=state.term)
     state.deadline = next_beat(state, now)
-    quiet = may_be_quiet(state, now)
-    if quiet:
-        rest_if_agreed(state, now)  # also if there is nobody to ask
-    return expire_handover(state, now) + beats(state, quiet=quiet)
+    resting = quiet.may_be_quiet(state, now)
+    if resting:
+        quiet.rest_if_agreed(state, now)  # also if there is nobody to ask
+    return transfer.expire(state, now) + beats(state, quiet=resting)
 
 
 def must_step_down(state: GroupState, now: Now) -> bool:
@@ -484,9 +478,9 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
     if progress is None:
         return []
     progress.heard(now.monotonic)
-    follow_round(state, progress, now)
-    agree(state, reply, now)
-    effects = confirm_read(state, reply)
+    changes.follow_round(state, progress, now)
+    quiet.agree(state, reply, now)
+    effects = read_index.confirm(state, reply)
     if progress.state is ProgressState.PROBE:
         progress.paused = False
     elif progress.state is ProgressState.PIPELINE and (progress.is_stuck(reply.match) or progress.is_mute()):
@@ -494,222 +488,6 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
     elif progress.state is ProgressState.SNAPSHOT and reply.match >= state.log.compacted.index:
         progress.become_probe(reply.match + 1)  # it got there without this leader's snapshot
     return effects + feed(state, reply.sender, progress)
-
-
-# --- quiet groups (DESIGN 8) --------------------------------------------------------------------------------
-
-
-def may_be_quiet(state: GroupState, now: Now) -> bool:
-    """Everybody has everything, nobody waits for anything, and so it has been for a while."""
-    kept, last_index = leading(state), state.log.last_index
-    return (
-        now.monotonic - kept.busy >= state.options.quiet_after
-        and state.commit == last_index
-        and not (kept.queue or kept.reads or kept.read_round or kept.handover or state.unsynced)
-        and all(kept.progress[peer].match == last_index for peer in linked(state))
-    )
-
-
-def linked(state: GroupState) -> set[int]:
-    """Peers that can be reached. When another comes into reach, `PeerUp` wakes this leader."""
-    return leading(state).progress.keys() - state.closed_links
-
-
-def agree(state: GroupState, reply: BeatReply, now: Now) -> None:
-    """A follower's word on being quiet. When all have agreed, this leader stops beating."""
-    kept = leading(state)
-    if not reply.quiet:
-        kept.agreed.discard(reply.sender)
-        if state.quiet:  # it was woken, and this leader was not
-            wake(state, now)
-        return
-    kept.agreed.add(reply.sender)
-    if not state.quiet and may_be_quiet(state, now):
-        rest_if_agreed(state, now)
-
-
-def rest_if_agreed(state: GroupState, now: Now) -> None:
-    """All in reach have agreed, and they are a majority: only then may the quorum go unchecked."""
-    agreed, in_reach = leading(state).agreed, linked(state)
-    if in_reach <= agreed and state.membership.is_quorum(in_reach | {state.node}):
-        state.quiet = True
-        state.deadline = now.monotonic + state.options.quiet_heartbeat
-
-
-def on_peer_silent(state: GroupState, node: int, now: Now) -> None:
-    """A quiet leader needs to trust a majority only, so that a dead node doesn't wake all leaders elsewhere.
-
-    Should the others come back and lack anything, this leader is awake, or is woken by their link or their
-    vote requests.
-    """
-    kept = leading(state)
-    kept.agreed.discard(node)
-    if state.quiet and not state.membership.is_quorum((kept.agreed & linked(state)) | {state.node}):
-        wake(state, now)
-
-
-def wake(state: GroupState, now: Now) -> None:
-    """There is something to do, or to doubt. Whoever was quiet is given the time of one quorum check."""
-    kept = leading(state)
-    kept.busy = now.monotonic
-    if not state.quiet and not kept.agreed:
-        return
-    kept.agreed.clear()
-    if state.quiet:
-        state.quiet = False
-        state.deadline = next_beat(state, now)
-        kept.quorum_deadline = now.monotonic + state.options.election_min
-        for progress in kept.progress.values():
-            progress.active = True
-
-
-# --- linearizable reads (Raft section 8, thesis 6.4) --------------------------------------------------------
-
-
-def start_read_round(state: GroupState) -> list[Effect]:
-    """One exchange of heartbeats confirms all reads that waited for it, once this term has a commit."""
-    kept = leading(state)
-    if not kept.reads or kept.read_round is not None or state.commit < kept.noop:
-        return []
-    kept.read_number += 1
-    kept.read_round = ReadRound(kept.read_number, state.commit, kept.reads, {state.node})
-    kept.reads = []
-    return finish_read_round(state) or beats(state)
-
-
-def confirm_read(state: GroupState, reply: BeatReply) -> list[Effect]:
-    round_ = leading(state).read_round
-    if round_ is None or reply.read < round_.number:
-        return []
-    round_.confirmed_by.add(reply.sender)
-    return finish_read_round(state)
-
-
-def finish_read_round(state: GroupState) -> list[Effect]:
-    kept = leading(state)
-    round_ = kept.read_round
-    if round_ is None or not state.membership.is_quorum(round_.confirmed_by):
-        return []
-    kept.read_round = None
-    ready: list[Effect] = [ReadReady(token, round_.index) for token in round_.tokens]
-    return ready + start_read_round(state)
-
-
-# --- membership (thesis 4.1 to 4.3; rules S4, S6, S10) ------------------------------------------------------
-
-
-def why_not_change(state: GroupState, change: Change, now: Now) -> Reason | None:
-    """One change at a time, none before this term's first commit, and only one that makes sense."""
-    kept = leading(state)
-    if state.commit < kept.noop:
-        return Reason.NOT_READY
-    if state.memberships.last_change > state.commit or any(w.kind is Kind.MEMBERSHIP for w in kept.queue):
-        return Reason.PENDING_CHANGE
-    if state.membership.after(change) is None:
-        return Reason.BAD_CHANGE
-    if change.kind is ChangeKind.PROMOTE and not is_caught_up(state, change.node, now):
-        return Reason.NOT_CAUGHT_UP
-    return None
-
-
-def is_caught_up(state: GroupState, node: int, now: Now) -> bool:
-    """Its last catch-up round was short (thesis 4.2.1), and it answered the last heartbeat or the one before.
-
-    The second matters most from one voter to two: that step can't be undone without the new voter.
-    """
-    progress = leading(state).progress.get(node)
-    if progress is None or not progress.caught_up or progress.vouched < progress.match:
-        return False
-    return now.monotonic - progress.last_contact <= 2 * state.options.heartbeat
-
-
-def change_refused(state: GroupState, change: Change, reason: Reason, reserved: int = 0) -> Effect:
-    """Rule S10: nobody should have to guess why a change was not made."""
-    last_change = state.memberships.last_change
-    pending = last_change if last_change > state.commit else 0
-    return ChangeRefused(change.node, reason.name, state.log.last_index, reserved, pending)
-
-
-def seal_change(state: GroupState, now: Now) -> list[Effect]:
-    """A change stands alone in its batch and is in effect from now on, for its own commit too."""
-    kept = leading(state)
-    waiting = take_one(kept)
-    assert waiting.change is not None
-    index = state.log.last_index + 1
-    members = state.membership.after(waiting.change)
-    if members is None:
-        refused = Resolve(waiting.token, NotApplied(Reason.BAD_CHANGE, state.leader))
-        return [change_refused(state, waiting.change, Reason.BAD_CHANGE, reserved=index), refused]
-    state.memberships.append(index, members)
-    for peer in sorted(members.members - kept.progress.keys() - {state.node}):
-        kept.progress[peer] = Progress(index, now.monotonic)
-    chunk = make_chunk([(EntryType.OPAQUE, members.encode())])
-    effects = seal(state, Kind.MEMBERSHIP, [chunk], ((waiting.token, 0, 1),), now)
-    return effects + roles.follow_membership(state, now)
-
-
-def dismiss_removed(state: GroupState) -> list[Effect]:
-    """A removed replica is fed until its removal is committed, and told so: it should know that it left."""
-    kept = leading(state)
-    gone = kept.progress.keys() - state.membership.members
-    beat = Beat(**state.envelope(), commit=state.commit, read=kept.read_number)
-    for peer in gone:
-        del kept.progress[peer]
-    return [Send(peer, beat) for peer in sorted(gone)]
-
-
-def follow_round(state: GroupState, progress: Progress, now: Now) -> None:
-    progress.follow_round(state.log.last_index, now.monotonic, state.options.election_min)
-
-
-# --- leadership transfer (thesis 3.10; rule S3) -------------------------------------------------------------
-
-
-def on_transfer(state: GroupState, message: Transfer, now: Now) -> list[Effect]:
-    kept = leading(state)
-    if kept.handover is not None:
-        return [Resolve(message.token, NotApplied(Reason.TRANSFERRING, state.leader))]
-    target = message.target if message.target is not None else best_target(state)
-    if target not in kept.progress or target not in state.membership.voters:
-        return [Resolve(message.token, NotApplied(Reason.NO_TARGET, state.leader))]
-    deadline = now.monotonic + state.options.election_min
-    wake(state, now)
-    kept.handover = Handover(target, message.token, deadline)
-    return push_handover(state)
-
-
-def best_target(state: GroupState) -> int:
-    """The voter with the most complete log of those that answer; 0 if there is none."""
-    progress = leading(state).progress
-    answering = [
-        (progress[voter].vouched, voter)
-        for voter in state.membership.voters & progress.keys()
-        if progress[voter].active and progress[voter].state is ProgressState.PIPELINE
-    ]
-    return max(answering, default=(0, 0))[1]
-
-
-def push_handover(state: GroupState) -> list[Effect]:
-    """As soon as the target has the whole log, it may start its election."""
-    kept = leading(state)
-    handover = kept.handover
-    if handover is None or handover.sent or kept.queue:
-        return []
-    progress = kept.progress.get(handover.target)
-    if progress is None or progress.vouched < state.log.last_index:
-        return []
-    handover.sent = True
-    return [Send(handover.target, TimeoutNow(**state.envelope()))]
-
-
-def expire_handover(state: GroupState, now: Now) -> list[Effect]:
-    """An election timeout without a successor: this leader serves on."""
-    kept = leading(state)
-    handover = kept.handover
-    if handover is None or now.monotonic < handover.deadline:
-        return []
-    kept.handover = None
-    return [Resolve(handover.token, NotApplied(Reason.TIMED_OUT, state.leader))]
 
 
 # --- the end of a leadership --------------------------------------------------------------------------------

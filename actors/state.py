@@ -134,7 +134,7 @@ class Leading:
     """The round under way."""
     handover: Handover | None = None
     busy: float = -NEVER
-    """When it last had something to do (monotonic seconds). Moved by `leader.wake`."""
+    """When it last had something to do (monotonic seconds). Moved by `quiet.wake`."""
     agreed: set[int] = field(default_factory=set)
     """Peers that agreed to be quiet since then."""
 
@@ -430,3 +430,9 @@ class GroupState:
         """Every Persist up to `number` is on the disk."""
         while self.unsynced and self.unsynced[0].number <= number:
             self.log.mark_synced(self.unsynced.popleft().last_index)
+
+
+def leading(state: GroupState) -> Leading:
+    """What this leader keeps; only a leader may ask."""
+    assert state.leading is not None, f"a {state.role.value} does not lead"
+    return state.leading
