@@ -24,6 +24,7 @@ from ..storage.files import GroupFiles
 from ..storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
 from . import effects as asks
 from . import messages, roles
+from .alarm import Alarm
 from .applier import Applier, MachineFailed
 from .effects import Effect
 from .events import BatchApplied, EventHook, events_of, replica_of, started
@@ -130,6 +131,7 @@ class Group:
         self.listen = listen
         """Hears every event; None costs nothing."""
         self._mailbox: Mailbox[Message] = Mailbox(MAILBOX_BOUND)
+        self._alarm = Alarm(self._mailbox.wake)
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
@@ -137,6 +139,7 @@ class Group:
         self._nursery: trio.Nursery | None = None
         self._closed = False
         self._progressed = trio.Event()
+        self._watchers = 0
         snapshots.attach(self)
         repair.attach(self)
 
@@ -244,10 +247,15 @@ class Group:
         await self._wait(lambda: self.applier.applied >= index)
 
     async def _wait(self, reached: Callable[[], bool]) -> None:
-        while not reached():
-            if self._closed:
-                raise NotDone(NotApplied(Reason.CLOSED))
-            await self._progressed.wait()
+        self._watchers += 1
+        self._mailbox.wake()  # what it was not woken for may be what is waited for
+        try:
+            while not reached():
+                if self._closed:
+                    raise NotDone(NotApplied(Reason.CLOSED))
+                await self._progressed.wait()
+        finally:
+            self._watchers -= 1
 
     def statistics(self) -> GroupStatistics:
         state = self.state
@@ -307,6 +315,7 @@ class Group:
                 nursery.start_soon(self.applier.run)
                 nursery.start_soon(self.snapshots.run)
                 nursery.start_soon(self.repair.run)
+                nursery.start_soon(self._alarm.run)
                 runs = True
                 task_status.started()
                 await self._run_role()
@@ -339,9 +348,9 @@ class Group:
 
     async def _run_role(self) -> None:
         while True:
-            with trio.move_on_at(self.state.deadline):
-                for message in await self._mailbox.take():
-                    self._step(message)
+            self._alarm.set(self.state.deadline)
+            for message in await self._mailbox.take():
+                self._step(message)
             if self._clock.monotonic() >= self.state.deadline:
                 self._step(messages.Tick())
 
@@ -415,7 +424,9 @@ class Group:
     def _on_synced(self, persist: asks.Persist) -> None:
         for send in persist.release:
             self._events.send(send.peer, send.message)
-        self._mailbox.mark("synced", messages.Synced(persist.number))
+        # A follower has nothing to do once its replies are out: it learns of the sync with the next message.
+        follows = self.state.role in (Role.FOLLOWER, Role.LEARNER) and not self.state.mending
+        self._mailbox.mark("synced", messages.Synced(persist.number), wake=not follows or self._watchers > 0)
 
     async def _read_committed(self, first: int, last: int, max_bytes: int) -> Sequence[bytes]:
         log = self.state.log
@@ -448,7 +459,7 @@ class Group:
         self._entries += len(results) // width
         for token, start, count in self._sealed.pop(index, ()):
             self._resolve(token, Applied(index, results[start * width : (start + count) * width]))
-        self._mailbox.mark("applied", messages.AppliedTo(index))
+        self._mailbox.mark("applied", messages.AppliedTo(index), wake=False)  # no rule waits for it
         self.snapshots.on_applied(size)
         self._progress()
 

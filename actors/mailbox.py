@@ -40,30 +40,40 @@ class Mailbox(Generic[Message]):
         self._send.send_nowait(message)
         return True
 
-    def mark(self, name: str, message: Message) -> None:
-        """Overwrite the watermark `name`; the owner sees its newest value at its next `take`."""
+    def mark(self, name: str, message: Message, *, wake: bool = True) -> None:
+        """Overwrite the watermark `name`; the owner sees its newest value at its next `take`.
+
+        With `wake` False nobody is woken for it: it is seen when there is something else to do.
+        """
         self._marks[name] = message
+        if wake:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the owner's `take` return, even with nothing."""
         if not self._marked:
             self._marked = True
             self._send.send_nowait(_MARKED)
 
     async def take(self) -> list[Message]:
-        """Wait until there is something, then everything there is: watermarks first, then messages in
-        order."""
+        """Wait until there is something, or a wake-up; then everything there is: watermarks first, then
+        messages in order."""
         taken: list[Message] = []
-        self._drain(taken)
-        if not taken and not self._marks:  # Trio's receive gives way even when something is there
+        if not self._drain(taken):  # Trio's receive gives way even when something is there
             self._sort(await self._receive.receive(), taken)
             self._drain(taken)
         marks, self._marks = list(self._marks.values()), {}
         return marks + taken
 
-    def _drain(self, taken: list[Message]) -> None:
+    def _drain(self, taken: list[Message]) -> bool:
+        """Take what there is; True if there was anything, be it only a wake-up."""
+        found = False
         while True:
             try:
                 self._sort(self._receive.receive_nowait(), taken)
             except trio.WouldBlock:
-                return
+                return found
+            found = True
 
     def _sort(self, item: Message | _Marked, taken: list[Message]) -> None:
         if isinstance(item, _Marked):

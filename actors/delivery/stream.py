@@ -175,7 +175,8 @@ class StreamDelivery:
     def _on_applied(self) -> None:
         """The stream has new messages, or its consumers changed."""
         self._dirty.update(self._hungry)
-        self._wake.set()
+        if self._dirty or self._consumers_changed():
+            self._wake.set()
 
     def listeners_changed(self) -> None:
         """Somebody subscribed or left: push consumers look whether it was theirs."""
@@ -186,12 +187,16 @@ class StreamDelivery:
 
     # --- which consumers there are ------------------------------------------------------------------------
 
+    def _consumers_changed(self) -> bool:
+        consumers = self._machine.consumers
+        return (consumers.epoch, len(consumers.changes)) != self._seen
+
     def _follow(self) -> None:
         """Serve the consumers that the log now has, and no others."""
+        if not self._consumers_changed():
+            return
         consumers = self._machine.consumers
         epoch, seen = self._seen
-        if (consumers.epoch, len(consumers.changes)) == self._seen:
-            return
         if consumers.epoch == epoch:
             numbers = set(consumers.changes[seen:])
         else:
