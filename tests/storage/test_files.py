@@ -27,6 +27,7 @@ from trimaran.storage import (
     encode_manifest,
 )
 from trimaran.storage.actor import FLUSH_DELAY
+from trimaran.storage.errors import ManifestTooLarge
 from trimaran.storage.recovery import recover
 
 from .helpers import GROUP, INCARNATION, create, opened, record
@@ -389,6 +390,49 @@ async def test_a_full_block_is_synced_in_the_background(autojump_clock: trio.tes
         own(storage).sync_in_background("a")
         await trio.sleep(1)
         assert ("sync", f"{DIRECTORY}/a") in disk.operations
+
+
+class Vanishing(MemoryDisk):
+    """A file goes just before it is opened by a name that was there: another lane removed it."""
+
+    gone = ""
+
+    def open(self, path: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> int:
+        if path == self.gone:
+            self.gone = ""
+            self.unlink(path)
+        return super().open(path, write=write, create=create, exclusive=exclusive)
+
+
+async def test_a_file_that_goes_before_its_background_sync_needs_none(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = Vanishing()
+    async with opened(disk) as storage:
+        own(storage).write("a", 0, b"full" * 100)
+        await own(storage).settle(0)
+        disk.gone = f"{DIRECTORY}/a"
+        own(storage).sync_in_background("a")
+        await trio.sleep(1)
+        assert not disk.gone and storage.failed is None
+
+
+async def test_a_manifest_that_could_not_be_read_again_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trimaran.storage.manifest.MAX_MANIFEST_BYTES", 10_000)
+    monkeypatch.setattr("trimaran.storage.files.MAX_MANIFEST_BYTES", 10_000)
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        await files.write_manifest(manifest(1, {}))
+        with pytest.raises(ManifestTooLarge):
+            await files.write_manifest(manifest(2, {}, state=bytes(10_000)))
+        assert files.manifest == manifest(1, {}) and storage.failed is None
+        storage.append([create()])
+        await storage.drain()
+    async with opened(disk) as storage:
+        assert storage.recovered.groups[GROUP].manifest == manifest(1, {})
 
 
 def test_every_flipped_bit_of_a_manifest_is_found_and_a_newer_one_is_refused() -> None:
