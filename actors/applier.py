@@ -26,9 +26,10 @@ OnApplied = Callable[[int, int, Results], None]
 class MachineFailed(Exception):
     """The state machine raised: this replica of the group stops, and never skips the batch."""
 
-    def __init__(self, kind: str, doing: str, index: int) -> None:
+    def __init__(self, kind: str, doing: str, index: int, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
         super().__init__(
-            f"state machine {kind!r} failed {doing} index {index}; this replica of the group has stopped"
+            f"state machine {kind!r} failed {doing} index {index} ({why}); this replica of the group has stopped"
         )
         self.index = index
 
@@ -70,7 +71,7 @@ class Applier:
             return self.machine.capture()
         except Exception as error:
             logger.exception("snapshot at index %d", self.applied)
-            raise MachineFailed(self.machine.kind, "making a snapshot at", self.applied) from error
+            raise MachineFailed(self.machine.kind, "making a snapshot at", self.applied, error) from error
 
     def advance(self, commit: int) -> None:
         """Everything up to `commit` is committed. A watermark: it overwrites, it never waits."""
@@ -125,7 +126,7 @@ class Applier:
             except Exception as error:
                 # A user's machine may raise anything; whatever it is, its state can no longer be trusted.
                 logger.exception("group %d, index %d", header.group, header.index)
-                raise MachineFailed(self.machine.kind, "at", header.index) from error
+                raise MachineFailed(self.machine.kind, "at", header.index, error) from error
         self.applied, self.applied_term, self.applied_time = header.index, header.term, header.time
         self.rolling_hash = crc32c(header.header_crc.to_bytes(4, "little"), self.rolling_hash)
         self._on_applied(header.index, header.length, results)

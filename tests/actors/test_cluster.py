@@ -4,11 +4,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.actors.cluster import Cluster, open_memory_cluster, until
+from tests.actors.cluster import OPTIONS, Cluster, Counter, open_memory_cluster, until
+from tests.storage.helpers import opened
 from trimaran import GroupHandle, NotDone
-from trimaran.actors.birth import JOIN
-from trimaran.actors.meta import META_GROUP
+from trimaran.actors.birth import JOIN, Founding
+from trimaran.actors.meta import META_GROUP, META_KIND, NodeRecord
 from trimaran.actors.requests import Refusal
+from trimaran.storage import GroupCreate
 
 
 async def count(handle: GroupHandle, *texts: bytes) -> None:
@@ -179,3 +181,44 @@ async def test_nobody_takes_the_name_of_a_living_node(autojump_clock: MockClock)
         with pytest.raises(Refusal, match="alive"):
             await cluster["c"].requests.ask(a.node, JOIN, [c.node, b.name, c.address], 5)
         assert cluster["a"].state.nodes == before
+
+
+async def test_a_leader_out_of_reach_is_found_again_when_its_link_comes_back(
+    autojump_clock: MockClock,
+) -> None:
+    """Only the link from here broke: the leader noticed nothing, and says nothing again."""
+    async with open_memory_cluster("a", "b") as cluster:
+        handle = await cluster.counter("a", replicas=1)
+        await handle.propose(b"1")
+        leader = cluster.leader(handle.group)
+        [other] = {"a", "b"} - {leader}
+        await GroupHandle(cluster[other], handle.group).propose(b"2")
+        cluster.network.cut(cluster.addresses[leader])
+        await until(lambda: cluster[other].groups.leadership(handle.group) is None)
+        cluster.network.heal(cluster.addresses[leader])
+        await count_until_taken(cluster, other, handle.group, b"3")
+        assert cluster.counted(leader, handle.group)[:2] == [b"1", b"2"]
+
+
+async def test_a_second_founding_is_above_what_a_first_one_prepared(autojump_clock: MockClock) -> None:
+    """To storage a lower incarnation is a thing of the past: its log would not outlive a restart."""
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(nursery, "abc", {"counter": Counter}, OPTIONS, seed=1)
+        first = Founding((1 << 63) - 5, (NodeRecord(77, "a", "a:1"), NodeRecord(78, "b", "b:1")))
+        async with opened(cluster.members["b"].disk) as storage:
+            record = GroupCreate(META_GROUP, first.cluster, META_KIND, META_KIND, first.pack())
+            storage.append([record])
+            await storage.drain()
+        for name in "abc":
+            await cluster.start(name)
+        await cluster.ready()
+        handle = await cluster.counter("a")
+        await handle.propose(b"1")
+        for name in "abc":
+            await cluster.crash(name)
+        for name in "abc":
+            await cluster.start(name)
+        await cluster.ready()
+        assert {cluster[name].birth.cluster > first.cluster for name in "abc"} == {True}
+        assert await same_everywhere(cluster, handle.group, "a", "b", "c") == [b"1"]
+        nursery.cancel_scope.cancel()

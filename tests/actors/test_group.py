@@ -155,7 +155,8 @@ async def test_a_machine_that_makes_no_snapshot_stops_its_replica_alone(
         group.deliver(append(batch(1, 1, b"x", 0), term=1, previous=0, commit=1))
         with pytest.raises(NotDone):
             await group.wait_applied(2)
-        assert "making a snapshot at index 1" in group.failed
+        assert "'counter' failed making a snapshot at index 1" in group.failed
+        assert ("not bytes" if where == "text" else "ZeroDivisionError") in group.failed
         await storage.drain()
 
 
