@@ -27,9 +27,9 @@ class MachineFailed(Exception):
     """The state machine raised: this replica of the group stops, and never skips the batch."""
 
     def __init__(self, kind: str, doing: str, index: int, error: Exception) -> None:
-        why = f"{type(error).__name__}: {error}"
         super().__init__(
-            f"state machine {kind!r} failed {doing} index {index} ({why}); this replica of the group has stopped"
+            f"state machine {kind!r} failed {doing} index {index}, {type(error).__name__}: {error}; "
+            "this replica of the group has stopped"
         )
         self.index = index
 
