@@ -135,9 +135,7 @@ async def count_missing(client: Client, names: list[str], acknowledged: dict[int
     missing = 0
     for name in names:
         different = await differences(client, name, acknowledged)
-        while (
-            await leader_of(client) != name
-        ):  # it went home, where nobody published: read again
+        while await leader_of(client) != name:  # it went home, where nobody published: read again
             different = await differences(client, name, acknowledged)
         missing += len(different)
         for each in different[:3]:
