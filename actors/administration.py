@@ -25,6 +25,7 @@ from .options import check_name, split_address
 from .outcomes import Applied, NotApplied, Outcome
 from .stream.config import decode_json
 from .stream.errors import ApiError, json_error
+from .wire import OLDEST_PROTOCOL
 
 PREFIX: Final = "$TRIMARAN.API."
 TYPE_PREFIX: Final = "io.trimaran.api.v1."
@@ -89,6 +90,7 @@ class Administration:
                 "id": f"{record.node:016x}",
                 "address": record.address,
                 "state": "leaving" if record.node in state.leaving else "member",
+                "protocol": state.versions.get(record.node, OLDEST_PROTOCOL),
                 "reachable": self._host.is_reachable(record.node),
                 "replicas": sum(record.node in group.replicas for group in state.groups.values()),
                 "leads": self._host.led_by(record.node),
@@ -106,6 +108,7 @@ class Administration:
         ]
         return {
             "cluster": f"{self._host.cluster_id:016x}",
+            "protocol": state.level,
             "nodes": [*nodes, *invited],
             "removed": [f"{node:016x}" for node in sorted(state.removed)],
         }

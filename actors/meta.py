@@ -20,14 +20,18 @@ from . import placement
 from .machine import Capture, StateUnusable
 from .stream.config import StreamConfig, check_overlap, check_update, same_config
 from .stream.errors import ApiError, api_error
-from .wire import MAX_U64
+from .wire import MAX_U64, OLDEST_PROTOCOL, PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 
 META_GROUP: Final = 1
 META_KIND: Final = "meta"
 STREAM_KIND: Final = "stream"
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 3
+OLDEST_STATE: Final = 2
+"""Without `Assignment.settled_at`. It is what is written until all members read the newer one."""
+FENCED_REPORTS: Final = 2
+"""The protocol since which a report of a group's members says at which commit index they were true."""
 NAME_BYTES: Final = 4 * 255
 """Longest name of a group or of a state machine: that of a stream, in UTF-8."""
 
@@ -78,7 +82,8 @@ class Assignment:
     initial: tuple[int, ...]
     """Its first voters, which never change: the membership that its log starts from."""
     settled: tuple[int, ...]
-    """The members that its own log had when its leader last reported them: who may still be needed."""
+    """The members that its own log had when its leader last reported them, and whoever was desired then: who
+    may still be needed."""
     version: int
     """Of `config`; grows with each accepted one."""
     config: Mapping[str, object]
@@ -86,6 +91,9 @@ class Assignment:
     """Nanoseconds since 1970, the time of the batch that made it."""
     restoring: bool = False
     """Its first replica is being filled from a backup: nobody serves it before that is whole."""
+    settled_at: int = 0
+    """The commit index of the group's log as of which `settled` is true: a report that comes late, from a
+    leader that was one, changes nothing. 0: nobody has said."""
 
 
 @dataclass(slots=True)
@@ -104,6 +112,11 @@ class MetaState:
     next_group: int = META_GROUP + 1
     rebalanced: int = 0
     """Index of the last wish for it: every leader sends its groups home when this changes."""
+    versions: dict[int, int] = field(default_factory=dict)
+    """The newest protocol that each member speaks, by its own word."""
+    level: int = OLDEST_PROTOCOL
+    """What all members speak, or once spoke: entries and records of this protocol may be written (DESIGN 10).
+    Never falls, so whoever speaks less can't come back."""
 
     def named(self, kind: str, name: str) -> Assignment | None:
         """The group of this kind and name, if it exists."""
@@ -123,19 +136,33 @@ class MetaState:
         return next((record for record in self.nodes.values() if record.name == name), None)
 
 
+class ClusterMovedOn(Exception):
+    """All members of the cluster speak a newer protocol than this node: it was downgraded too late."""
+
+    def __init__(self, level: int, speaks: int) -> None:
+        super().__init__(
+            f"the cluster speaks protocol {level}, this node up to {speaks}: use a newer program"
+        )
+
+
 class MetaMachine:
-    """Applies the meta log. `changed` is called after every batch that changed something."""
+    """Applies the meta log. `changed` is called after every batch that changed something; `speaks` is the
+    newest protocol of this node, with which it can't follow a cluster that has moved on."""
 
     kind = META_KIND
 
-    def __init__(self, nodes: Iterable[NodeRecord], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, nodes: Iterable[NodeRecord], changed: Callable[[], None], speaks: int = PROTOCOL_VERSION
+    ) -> None:
         self.state = MetaState(nodes={record.node: record for record in nodes})
         self._changed = changed
+        self._speaks = speaks
         self._commands: dict[str, Callable[[Command, int, int], Command]] = {
             "invite": self._invite,
             "join": self._join,
             "leave": self._leave,
             "settled": self._settled,
+            "speaks": self._says_what_it_speaks,
             "recover": self._recover,
             "rebalance": self._rebalance,
             "create_stream": self._create_stream,
@@ -172,16 +199,19 @@ class MetaMachine:
 
     def capture(self) -> Capture:
         state = self.state
+        version = STATE_VERSION if state.level >= FENCED_REPORTS else OLDEST_STATE
         packed: bytes = msgpack.packb(
             {
-                "v": STATE_VERSION,
+                "v": version,
                 "nodes": [[record.node, record.name, record.address] for record in state.nodes.values()],
                 "invited": [[each.name, each.address, each.replaces] for each in state.invited.values()],
                 "leaving": sorted(state.leaving),
                 "removed": sorted(state.removed),
-                "groups": [_pack_assignment(group) for group in state.groups.values()],
+                "groups": [_pack_assignment(group, version) for group in state.groups.values()],
                 "next_group": state.next_group,
                 "rebalanced": state.rebalanced,
+                "versions": sorted(state.versions.items()),
+                "level": state.level,
             }
         )
         return Capture(state=packed, files=())
@@ -189,9 +219,12 @@ class MetaMachine:
     async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
         """Raises StateUnusable."""
         try:
-            self.state = _unpack_state(state)
+            restored = _unpack_state(state)
         except (msgpack.UnpackException, ValueError, KeyError, TypeError) as error:
             raise StateUnusable(f"meta: the captured state is wrong: {error}") from error
+        if restored.level > self._speaks:
+            raise StateUnusable(f"meta: {ClusterMovedOn(restored.level, self._speaks)}")
+        self.state = restored
         self._changed()
 
     def empty(self) -> None:
@@ -255,13 +288,36 @@ class MetaMachine:
         return {}
 
     def _settled(self, command: Command, index: int, time: int) -> Command:
-        """A group's leader reports the members that its log has; a report on an earlier life is dropped."""
+        """A group's leader reports the members that its log has; a report on an earlier life is dropped, and
+        so is one that comes behind a later one."""
         group = self.state.groups.get(cast(int, command["group"]))
-        if group is not None and group.incarnation == command["incarnation"]:
-            members = tuple(cast(list[int], command["members"]))
-            self.state.groups[group.group] = replace(group, settled=members)
-            self._dismiss()
+        if group is None or group.incarnation != command["incarnation"]:
+            return {}
+        members, at = cast(list[int], command["members"]), cast(int, command.get("commit", 0))
+        if at < group.settled_at:
+            return {}
+        # Whoever is desired may be in the log before its leader hears of this.
+        needed = sorted({*members, *group.replicas}) if at else members
+        self.state.groups[group.group] = replace(group, settled=tuple(needed), settled_at=at)
+        self._dismiss()
         return {}
+
+    def _says_what_it_speaks(self, command: Command, index: int, time: int) -> Command:
+        """A member was upgraded (or downgraded, while that is possible)."""
+        node, version = cast(int, command["node"]), cast(int, command["version"])
+        if node not in self.state.nodes:
+            raise ApiError(404, NO_SUCH_NODE, f"no node {node:016x} in this cluster")
+        self.state.versions[node] = version
+        self._raise_level()
+        return {}
+
+    def _raise_level(self) -> None:
+        """Raises ClusterMovedOn at the very entry behind which this node might misunderstand one."""
+        state = self.state
+        spoken = [state.versions.get(node, OLDEST_PROTOCOL) for node in state.nodes]
+        state.level = max(state.level, min(spoken, default=OLDEST_PROTOCOL))
+        if state.level > self._speaks:
+            raise ClusterMovedOn(state.level, self._speaks)
 
     def _rebalance(self, command: Command, index: int, time: int) -> Command:
         """Move a few replicas towards an even load; asked again, a few more. Leaderships follow at once."""
@@ -284,7 +340,7 @@ class MetaMachine:
         state.leaving.clear()
         for group in list(state.groups.values()):
             if survivor in (*group.replicas, *group.settled):
-                kept = replace(group, replicas=(survivor,), settled=(survivor,))
+                kept = replace(group, replicas=(survivor,), settled=(survivor,), settled_at=0)
                 state.groups[group.group] = kept
             else:
                 del state.groups[group.group]
@@ -459,7 +515,9 @@ class MetaMachine:
     def _remove(self, node: int) -> None:
         self.state.nodes.pop(node, None)
         self.state.leaving.discard(node)
+        self.state.versions.pop(node, None)
         self.state.removed.add(node)
+        self._raise_level()
 
 
 def command_chunk(command: Command) -> Chunk:
@@ -473,7 +531,7 @@ def _unpack(entry: memoryview) -> Command:
         fields = msgpack.unpackb(entry, strict_map_key=False)
     except (msgpack.UnpackException, ValueError):
         return {}
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not _is(fields.get("commit", 0), int):
         return {}
     types = _FIELDS.get(str(fields.get("op")))
     if types is not None and all(_is(fields.get(name), kind) for name, kind in types.items()):
@@ -492,6 +550,7 @@ _FIELDS: Final[dict[str, dict[str, type]]] = {
     "join": {"node": int, "name": str, "address": str},
     "leave": {"name": str},
     "settled": {"group": int, "incarnation": int, "members": list},
+    "speaks": {"node": int, "version": int},
     "recover": {"node": int},
     "rebalance": {},
     "create_stream": {"config": dict},
@@ -507,8 +566,8 @@ _FIELDS: Final[dict[str, dict[str, type]]] = {
 
 def _unpack_state(state: bytes) -> MetaState:
     fields = msgpack.unpackb(state, strict_map_key=False)
-    if fields["v"] != STATE_VERSION:
-        raise ValueError(f"meta state has version {fields['v']}, this node reads {STATE_VERSION}")
+    if not OLDEST_STATE <= fields["v"] <= STATE_VERSION:
+        raise ValueError(f"meta state has version {fields['v']}, this node reads up to {STATE_VERSION}")
     return MetaState(
         nodes={node: NodeRecord(node, name, address) for node, name, address in fields["nodes"]},
         invited={name: Invitation(name, address, old) for name, address, old in fields["invited"]},
@@ -517,11 +576,13 @@ def _unpack_state(state: bytes) -> MetaState:
         groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
         next_group=fields["next_group"],
         rebalanced=fields["rebalanced"],
+        versions=dict(fields.get("versions", ())),
+        level=fields.get("level", OLDEST_PROTOCOL),
     )
 
 
-def _pack_assignment(group: Assignment) -> list[object]:
-    return [
+def _pack_assignment(group: Assignment, version: int) -> list[object]:
+    packed: list[object] = [
         group.group,
         group.incarnation,
         group.kind,
@@ -534,10 +595,12 @@ def _pack_assignment(group: Assignment) -> list[object]:
         group.created,
         group.restoring,
     ]
+    return packed if version == OLDEST_STATE else [*packed, group.settled_at]
 
 
 def _unpack_assignment(packed: Sequence[object]) -> Assignment:
-    group, incarnation, kind, name, replicas, initial, settled, version, config, created, restoring = packed
+    group, incarnation, kind, name, replicas, initial, settled, version, config, created, *later = packed
+    restoring, settled_at = (*later, 0)[:2]
     return Assignment(
         group=cast(int, group),
         incarnation=cast(int, incarnation),
@@ -550,4 +613,5 @@ def _unpack_assignment(packed: Sequence[object]) -> Assignment:
         config=cast(Mapping[str, object], config),
         created=cast(int, created),
         restoring=bool(restoring),
+        settled_at=cast(int, settled_at),
     )

@@ -36,7 +36,16 @@ from .groups import Birth as GroupBirth
 from .groups import Groups
 from .machine import Machine
 from .membership import Membership
-from .meta import META_GROUP, META_KIND, STREAM_KIND, Assignment, MetaMachine, MetaState, NodeRecord
+from .meta import (
+    FENCED_REPORTS,
+    META_GROUP,
+    META_KIND,
+    STREAM_KIND,
+    Assignment,
+    MetaMachine,
+    MetaState,
+    NodeRecord,
+)
 from .monitor import Monitor
 from .network import Listener, join_address, split_address
 from .options import BATCH_OVERHEAD, Options
@@ -51,7 +60,7 @@ from .stream import commands
 from .stream.machine import StreamMachine
 from .user_machine import StateMachine, UserMachine
 from .vitals import Vitals
-from .wire import PROTOCOL_VERSION, FrameKind, Hello
+from .wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
 from .world import World
 
 logger = logging.getLogger(__name__)
@@ -61,6 +70,7 @@ STOP_SECONDS: Final = 2.0
 DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
 DISMISS_SECONDS: Final = 0.5
+SAY_SECONDS: Final = 1.0
 REMOVED_SECONDS: Final = 3.0
 """Above an election with the longest default timeouts: a living cluster has a leader by then."""
 
@@ -97,6 +107,7 @@ class Node:
         the
             same ones.
         listen: hears every event of every group (`actors/events.py`).
+        speaks: the newest protocol it speaks; an older one than the program's is for tests of upgrades.
     """
 
     def __init__(
@@ -106,6 +117,7 @@ class Node:
         machines: Mapping[str, MakeStateMachine] | None = None,
         port: Port | None = None,
         listen: EventHook | None = None,
+        speaks: int = PROTOCOL_VERSION,
     ) -> None:
         self.options = options
         self.client_address = options.listen
@@ -121,6 +133,7 @@ class Node:
         self._machines = dict(machines or {})
         self._port = port
         self._listen = listen
+        self._speaks = speaks
         self._failure: StorageFailed | None = None
         self._failed = trio.Event()
         self._told_removed = trio.Event()
@@ -259,7 +272,8 @@ class Node:
         address = _advertised(options.peer_address, listener)
         self.me = NodeRecord(node.node_id, options.name, address)
         hello = Hello(
-            version=PROTOCOL_VERSION,
+            version=self._speaks,
+            oldest=OLDEST_PROTOCOL,
             cluster=node.cluster_id,
             cluster_name=options.cluster_name,
             node=node.node_id,
@@ -421,6 +435,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reconciler.run)
             nursery.start_soon(self._dismiss_removed)
+            nursery.start_soon(self._say_what_is_spoken)
             nursery.start_soon(self.backups.run)
             nursery.start_soon(self.balancer.run)
             await self._follow_meta()
@@ -432,6 +447,17 @@ class Node:
             for node in linked:
                 self.peers.dismiss(node)
             await trio.sleep(DISMISS_SECONDS)
+
+    async def _say_what_is_spoken(self) -> None:
+        """Have meta record which protocol this node speaks, once it was upgraded (DESIGN 10)."""
+        while True:
+            changed, state = self._meta_changed, self.state
+            if self.me.node in state.nodes and state.versions.get(self.me.node) != self._speaks:
+                await self.propose_meta({"op": "speaks", "node": self.me.node, "version": self._speaks})
+                with trio.move_on_after(SAY_SECONDS):
+                    await changed.wait()
+            else:
+                await changed.wait()
 
     def _is_gone(self, node: int) -> bool:
         """Removed from the meta group's own log, not only from what it says: until then its vote may be
@@ -514,7 +540,7 @@ class Node:
 
     def _make_machine(self, kind: str, name: str, files: GroupFiles) -> Machine:
         if kind == META_KIND:
-            self._meta_machine = MetaMachine(self._founding.founders, self._on_meta)
+            self._meta_machine = MetaMachine(self._founding.founders, self._on_meta, self._speaks)
             return self._meta_machine
         if kind == STREAM_KIND:
             return StreamMachine(files, name, block_bytes=self.options.block_bytes)
@@ -522,6 +548,9 @@ class Node:
 
     def _on_meta(self) -> None:
         """Desired state changed: publishers see it at once, the rest follows in its own task."""
+        oldest = max(OLDEST_PROTOCOL, self.state.level)
+        if self.peers.me.oldest != oldest:  # whoever speaks less is too late to come back
+            self.peers.me = replace(self.peers.me, oldest=oldest)
         self._directory.update(self.state)
         self._meta_changed.set()
         self._meta_changed = trio.Event()
@@ -542,14 +571,16 @@ class Node:
         """Wait for the next change of desired state."""
         await self._meta_changed.wait()
 
-    async def _report_members(self, assignment: Assignment, members: frozenset[int]) -> None:
-        """Tell meta whom a group's log counts on, so that it knows who can be done without."""
-        command = {
+    async def _report_members(self, assignment: Assignment, members: frozenset[int], commit: int) -> None:
+        """Tell meta whom a group's log counts on as of `commit`, so that it knows who can be done without."""
+        command: dict[str, object] = {
             "op": "settled",
             "group": assignment.group,
             "incarnation": assignment.incarnation,
             "members": sorted(members),
         }
+        if self.state.level >= FENCED_REPORTS:
+            command["commit"] = commit
         await self.desk.propose_meta(command)
 
     async def _take_in(self, record: NodeRecord) -> Iterable[NodeRecord]:

@@ -20,7 +20,6 @@ from .wire import (
     ENVELOPES,
     KINDS,
     MESSAGES,
-    PROTOCOL_VERSION,
     FrameKind,
     Hello,
     checked,
@@ -206,8 +205,9 @@ class Peers:
     def accept(self, remote: Hello) -> str | None:
         """Why this node will not talk to that one, or None."""
         me = self.me
-        if remote.version != PROTOCOL_VERSION:
-            return f"it speaks protocol {remote.version}"
+        if remote.version < me.oldest or me.version < remote.oldest:
+            theirs, ours = f"{remote.oldest} to {remote.version}", f"{me.oldest} to {me.version}"
+            return f"it speaks protocols {theirs}, this node {ours}"
         if remote.name == me.name or remote.node == me.node:
             return f"it bears this node's own name or id ({remote.name})"
         if remote.cluster_name != me.cluster_name:

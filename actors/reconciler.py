@@ -61,7 +61,7 @@ class Reconciler:
         catch_up: Callable[[], Awaitable[None]],
         configure: Callable[[Group, Assignment], Chunk | None],
         due: Callable[[Group], int | None],
-        report: Callable[[Assignment, frozenset[int]], Awaitable[None]],
+        report: Callable[[Assignment, frozenset[int], int], Awaitable[None]],
     ) -> None:
         self._clock = clock
         self._led = led
@@ -175,7 +175,7 @@ class Reconciler:
         """Report to meta, or change the log's members: `term` is that of before this node caught up."""
         assignment, unreported = self._meta().groups.get(group.number), self._unreported(group)
         if assignment is not None and unreported is not None:
-            await self._report(assignment, unreported)
+            await self._report(assignment, unreported, group.state.commit)
             return
         change = self._next_change(group)
         if change is not None:

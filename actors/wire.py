@@ -24,7 +24,13 @@ from .messages import (
     VoteReply,
 )
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
+"""The newest protocol that this program speaks (DESIGN 10). What each version added:
+
+2: reports of a group's members say at which commit index they were true (`meta.FENCED_REPORTS`).
+"""
+OLDEST_PROTOCOL: Final = 1
+"""The oldest one that it still speaks, with whoever knows no newer one."""
 MAX_U64: Final = (1 << 64) - 1
 MAX_TEXT: Final = 300
 """Of a greeting: a node's name has at most 64 characters, a host's 255."""
@@ -60,9 +66,13 @@ class FrameKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How nodes greet each other (both ways, before anything else)."""
+    """How nodes greet each other (both ways, before anything else). Later versions may add fields at the
+    end."""
 
     version: int
+    """The newest protocol that the node speaks."""
+    oldest: int
+    """The oldest one that it will speak here: its cluster may have moved on."""
     cluster: int
     """Cluster id; 0: this node belongs to none yet."""
     cluster_name: str
@@ -79,13 +89,12 @@ def encode_hello(hello: Hello) -> bytes:
 
 
 def decode_hello(frame: Frame) -> Hello:
-    """Raises FrameError when the frame is no greeting of a version this node speaks."""
+    """Raises FrameError when the frame is no greeting. Of a newer version it takes what it knows."""
     if frame.kind != FrameKind.HELLO or not frame.envelope:
         raise FrameError("peer did not greet")
-    if frame.envelope[0] != PROTOCOL_VERSION:
-        raise FrameError(f"peer speaks protocol {frame.envelope[0]!r:.20}, this node {PROTOCOL_VERSION}")
-    types = (int, int, str, int, int, str, str)
-    hello = Hello(*cast(tuple[int, int, str, int, int, str, str], checked(frame.envelope, types)))
+    types = (int, int, int, str, int, int, str, str)
+    known = checked(frame.envelope[: len(types)], types)
+    hello = Hello(*cast(tuple[int, int, int, str, int, int, str, str], known))
     if not hello.node or max(map(len, (hello.name, hello.cluster_name, hello.address))) > MAX_TEXT:
         raise FrameError("peer's greeting has no node id, or a text that is too long")
     return hello

@@ -18,6 +18,7 @@ from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.network import MemoryNetwork
 from trimaran.actors.node import NodeRemoved
+from trimaran.actors.wire import PROTOCOL_VERSION
 from trimaran.codec import Buffer
 from trimaran.storage.disk import Disk
 from trimaran.storage.memory_disk import MemoryDisk
@@ -122,6 +123,8 @@ class Cluster:
         self.checker = Checker(self.violations.append)
         self.members = {name: Member(name, seed * 101 + number) for number, name in enumerate(names)}
         self.addresses = {name: f"{name}:1" for name in names}
+        self.speaks: dict[str, int] = {}
+        """The protocol of nodes that are started as of an older program."""
 
     def __getitem__(self, name: str) -> Node:
         return self.members[name].running
@@ -138,7 +141,8 @@ class Cluster:
             self._options, name=name, data=Path(name), peer_listen=self.addresses[name], peers=others
         )
         member.port = MemoryPort()
-        member.node = Node(options, self.world(member), self._machines, member.port, self.checker)
+        speaks = self.speaks.get(name, PROTOCOL_VERSION)
+        member.node = Node(options, self.world(member), self._machines, member.port, self.checker, speaks)
         member.scope = trio.CancelScope()
         member.gone = trio.Event()
         await self._nursery.start(self._run, member)
@@ -208,12 +212,17 @@ class Cluster:
 
 @asynccontextmanager
 async def open_memory_cluster(
-    *names: str, options: Options = OPTIONS, seed: int = 1, checked: bool = True
+    *names: str,
+    options: Options = OPTIONS,
+    seed: int = 1,
+    checked: bool = True,
+    speaks: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Cluster]:
     """A healthy cluster whose nodes know the user machine `counter`. Raft's invariants are checked, unless
-    the test has a peer that lies."""
+    the test has a peer that lies. `speaks` names the nodes of an older protocol."""
     async with trio.open_nursery() as nursery:
         cluster = Cluster(nursery, names or ("a", "b", "c"), {"counter": Counter}, options, seed)
+        cluster.speaks.update(speaks or {})
         for name in cluster.members:
             await cluster.start(name)
         await cluster.ready()

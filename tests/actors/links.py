@@ -19,7 +19,7 @@ class LinkedNode:
 
     def __init__(self, number: int, name: str, known: Mapping[str, str], network: MemoryNetwork) -> None:
         self.number = number
-        hello = Hello(PROTOCOL_VERSION, 0, "test", number, number, name, f"{name}:1")
+        hello = Hello(PROTOCOL_VERSION, 1, 0, "test", number, number, name, f"{name}:1")
         others = {other: address for other, address in known.items() if other != name}
         self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES)
         self.requests = Requests(self.peers, 1)

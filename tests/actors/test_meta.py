@@ -7,7 +7,7 @@ import msgpack
 import pytest
 
 from trimaran.actors.machine import StateUnusable
-from trimaran.actors.meta import NODE_REMOVED, MetaMachine, NodeRecord
+from trimaran.actors.meta import NODE_REMOVED, ClusterMovedOn, MetaMachine, NodeRecord
 from trimaran.actors.stream.config import from_request
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch, walk_batch
 
@@ -232,3 +232,75 @@ async def test_a_newer_state_is_refused() -> None:
     newer = cast(bytes, msgpack.packb({"v": 99}))
     with pytest.raises(StateUnusable, match="version 99"):
         await Replica().machine.restore(newer, ())
+
+
+# --- versions (DESIGN 10) --------------------------------------------------------------------------------
+
+
+def speak(replica: Replica, *versions: int) -> None:
+    for node, version in enumerate(versions, 1):
+        replica.apply(op="speaks", node=node, version=version)
+
+
+def test_the_level_is_what_all_members_speak_and_never_falls() -> None:
+    meta = Replica()
+    state = meta.machine.state
+    speak(meta, 2, 2)
+    assert state.level == 1
+    speak(meta, 2, 2, 2)
+    assert state.level == 2
+    meta.apply(op="invite", name="d", address="d:1")
+    meta.apply(op="join", node=4, name="d", address="d:1")
+    speak(meta, 2, 1)
+    assert state.level == 2
+    assert "error" in meta.apply(op="speaks", node=99, version=2)
+
+
+def test_a_member_that_leaves_holds_the_others_back_no_longer() -> None:
+    meta = Replica()
+    speak(meta, 2, 2, 1)
+    meta.apply(op="leave", name="c")
+    assert meta.machine.state.level == 2 and sorted(meta.machine.state.versions) == [1, 2]
+
+
+async def test_a_node_stops_where_its_cluster_moves_on_without_it() -> None:
+    older, newer = Replica(), Replica()
+    older.machine = MetaMachine(NODES, lambda: None, 1)
+    speak(older, 2, 2)
+    speak(newer, 2, 2, 2)
+    with pytest.raises(ClusterMovedOn, match="protocol 2, this node up to 1"):
+        older.apply(op="speaks", node=3, version=2)
+    with pytest.raises(StateUnusable, match="protocol 2, this node up to 1"):
+        await older.machine.restore(newer.machine.capture().state, ())
+
+
+def test_a_report_on_members_that_comes_late_changes_nothing() -> None:
+    """Two leaders' reports may overtake each other; what the log said last is what counts (S14)."""
+    meta = Replica()
+    meta.apply(**stream("S", "s.>", replicas=2))
+    [group] = meta.machine.state.streams()
+    report = {"op": "settled", "group": group.group, "incarnation": group.incarnation}
+    meta.apply(**report, members=[1, 2, 3], commit=70)
+    meta.apply(**report, members=[3], commit=50)
+    [group] = meta.machine.state.streams()
+    assert (group.settled, group.settled_at) == ((1, 2, 3), 70)
+    meta.apply(**report, members=[3], commit=80)
+    [group] = meta.machine.state.streams()
+    assert set(group.settled) == {3, *group.replicas}, (
+        "who is desired is needed, whatever a leader knows of it"
+    )
+    assert "error" in meta.apply(**report, members=[3], commit=-1)
+
+
+async def test_the_older_state_is_written_until_all_read_the_newer_and_read_for_ever() -> None:
+    one, other = Replica(), Replica()
+    one.apply(**stream("S", "s.>"))
+    speak(one, 2, 2)
+    for version in (2, 3):
+        captured = one.machine.capture().state
+        assert msgpack.unpackb(captured, strict_map_key=False)["v"] == version
+        await other.machine.restore(captured, ())
+        assert other.machine.state == one.machine.state
+        speak(one, 2, 2, 2)
+        [group] = one.machine.state.streams()
+        one.apply(op="settled", group=group.group, incarnation=group.incarnation, members=[1], commit=9)

@@ -223,15 +223,16 @@ async def test_an_answer_to_an_earlier_process_is_nobodys(autojump_clock: MockCl
         ({"name": "stranger", "cluster": 0}, "no node 'stranger'"),
         ({"name": "b"}, "own name or id"),
         ({"cluster": 5}, "another cluster"),
-        ({"version": 2}, "protocol 2"),
+        ({"version": 9, "oldest": 3}, "it speaks protocols 3 to 9, this node 1 to 2"),
     ],
 )
 async def test_a_greeting_that_does_not_fit_is_refused(change: dict[str, object], reason: str) -> None:
     network = MemoryNetwork()
     b = LinkedNode(2, "b", {"a": "a:1", "b": "b:1"}, network)
     b.peers.me = replace(b.peers.me, cluster=4)
-    remote = Hello(1, 4, "test", 1, 1, "a", "a:1")
-    assert b.peers.accept(remote) is None
+    remote = Hello(1, 1, 4, "test", 1, 1, "a", "a:1")
+    for version in (1, 2, 3):
+        assert b.peers.accept(replace(remote, version=version)) is None
     refused = b.peers.accept(replace(remote, **change))  # type: ignore[arg-type]
     assert refused is not None and reason in refused
 

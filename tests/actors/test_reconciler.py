@@ -112,7 +112,7 @@ async def test_a_leader_that_is_behind_with_meta_does_not_undo_what_earlier_lead
         del states[:-1]
         caught_up.set()
 
-    async def report(assignment: Assignment, members: frozenset[int]) -> None:
+    async def report(assignment: Assignment, members: frozenset[int], commit: int) -> None:
         return
 
     reconciler = Reconciler(

@@ -139,13 +139,14 @@ def nodes_of(answer: Json) -> Sequence[Json]:
 
 
 def nodes_table(answer: Json) -> Table:
-    table = Table(title=f"cluster {answer['cluster']}", title_justify="left")
-    for heading in ("node", "id", "address", "state", "link", "replicas", "leads", "needed by"):
+    title = f"cluster {answer['cluster']}, protocol {answer['protocol']}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("node", "id", "address", "state", "link", "protocol", "replicas", "leads", "needed by"):
         table.add_column(heading)
     for node in nodes_of(answer):
         link = "" if "reachable" not in node else "up" if node["reachable"] else "down"
         needed = ", ".join(cast(Sequence[str], node.get("needed_by", ())))
         facts = (node["name"], node.get("id", ""), node["address"], node["state"], link)
-        counts = (node.get("replicas", ""), node.get("leads", ""), needed)
+        counts = (node.get("protocol", ""), node.get("replicas", ""), node.get("leads", ""), needed)
         table.add_row(*(plain(str(each)) for each in (*facts, *counts)))
     return table
