@@ -127,9 +127,7 @@ class Node:
         from .. import __version__  # here, since the package's face imports this module
 
         self._version = __version__
-        self._world = (
-            world if world is not None else World.real(options.data, inline_log=options.wal_sync == "inline")
-        )
+        self._world = world if world is not None else World.real(options.data, wal_sync=options.wal_sync)
         self._machines = dict(machines or {})
         self._port = port
         self._listen = listen

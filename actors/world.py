@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 
@@ -55,7 +55,8 @@ class World:
     network: Network = field(default_factory=TcpNetwork)
 
     @classmethod
-    def real(cls, data: Path, *, inline_log: bool = False) -> "World":
-        """This machine, with the node's files below `data`; with `inline_log` the log is synced on the
-        loop."""
-        return cls(disk=FileDisk(data), runner=ThreadRunner(inline=[Lane.LOG] if inline_log else ()))
+    def real(cls, data: Path, *, wal_sync: Literal["thread", "uring", "inline"] = "thread") -> "World":
+        """This machine, with the node's files below `data`; `wal_sync` as the option of that name."""
+        if wal_sync == "inline":
+            return cls(disk=FileDisk(data), runner=ThreadRunner(inline=[Lane.LOG]))
+        return cls(disk=FileDisk(data), runner=ThreadRunner(syncer=wal_sync))

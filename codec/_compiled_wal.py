@@ -1,4 +1,4 @@
-"""Reading the log in C: thin callers of `csrc/wal.c`, which says what each function does."""
+"""Sealing and reading the log's writes in C: thin callers of `csrc/wal.c`, which says what each does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,40 @@ from typing import Any, Final
 
 from ._native import ffi, lib
 from .chunk import Buffer
+from .errors import BadLength
 from .wal_types import Columns, Cursor, Run, WriteReader
 
 _RUN: Final = struct.Struct("<QQIIIBBxx")
 assert _RUN.size == ffi.sizeof("tri_wal_run")
 _FIELDS: Final = ("position", "chain", "writes", "records", "last_start", "last_records")
 _LONG_FIELDS: Final = ("sequence", "known_synced", "oldest", "newest")
+_SEAL: Final = ffi.typeof("tri_wal_seal *")
+_BYTES: Final = ffi.typeof("uint8_t[]")
+_FRAME_SIZE: Final = lib.TRI_FRAME_SIZE
+
+
+def seal_write(
+    frames: bytearray,
+    bodies: int,
+    *,
+    sequence: int,
+    newest: int,
+    known_synced: int,
+    oldest: int,
+    tag: int,
+    seed: int,
+    chain: int,
+) -> tuple[bytearray, int]:
+    """Seal a write's frames where they lie; see the twin in `_reference_wal`."""
+    count = len(frames) // _FRAME_SIZE
+    size = lib.tri_wal_trailer_size(count, bodies)
+    trailer = bytearray(size)
+    seal: Any = ffi.new(_SEAL, (sequence, newest, known_synced, oldest, tag, seed, chain, bodies))
+    if lib.tri_wal_seal_write(
+        ffi.from_buffer(_BYTES, frames), count, seal, ffi.from_buffer(_BYTES, trailer), size
+    ):
+        raise BadLength("the frames of a write do not add up to its bodies, or it is too long")
+    return trailer, seal.chain
 
 
 def write_reader(capacity: int) -> WriteReader:

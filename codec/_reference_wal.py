@@ -1,4 +1,4 @@
-"""Reading the log in Python: the model of `csrc/wal.c`, and its stand-in where no compiler was."""
+"""Sealing and reading the log's writes in Python: the model of `csrc/wal.c`, or its stand-in."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Final
 from ._reference_batch import verify_batch
 from ._reference_crc32c import crc32c
 from .chunk import Buffer
-from .errors import CodecError
+from .errors import BadLength, CodecError
 from .wal_types import Columns, Cursor, Run, WriteReader
 
 _FRAME: Final = struct.Struct("<IBBHIIQQQQII")
 _HEAD: Final = struct.Struct("<IIII")
-_TAIL_SIZE: Final = 8
+_TAIL: Final = struct.Struct("<II")
+_U32: Final = struct.Struct("<I")
+_SEQUENCE: Final = struct.Struct("<Q")
+_AT_LENGTH: Final = 8
+_AT_SEQUENCE: Final = 16
 _BATCH: Final = 1
 _LOST: Final = 2
 _TRAILER: Final = 255
@@ -42,6 +46,51 @@ class _Record:
         plain = run.kind == self.kind == _BATCH and not run.flags and not self.flags
         same = (run.group, run.incarnation) == (self.group, self.incarnation)
         return plain and same and run.index + run.count == self.index
+
+
+def seal_write(
+    frames: bytearray,
+    bodies: int,
+    *,
+    sequence: int,
+    newest: int,
+    known_synced: int,
+    oldest: int,
+    tag: int,
+    seed: int,
+    chain: int,
+) -> tuple[bytearray, int]:
+    """Seal a write's frames where they lie: tag, sequence and checksum of each.
+
+    `frames` are 56 bytes for each record; `bodies` is how many bytes all records have together. Returns the
+    trailer with its frame and the chain's new value. BadLength if the lengths in the frames are not those
+    bytes, or the write would have 4 GiB.
+    """
+    starts = range(0, len(frames), _FRAME.size)
+    before = len(frames) + bodies
+    least = _FRAME.size + _HEAD.size + len(frames) + _TAIL.size
+    size = least + -(before + least) % _SECTOR
+    lengths = sum(_U32.unpack_from(frames, at + _AT_LENGTH)[0] for at in starts)
+    if lengths != bodies or before + size > _HIGHEST_PLACE:
+        raise BadLength("the frames of a write do not add up to its bodies, or it is too long")
+    for at in starts:
+        _U32.pack_into(frames, at, tag)
+        _SEQUENCE.pack_into(frames, at + _AT_SEQUENCE, sequence)
+        _sum_frame(frames, at, seed)
+    # Not of the frames themselves: a CRC that runs over something and over its own CRC says nothing about it.
+    checksums = b"".join(frames[at + _FRAME.size - 4 : at + _FRAME.size] for at in starts)
+    new_chain = crc32c(checksums, chain)
+    body = _HEAD.pack(before + size, chain, new_chain, len(starts)) + frames
+    body += bytes(size - _FRAME.size - len(body) - _TAIL.size) + _TAIL.pack(size, tag)
+    identity = (tag, _TRAILER, 0, 0, len(body), 0, sequence, newest, known_synced, oldest)
+    trailer = bytearray(_FRAME.pack(*identity, crc32c(body), 0) + body)
+    _sum_frame(trailer, 0, seed)
+    return trailer, new_chain
+
+
+def _sum_frame(frames: bytearray, at: int, seed: int) -> None:
+    end = at + _FRAME.size - 4
+    _U32.pack_into(frames, end, crc32c(frames[at:end], seed))
 
 
 def write_reader(capacity: int) -> WriteReader:
@@ -126,7 +175,7 @@ def _take(view: memoryview, cursor: Cursor, records: list[_Record], trailer: int
     frame = _FRAME.unpack_from(view, trailer)
     length, sequence, newest, known_synced, oldest, body_crc, frame_crc = (frame[4], *frame[6:])
     body = view[trailer + _FRAME.size :][:length]
-    if len(body) < length or length < _HEAD.size + _TAIL_SIZE + len(records) * _FRAME.size:
+    if len(body) < length or length < _HEAD.size + _TAIL.size + len(records) * _FRAME.size:
         return False
     if crc32c(view[trailer : trailer + _FRAME.size - 4], cursor.seed) != frame_crc:
         return False

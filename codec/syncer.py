@@ -1,4 +1,4 @@
-"""A thread in C that writes and syncs, as a Python object; None where there is no such thing.
+"""Writing and syncing in C, off the event loop, as a Python object; None where there is no such thing.
 
 It is here because the C is built here: the codec's extension module is the only one. Who waits for it, and
 how, is the storage actor's affair.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from ._backend import IMPLEMENTATION
 
@@ -18,55 +18,98 @@ if TYPE_CHECKING:
 
     from .chunk import Buffer
 
+Way = Literal["thread", "uring"]
+"""Who does it: a long-lived thread in C, or the kernel's threads by io_uring."""
+
+MAX_BUFFERS: Final = 1024
+"""Of one job; more are joined first. The largest write of the log has about half as many."""
+
 
 class Syncer:
     """Writes and syncs one job at a time, without the interpreter. `receiver` becomes readable when it is
     done."""
 
-    def __init__(self) -> None:
-        """Raises OSError if the thread can't be started."""
+    def __init__(self, way: Way = "thread") -> None:
+        """Raises OSError if there is no thread or ring to be had."""
         from ._native import ffi, lib
 
-        self._ffi, self._lib = ffi, lib
+        self._ffi = ffi
+        functions = _functions(way)
         self.receiver = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._syncer: CData = lib.tri_syncer_start(self.receiver)
+        self._submit, self._result, self._stop = functions.submit, functions.result, functions.stop
+        self._syncer = functions.start(self.receiver)
         self._views: list[CData] = []
-        self._job: tuple[object, ...] = ()
-        """What the thread reads from: it must outlive the job, whoever still waits."""
+        self._buffers: Sequence[Buffer] = ()
+        """What is written from: it must outlive the job, whoever still waits. So must the arrays."""
+        self._pointers: CData = ffi.new("const uint8_t *[]", MAX_BUFFERS)
+        self._sizes: CData = ffi.new("size_t[]", MAX_BUFFERS)
         if self._syncer == ffi.NULL:
             os.close(self.receiver)
-            raise OSError("the thread that syncs the log can't be started")
+            raise OSError(f"the log can't be synced by a {way} of its own")
+        assert lib.TRI_URING_BUFFERS == MAX_BUFFERS
 
     def submit(self, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
-        """Begin one gathered write and its sync. RuntimeError while another is under way."""
+        """Begin one gathered write and its sync. RuntimeError while another is under way, OSError if the
+        kernel does not take it."""
+        if self._views:
+            raise RuntimeError("a write is under way, or could not be begun")
+        if not buffers or len(buffers) > MAX_BUFFERS:
+            buffers = (b"".join(buffers),)
         views = [self._ffi.from_buffer("uint8_t[]", buffer) for buffer in buffers]
-        pointers = self._ffi.new("const uint8_t *[]", views)
-        sizes = self._ffi.new("size_t[]", [len(buffer) for buffer in buffers])
-        if self._lib.tri_syncer_submit(self._syncer, descriptor, pointers, sizes, len(views), offset):
-            raise RuntimeError("a write is under way")
-        self._views, self._job = views, (buffers, pointers, sizes)
-
-    def result(self) -> None:
-        """Take the result of the finished job. Raises OSError if the write or the sync failed."""
-        os.eventfd_read(self.receiver)
-        failed = self._lib.tri_syncer_result(self._syncer)
-        for view in self._views:
-            self._ffi.release(view)
-        self._views, self._job = [], ()
+        for number, view in enumerate(views):
+            self._pointers[number] = view
+            self._sizes[number] = len(view)
+        self._views, self._buffers = views, buffers  # for good if this fails: a part of it may be under way
+        failed = self._submit(self._syncer, descriptor, self._pointers, self._sizes, len(views), offset)
         if failed:
             raise OSError(failed, os.strerror(failed))
 
+    def result(self) -> bool:
+        """Take the result of the finished job, when `receiver` is readable. False if it is not finished.
+
+        Raises OSError if the write or the sync failed.
+        """
+        os.eventfd_read(self.receiver)
+        failed = self._result(self._syncer)
+        if failed < 0:
+            return False
+        for view in self._views:
+            self._ffi.release(view)
+        self._views, self._buffers = [], ()
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+        return True
+
     def close(self) -> bool:
-        """End the thread. False if a job is still under way: then it is left alone, with what it reads
-        from."""
-        if self._lib.tri_syncer_stop(self._syncer) != 0:
+        """End the thread or the ring. False if a job is still under way: then it is left alone, with what it
+        reads from."""
+        if self._stop(self._syncer) != 0:
             return False
         os.close(self.receiver)
         return True
 
 
-def open_syncer() -> Syncer | None:
-    """A new syncer, or None where the C was not built or the system is not Linux."""
+class _Functions(NamedTuple):
+    start: Callable[[int], CData]
+    submit: Callable[..., int]
+    result: Callable[[CData], int]
+    stop: Callable[[CData], int]
+
+
+def _functions(way: Way) -> _Functions:
+    """Those of `csrc/syncer.h` or `csrc/uring.h`."""
+    from ._native import lib
+
+    if way == "uring":
+        return _Functions(lib.tri_uring_open, lib.tri_uring_submit, lib.tri_uring_result, lib.tri_uring_close)
+    return _Functions(lib.tri_syncer_start, lib.tri_syncer_submit, lib.tri_syncer_result, lib.tri_syncer_stop)
+
+
+def open_syncer(way: Way = "thread") -> Syncer | None:
+    """A new syncer, or None where the C was not built, the system is not Linux, or the kernel forbids it."""
     if IMPLEMENTATION != "c" or sys.platform != "linux":
         return None
-    return Syncer()
+    try:
+        return Syncer(way)
+    except OSError:
+        return None

@@ -1,6 +1,6 @@
-"""Reading the log's segments as far as they are sound, in one call for many thousands of records.
+"""Sealing the log's writes, and reading segments as far as they are sound, thousands of records in one call.
 
-`csrc/wal.h` draws what is read. What is not sound is for `storage/segment.py`, which also writes it all.
+`csrc/wal.h` draws what is written and read. What is not sound is for `storage/segment.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from ._backend import IMPLEMENTATION
 from .wal_types import NO_LIMIT, Columns, Cursor, Run, WriteReader
 
 if IMPLEMENTATION == "c":
-    from ._compiled_wal import has_tag, write_reader
+    from ._compiled_wal import has_tag, seal_write, write_reader
 else:
-    from ._reference_wal import has_tag, write_reader
+    from ._reference_wal import has_tag, seal_write, write_reader
 
-__all__ = ["NO_LIMIT", "Columns", "Cursor", "Run", "WriteReader", "has_tag", "write_reader"]
+__all__ = ["NO_LIMIT", "Columns", "Cursor", "Run", "WriteReader", "has_tag", "seal_write", "write_reader"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("csrc")
-HEADERS = ["crc32c.h", "batch.h", "protocol.h", "stream.h", "syncer.h", "wal.h"]
+HEADERS = ["crc32c.h", "batch.h", "protocol.h", "stream.h", "syncer.h", "uring.h", "wal.h"]
 
 headers = [HERE / name for name in HEADERS if (HERE / name).exists()]
 declarations = "\n".join(

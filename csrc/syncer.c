@@ -124,9 +124,11 @@ int tri_syncer_submit(
         syncer->count = count;
         syncer->offset = offset;
         syncer->state = WANTED;
-        pthread_cond_signal(&syncer->changed);
     }
     pthread_mutex_unlock(&syncer->lock);
+    if (taken) { /* not before: the thread would wake up only to wait for the lock */
+        pthread_cond_signal(&syncer->changed);
+    }
     return taken ? 0 : -1;
 }
 

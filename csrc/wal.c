@@ -23,7 +23,75 @@ enum {
 _Static_assert(AT_FRAME_CRC + 4 == TRI_FRAME_SIZE, "the checksum ends the frame");
 
 /* And of a trailer's body. */
-enum { AT_TOTAL = 0, AT_CHAIN_BEFORE = 4, AT_CHAIN_BEHIND = 8, AT_COUNT = 12, HEAD_SIZE = 16, TAIL_SIZE = 8 };
+enum {
+    AT_TOTAL = 0,
+    AT_CHAIN_BEFORE = 4,
+    AT_CHAIN_BEHIND = 8,
+    AT_COUNT = 12,
+    HEAD_SIZE = TRI_TRAILER_HEAD,
+    TAIL_SIZE = TRI_TRAILER_TAIL
+};
+
+uint64_t tri_wal_trailer_size(uint32_t count, uint64_t bodies)
+{
+    uint64_t before = (uint64_t)count * TRI_FRAME_SIZE + bodies;
+    uint64_t least = TRI_FRAME_SIZE + HEAD_SIZE + (uint64_t)count * TRI_FRAME_SIZE + TAIL_SIZE;
+    uint64_t past = (before + least) % TRI_SECTOR;
+    return least + (past ? TRI_SECTOR - past : 0);
+}
+
+static void seal_frame(uint8_t *frame, const tri_wal_seal *seal)
+{
+    tri_store32(frame + AT_TAG, seal->tag);
+    tri_store64(frame + AT_SEQUENCE, seal->sequence);
+    tri_store32(frame + AT_FRAME_CRC, tri_crc32c(seal->seed, frame, AT_FRAME_CRC));
+}
+
+static int adds_up(const uint8_t *frames, uint32_t count, uint32_t bodies)
+{
+    uint64_t sum = 0;
+    for (uint32_t number = 0; number < count; number++)
+        sum += tri_load32(frames + (size_t)number * TRI_FRAME_SIZE + AT_LENGTH);
+    return sum == bodies;
+}
+
+int tri_wal_seal_write(uint8_t *frames, uint32_t count, tri_wal_seal *seal, uint8_t *trailer, size_t size)
+{
+    size_t copies = (size_t)count * TRI_FRAME_SIZE;
+    uint64_t total = copies + (uint64_t)seal->bodies + size;
+    if (size != tri_wal_trailer_size(count, seal->bodies) || total > UINT32_MAX)
+        return -1;
+    if (!adds_up(frames, count, seal->bodies))
+        return -1;
+
+    uint32_t chain = seal->chain;
+    for (uint32_t number = 0; number < count; number++) {
+        uint8_t *frame = frames + (size_t)number * TRI_FRAME_SIZE;
+        seal_frame(frame, seal);
+        chain = tri_crc32c(chain, frame + AT_FRAME_CRC, 4); /* a CRC over its own CRC would say nothing: only that */
+    }
+    uint8_t *body = trailer + TRI_FRAME_SIZE;
+    size_t length = size - TRI_FRAME_SIZE;
+    memset(trailer, 0, size);
+    tri_store32(body + AT_TOTAL, (uint32_t)total);
+    tri_store32(body + AT_CHAIN_BEFORE, seal->chain);
+    tri_store32(body + AT_CHAIN_BEHIND, chain);
+    tri_store32(body + AT_COUNT, count);
+    if (count)
+        memcpy(body + HEAD_SIZE, frames, copies);
+    tri_store32(body + length - TAIL_SIZE, (uint32_t)size);
+    tri_store32(body + length - TAIL_SIZE + 4, seal->tag);
+
+    trailer[AT_KIND] = TRI_WAL_TRAILER;
+    tri_store32(trailer + AT_LENGTH, (uint32_t)length);
+    tri_store64(trailer + AT_INCARNATION, seal->newest);
+    tri_store64(trailer + AT_INDEX, seal->known_synced);
+    tri_store64(trailer + AT_TERM, seal->oldest);
+    tri_store32(trailer + AT_BODY_CRC, tri_crc32c(0, body, length));
+    seal_frame(trailer, seal);
+    seal->chain = chain;
+    return 0;
+}
 
 static tri_wal_record record_of(const uint8_t *frame, uint32_t position)
 {

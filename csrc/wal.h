@@ -3,7 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Reading a segment of the log, as far as its writes are sound: fast, and without an opinion about the rest.
+/* Sealing the writes of a segment of the log, and reading them as far as they are sound: fast, and without an opinion
+ * about the rest.
  *
  * A write is a row of records and a trailer; the next one begins where it ends. All numbers are little endian.
  *
@@ -36,6 +37,32 @@ enum {
     TRI_WAL_LOST = 2,     /* flag of a batch: it has no body */
     TRI_WAL_TRAILER = 255 /* the kind that ends a write */
 };
+
+enum {
+    TRI_TRAILER_HEAD = 16,
+    TRI_TRAILER_TAIL = 8
+};
+
+/* What sealing a write needs to know beyond its records. */
+typedef struct {
+    uint64_t sequence;
+    uint64_t newest; /* the newest segment */
+    uint64_t known_synced;
+    uint64_t oldest; /* the oldest segment needed */
+    uint32_t tag;
+    uint32_t seed;
+    uint32_t chain;  /* its value before this write; afterwards, behind it */
+    uint32_t bodies; /* bytes of all bodies together */
+} tri_wal_seal;
+
+/* Bytes of the trailer, frame included, of a write of `count` records with these bytes of bodies. */
+uint64_t tri_wal_trailer_size(uint32_t count, uint64_t bodies);
+
+/* Seals a write: `frames` are those of its `count` records, one behind the other, complete but for tag, sequence and
+ * their own checksums, which they get; `trailer`, of exactly tri_wal_trailer_size bytes, gets the trailer with its
+ * frame. The bodies are not looked at. 0, or -1 with nothing changed: `size` is wrong, or the write would not fit 32
+ * bits, or the lengths in the frames don't add up to `bodies`. */
+int tri_wal_seal_write(uint8_t *frames, uint32_t count, tri_wal_seal *seal, uint8_t *trailer, size_t size);
 
 /* A record, as its frame and its body say it. */
 typedef struct {
@@ -72,8 +99,9 @@ typedef struct {
     uint64_t newest;
 } tri_wal_cursor;
 
-/* Reads writes from cursor->position on, out of a part of the segment. It ends in front of the first write that is not sound in every bit: out of
- * place or of order, with a checksum that does not match, or a record that is not the one its frame names.
+/* Reads writes from cursor->position on, out of a part of the segment. It ends in front of the first write that is not
+ * sound in every bit: out of place or of order, with a checksum that does not match, or a record that is not the one
+ * its frame names.
  * Returns 1 if it ended for want of room, in front of a write with more records than are left of `capacity`. */
 int tri_wal_read(const uint8_t *data, size_t size, tri_wal_cursor *cursor, tri_wal_record *records,
                  uint32_t capacity);
@@ -96,7 +124,8 @@ typedef struct {
 
 /* Sorts records by group, each group's in their order, into columns, and finds the runs, whose number it returns.
  * Columns, runs, slots and order have room for count; table has table_size words, a power of two, at least
- * 2 * count, and starts has count + 1. What the last four hold before and after does not matter. */
+ * 2 * count, and starts has count + 1. What the last four hold before and after does not matter. Nothing but the room
+ * is relied on: the records may say anything. */
 uint32_t tri_wal_runs(const tri_wal_record *records, uint32_t count, tri_wal_run *runs, uint32_t *offsets,
                       uint32_t *lengths, uint32_t *crcs, uint64_t *terms, uint8_t *kinds, uint32_t *table,
                       uint32_t table_size, uint32_t *slots, uint32_t *starts, uint32_t *order);

@@ -1,4 +1,4 @@
-/* Fuzz target: segments of the log as they are read, and their records sorted into runs. What the input decides is a
+/* Fuzz target: writes that are sealed, segments of the log as they are read, and their records sorted into runs. What the input decides is a
  * row of writes and how each field of them is spoiled, before the checksums are made: so the reader gets far. */
 #include "wal.h"
 #include "batch.h"
@@ -122,10 +122,36 @@ static void read_all(const uint8_t *data, size_t size, tri_wal_cursor cursor)
     free(records);
 }
 
+/* Frames whose lengths may lie: sealed if and only if they add up, and nothing is touched if not. */
+static void seal(input *from)
+{
+    uint32_t count = take_below(from, RECORDS);
+    uint64_t sum = 0;
+    uint8_t *frames = block((size_t)count * TRI_FRAME_SIZE);
+    for (uint32_t number = 0; number < count; number++) {
+        uint32_t length = spoil(from, take_below(from, 2000));
+        tri_store32(frames + (size_t)number * TRI_FRAME_SIZE + 8, length);
+        sum += length;
+    }
+    tri_wal_seal wanted = {.tag = TAG, .seed = SEED, .chain = take(from, 4), .bodies = spoil(from, (uint32_t)sum)};
+    uint64_t size = tri_wal_trailer_size(count, wanted.bodies);
+    uint8_t *trailer = block((size_t)size), *before = copy(frames, (size_t)count * TRI_FRAME_SIZE);
+    uint64_t whole = (uint64_t)count * TRI_FRAME_SIZE + wanted.bodies + size;
+    int sealed = tri_wal_seal_write(frames, count, &wanted, trailer, (size_t)size);
+    expect(sealed == (sum == wanted.bodies && whole <= UINT32_MAX ? 0 : -1));
+    if (sealed == 0)
+        expect(whole % TRI_SECTOR == 0 && tri_load32(trailer + size - 4) == TAG);
+    else
+        expect(memcmp(frames, before, (size_t)count * TRI_FRAME_SIZE) == 0);
+    expect(tri_wal_seal_write(frames, count, &wanted, trailer, (size_t)size + 1) == -1);
+    free(frames), free(trailer), free(before);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint8_t written[LIMIT];
-    input from = {data, size};
+    input from = {data, size}, behind = {data + size / 2, size - size / 2};
+    seal(&behind);
     uint32_t used = 0, chain = SEED, base = take(&from, 1) & 1 ? 4096 : 0, count = take_below(&from, WRITES + 1);
     uint64_t index = 0, first = 1 + take_below(&from, 9), limit = take_below(&from, 4);
     uint32_t cut = take(&from, 2), change = take(&from, 2);

@@ -15,7 +15,7 @@ import outcome
 import trio
 
 from ..codec import Buffer
-from ..codec.syncer import Syncer, open_syncer
+from ..codec.syncer import Syncer, Way, open_syncer
 from .disk import Disk, FileDisk, Lane
 
 T = TypeVar("T")
@@ -35,14 +35,18 @@ class ThreadRunner:
     worker threads cost 130 there, and ``run_sync_soon`` 100 (it needs two more turns of the loop).
     """
 
-    def __init__(self, *, inline: Iterable[Lane] = ()) -> None:
-        """Lanes in `inline` run in the caller, blocking the loop (``--wal-sync inline``)."""
+    def __init__(self, *, inline: Iterable[Lane] = (), syncer: Way | None = "thread") -> None:
+        """Lanes in `inline` run in the caller, blocking the loop (``--wal-sync inline``).
+
+        `syncer` says who writes and syncs the log: a thread in C, or the kernel by io_uring. Where that can't
+        be had the next best does it; with None, or without the C, the LOG lane's Python thread.
+        """
         self._inline = frozenset(inline)
+        self._way = syncer
         self._lanes: dict[Lane, _LaneThread] = {}
         self._wakes: list[_Wake] = []
         self._syncer: Syncer | None = None
-        """Writes and syncs the log where there is C for it: a Python thread would take turns with the
-        loop."""
+        """Opened at the first write; a Python thread would take turns with the loop."""
         self._syncer_asked = False
 
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
@@ -68,13 +72,19 @@ class ThreadRunner:
             return
         if not self._syncer_asked:
             self._syncer_asked = True
-            self._syncer = open_syncer()
+            self._syncer = self._open_syncer()
         if self._syncer is None:
             await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
             return
         self._syncer.submit(descriptor, buffers, offset)
         await trio.lowlevel.wait_readable(self._syncer.receiver)
-        self._syncer.result()
+        while not self._syncer.result():
+            await trio.lowlevel.wait_readable(self._syncer.receiver)
+
+    def _open_syncer(self) -> Syncer | None:
+        if self._way is None:
+            return None
+        return open_syncer(self._way) or open_syncer("thread")
 
     def close(self) -> None:
         if self._syncer is not None:

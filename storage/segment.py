@@ -17,11 +17,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgpack
 
 from ..codec import Buffer, CodecError, crc32c, verify_batch
+from ..codec.wal import seal_write
 from .errors import LogDamaged, NewerFormat
 from .records import BatchRecord, CompactPrefix, GroupCreate, GroupDelete, HardState, Record, TruncateSuffix
 
@@ -68,6 +70,9 @@ READMITTED: Final = 8
 _TRAILER_HEAD: Final = struct.Struct("<IIII")
 _TRAILER_TAIL: Final = struct.Struct("<II")
 TRAILER_FIXED: Final = FRAME_SIZE + _TRAILER_HEAD.size + _TRAILER_TAIL.size
+
+COPIED_BYTES: Final = 16 << 10
+"""A body below this size is copied into its write; a larger one is written from where it is."""
 
 _BATCH_IDENTITY: Final = struct.Struct("<xxxBII4xQQQ")  # kind, length, group, incarnation, index, term
 BATCH_CRC: Final = _U32
@@ -117,7 +122,12 @@ class SegmentHeader:
     @property
     def seed(self) -> int:
         """Where frame checksums begin: they cover the salt and the segment's number."""
-        return crc32c(struct.pack("<QQ", self.salt, self.number))
+        return _seed(self.salt, self.number)
+
+
+@lru_cache
+def _seed(salt: int, number: int) -> int:
+    return crc32c(struct.pack("<QQ", salt, number))
 
 
 def decode_segment_header(page: bytes, file: str) -> SegmentHeader:
@@ -232,66 +242,46 @@ def build_write(
     items: Sequence[Item], header: SegmentHeader, sequence: int, chain: int, vouch: Vouch
 ) -> tuple[list[Buffer], int, int]:
     """The buffers of one gathered write, their size together, and the chain's new value."""
-    tag, seed = header.tag, header.seed
+    frames = bytearray().join([_pack_frame(item) for item in items])
+    bodies = sum([len(item.body) for item in items])
+    trailer, new_chain = seal_write(
+        frames,
+        bodies,
+        sequence=sequence,
+        newest=vouch.newest,
+        known_synced=vouch.known_synced,
+        oldest=vouch.oldest,
+        tag=header.tag,
+        seed=header.seed,
+        chain=chain,
+    )
+    return _gather(frames, items, trailer), len(frames) + bodies + len(trailer), new_chain
+
+
+def _pack_frame(item: Item) -> bytes:
+    """A frame without what sealing puts into it."""
+    body = item.body
+    identity = (item.group, 0, item.incarnation, item.index, item.term)
+    return FRAME.pack(0, item.kind, item.flags, 0, len(body), *identity, item.crc, 0)
+
+
+def _gather(frames: bytearray, items: Sequence[Item], trailer: bytearray) -> list[Buffer]:
+    """The buffers of a write: small bodies are copied together with their frames, since handing over a buffer
+    costs more than copying it."""
     buffers: list[Buffer] = []
-    frames: list[bytes] = []
-    bodies = 0
+    pieces: list[Buffer] = []
+    at = 0
     for item in items:
-        body = item.body
-        frame = _seal_frame(
-            FRAME.pack(
-                tag,
-                item.kind,
-                item.flags,
-                0,
-                len(body),
-                item.group,
-                sequence,
-                item.incarnation,
-                item.index,
-                item.term,
-                item.crc,
-                0,
-            ),
-            seed,
-        )
-        frames.append(frame)
-        buffers.append(frame)
-        if body:
-            buffers.append(body)
-            bodies += len(body)
-    copies = b"".join(frames)
-    total = write_size(len(items), bodies)
-    trailer_size = total - bodies - len(copies) - FRAME_SIZE
-    new_chain = follow_chain(chain, copies)
-    body = b"".join(
-        (
-            _TRAILER_HEAD.pack(total, chain, new_chain, len(items)),
-            copies,
-            bytes(trailer_size - _TRAILER_HEAD.size - len(copies) - _TRAILER_TAIL.size),
-            _TRAILER_TAIL.pack(trailer_size + FRAME_SIZE, tag),
-        )
-    )
-    frame = _seal_frame(
-        FRAME.pack(
-            tag,
-            TRAILER,
-            0,
-            0,
-            trailer_size,
-            0,
-            sequence,
-            vouch.newest,
-            vouch.known_synced,
-            vouch.oldest,
-            crc32c(body),
-            0,
-        ),
-        seed,
-    )
-    buffers.append(frame)
-    buffers.append(body)
-    return buffers, total, new_chain
+        pieces.append(frames[at : at + FRAME_SIZE])
+        at += FRAME_SIZE
+        if len(item.body) < COPIED_BYTES:
+            pieces.append(item.body)
+        else:
+            buffers += (b"".join(pieces), item.body)
+            pieces = []
+    pieces.append(trailer)
+    buffers.append(b"".join(pieces))
+    return buffers
 
 
 def follow_chain(chain: int, frames: bytes) -> int:
@@ -301,11 +291,6 @@ def follow_chain(chain: int, frames: bytes) -> int:
     """
     checksums = [frames[end - 4 : end] for end in range(FRAME_SIZE, len(frames) + 1, FRAME_SIZE)]
     return crc32c(b"".join(checksums), chain)
-
-
-def _seal_frame(frame: bytes, seed: int) -> bytes:
-    checked = frame[:FRAME_CHECKED]
-    return checked + _U32.pack(crc32c(checked, seed))
 
 
 # --- reading ----------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from types import ModuleType
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import batches
-from trimaran.codec import Kind, crc32c, make_chunk, seal_batch
+from trimaran.codec import BadLength, Kind, crc32c, make_chunk, seal_batch
 from trimaran.codec import _compiled_wal as compiled
 from trimaran.codec import _reference_wal as reference
 from trimaran.codec.wal import Columns, Cursor
@@ -17,6 +18,7 @@ from trimaran.storage import BatchRecord, CompactPrefix, GroupDelete, HardState,
 from trimaran.storage.segment import (
     BATCH,
     DATA_START,
+    FRAME,
     LOST,
     SECTOR,
     Item,
@@ -77,6 +79,44 @@ def rows(columns: Columns) -> list[tuple[int, ...]]:
         for run in columns.runs
         for number in range(run.count)
     ]
+
+
+u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
+sealed_frames = st.lists(
+    st.tuples(st.integers(0, 255), st.integers(0, 3), st.integers(0, 5000), u32, u64, u64, u64, u32),
+    max_size=20,
+)
+FRAME_FIELDS = ("sequence", "newest", "known_synced", "oldest", "tag", "seed", "chain")
+
+
+@given(sealed_frames, st.tuples(u64, u64, u64, u64, u32, u32, u32), st.sampled_from([0, 0, 0, 1, -1]))
+def test_both_seal_the_same(fields: list[tuple[int, ...]], words: tuple[int, ...], wrong: int) -> None:
+    frames = b"".join(
+        FRAME.pack(0, kind, flags, 0, length, group, 0, incarnation, index, term, crc, 0)
+        for kind, flags, length, group, incarnation, index, term, crc in fields
+    )
+    bodies = max(0, sum(length for _, _, length, *_ in fields) + wrong)
+    results: list[object] = []
+    for module in (compiled, reference):
+        buffer = bytearray(frames)
+        try:
+            sealed = module.seal_write(buffer, bodies, **dict(zip(FRAME_FIELDS, words, strict=True)))
+            results.append((buffer, *sealed))
+            assert (len(frames) + bodies + len(sealed[0])) % SECTOR == 0
+        except BadLength:
+            results.append(None)
+            assert buffer == frames
+    assert results[0] == results[1]
+    assert (results[0] is None) == (bodies != sum(length for _, _, length, *_ in fields))
+
+
+def test_a_write_of_4_gib_is_refused() -> None:
+    lengths = [(1 << 32) - 600]
+    frames = b"".join(FRAME.pack(0, 1, 0, 0, length, 0, 0, 0, 0, 0, 0, 0) for length in lengths)
+    words = dict.fromkeys(FRAME_FIELDS, 1)
+    for module in (compiled, reference):
+        with pytest.raises(BadLength):
+            module.seal_write(bytearray(frames), sum(lengths), **words)
 
 
 @given(

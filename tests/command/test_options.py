@@ -228,7 +228,7 @@ def test_nonsense_is_no_address(text: str) -> None:
         ({"max-pending": "512KiB"}, "max-pending", "never be delivered"),
         ({"max-connections": "many"}, "max-connections", "whole number"),
         ({"max-connections": "0"}, "max-connections", "between 1 and 1000000"),
-        ({"wal-sync": "never"}, "wal-sync", "none of thread, inline"),
+        ({"wal-sync": "never"}, "wal-sync", "none of thread, uring, inline"),
         ({"log-level": True}, "log-level", "not text"),
         ({"peer": "b"}, "peer", "NAME=HOST:PORT"),
         ({"peer": "trimaran=127.0.0.1:1"}, "peer", "this node itself"),
