@@ -4,7 +4,9 @@ Its input is a watermark (`advance`), its output are results per index and its o
 """
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import trio
 
@@ -16,6 +18,8 @@ from .machine import Capture, Machine, Results
 logger = logging.getLogger(__name__)
 
 FETCH_BYTES = 8 * 1024 * 1024
+HASHES: Final = 4096
+"""Rolling hashes kept: more than lie between a snapshot and the entry that announces it."""
 
 ReadBatches = Callable[[int, int, int], Awaitable[Sequence[bytes]]]
 """(first index, last index, about how many bytes) -> at least one batch, in order."""
@@ -45,6 +49,8 @@ class Applier:
         self.applied_time = 0
         self.rolling_hash = 0
         """CRC32C chained over the header checksums of all applied batches: equal on equal replicas."""
+        self._hashes = deque([0], HASHES)
+        """The rolling hashes as of the last batches, up to `applied`."""
         self._read = read
         self._on_applied = on_applied
         self._commit = 0
@@ -52,18 +58,29 @@ class Applier:
         self.exclusive = trio.Lock()
         """Held while batches are applied; whoever replaces the machine's state holds it meanwhile."""
 
-    async def restore(self, manifest: Manifest | None) -> None:
-        """Give the machine the state of a manifest, or that of an empty log.
+    async def restore(self, manifest: Manifest | None, *, accept_loss: bool = False) -> None:
+        """Give the machine the state of a manifest, or that of an empty log; with `accept_loss` as much of it
+        as can be read.
 
         Raises StateUnusable or FileDamaged if they can't be read, or the machine does not take them.
         """
         if manifest is None:
             self.machine.empty()
             return
-        await self.machine.restore(manifest.state, manifest.files)
+        await self.machine.restore(manifest.state, manifest.files, accept_loss=accept_loss)
         self.applied, self.applied_term, self.applied_time = manifest.index, manifest.term, manifest.time
         self.rolling_hash = manifest.rolling_hash
+        self._hashes = deque([self.rolling_hash], HASHES)
         self._commit = max(self._commit, manifest.index)
+
+    def hash_at(self, index: int) -> int | None:
+        """The rolling hash as of a batch; None if that is not applied yet, or too long ago."""
+        behind = self.applied - index
+        return self._hashes[-1 - behind] if 0 <= behind < len(self._hashes) else None
+
+    def differs(self, index: int, rolling_hash: int) -> bool:
+        """Whether it is known here that a replica with this hash at this index has applied something else."""
+        return self.hash_at(index) not in (None, rolling_hash)
 
     def capture(self) -> Capture:
         """The machine's state as of `applied`. Raises MachineFailed."""
@@ -82,6 +99,7 @@ class Applier:
     def restart(self) -> None:
         """The machine was emptied, and waits for a snapshot. Whoever calls holds `exclusive`."""
         self.applied = self.applied_term = self.applied_time = self.rolling_hash = 0
+        self._hashes = deque([0], HASHES)
         self._commit = 0
 
     async def run(self) -> None:
@@ -129,4 +147,5 @@ class Applier:
                 raise MachineFailed(self.machine.kind, "at", header.index, error) from error
         self.applied, self.applied_term, self.applied_time = header.index, header.term, header.time
         self.rolling_hash = crc32c(header.header_crc.to_bytes(4, "little"), self.rolling_hash)
+        self._hashes.append(self.rolling_hash)
         self._on_applied(header.index, header.length, results)

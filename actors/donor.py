@@ -9,6 +9,7 @@ from typing import cast
 
 from .group import Group
 from .groups import Groups
+from .mender import RECORDS
 from .repair import BATCHES, SNAPSHOT
 from .requests import Refusal, Requests, shaped
 
@@ -20,6 +21,7 @@ class Donor:
         self._groups = groups
         requests.handle(BATCHES, self._on_batches, (int, int, list))
         requests.handle(SNAPSHOT, self._on_snapshot, (int, int, int))
+        requests.handle(RECORDS, self._on_records, (int, int, int, int, list))
 
     def _replica(self, number: object, incarnation: object) -> Group:
         group = self._groups.get(cast(int, number))
@@ -40,6 +42,16 @@ class Donor:
     async def _on_snapshot(self, asker: int, argument: object) -> object:
         number, incarnation, at_least = cast(tuple[int, int, int], tuple(cast(list[object], argument)))
         return await self._replica(number, incarnation).repair.give_snapshot(asker, at_least)
+
+    async def _on_records(self, asker: int, argument: object) -> object:
+        number, incarnation, index, rolling_hash, wanted = cast(
+            tuple[int, int, int, int, list[object]], tuple(cast(list[object], argument))
+        )
+        group = self._replica(number, incarnation)
+        if group.applier.differs(index, rolling_hash):
+            raise Refusal(f"the replicas differ at index {index}")
+        numbers = [cast(int, shaped(each, int)) for each in wanted]
+        return [list(pair) for pair in await group.repair.give_records(numbers)]
 
 
 def _place(item: object) -> tuple[int, int]:

@@ -40,6 +40,7 @@ from .world import Clock
 
 logger = logging.getLogger(__name__)
 
+DAMAGED_SHOWN: Final = 10
 MAILBOX_BOUND: Final = 8192  # messages; the bytes behind proposals are bounded by the leader's rules
 
 T = TypeVar("T")
@@ -82,6 +83,12 @@ class GroupStatistics:
     """(first, last) of each range of indexes whose batches can't be read here."""
     repaired: int
     """Damaged batches that were put back."""
+    mended: int
+    """Damaged records of the machine's files that were put back."""
+    damaged: tuple[str, ...]
+    """Records that can't be read now, in words: the first few."""
+    lost: tuple[tuple[int, int], ...]
+    """(first, last) of records that no replica could read: they were given up."""
     waits_for: str
     """What repair still lacks, for people; empty if nothing is damaged."""
 
@@ -258,7 +265,7 @@ class Group:
             self._watchers -= 1
 
     def statistics(self) -> GroupStatistics:
-        state = self.state
+        state, damage = self.state, self.machine.damage
         return GroupStatistics(
             group=self.number,
             name=self.name,
@@ -280,6 +287,9 @@ class Group:
             failed=self.failed,
             faulty=tuple(ranges(state.log.holes)),
             repaired=self.repair.repaired,
+            mended=self.repair.mender.mended,
+            damaged=tuple(damage.reasons[:DAMAGED_SHOWN]) if damage is not None else (),
+            lost=tuple(damage.lost) if damage is not None else (),
             waits_for=self.repair.waits_for,
         )
 
@@ -337,14 +347,31 @@ class Group:
 
     async def _restore(self) -> None:
         """Start from the own manifest; if it is damaged, the group runs without a state, and repairs it."""
+        self.state.unrestored |= not await self._take_state(accept_loss=False)
+        self.applier.advance(self.applicable)
+
+    async def _take_state(self, *, accept_loss: bool) -> bool:
+        """Give the machine the state of the own manifest; False if that can't be used as it is."""
         try:
-            await self.applier.restore(self.snapshots.manifest)
+            await self.applier.restore(self.snapshots.manifest, accept_loss=accept_loss)
         except (StateUnusable, FileDamaged) as error:
             logger.error("group %s can't start from its snapshot: %s", self.name, error)
             self.machine.empty()
-            self.snapshots.manifest = None
-            self.state.unrestored = True
-        self.applier.advance(self.applicable)
+            self.repair.wreck = error.patient if isinstance(error, StateUnusable) else None
+            if self.repair.wreck is None:
+                self.snapshots.manifest = None
+            return False
+        self.repair.wreck = None
+        return True
+
+    async def start_over(self, *, accept_loss: bool = False) -> None:
+        """The files of the own manifest can be used again, or nobody can help: the machine takes its state.
+
+        Raises StorageFailed.
+        """
+        async with self.applier.exclusive:
+            if self.state.unrestored and await self._take_state(accept_loss=accept_loss):
+                self.tell("restored", messages.Restored())
 
     async def _run_role(self) -> None:
         while True:

@@ -25,11 +25,12 @@ from .events import EventHook
 from .group import Group
 from .machine import Machine
 from .membership import Membership
+from .mender import Asks
 from .messages import Now, PeerMessage
 from .meta import META_GROUP
 from .peers import Peers
 from .proposals import Leadership
-from .repair import Asks, Repair
+from .repair import Repair
 from .snapshots import Snapshots
 from .state import GroupState, RaftOptions
 from .wire import FrameKind, checked, decode_messages

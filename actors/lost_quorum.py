@@ -147,7 +147,7 @@ def _sealed(
 
 def _is_intact(group: RecoveredGroup) -> bool:
     certain = [fault for fault in group.faults if not fault.doubtful]
-    return not certain and not group.closed and not group.manifest_damaged
+    return not certain and not group.closed and not group.manifest_damaged and not group.broken
 
 
 def _last_index(group: RecoveredGroup) -> int:

@@ -7,7 +7,7 @@ A refusal is an entry's result; an exception stops this replica of the group (it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,8 +16,52 @@ if TYPE_CHECKING:
     from ..storage.manifest import FileEntry
 
 
+class Patient(Protocol):
+    """Files of a machine of which something can't be read, in the words of the one who repairs them.
+
+    What is missing has numbers (a stream's sequences), which mean the same on every replica.
+    """
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        ...
+
+    @property
+    def reasons(self) -> list[str]:
+        """What is damaged, in words: file, offset, numbers."""
+        ...
+
+    @property
+    def lost(self) -> list[tuple[int, int]]:
+        """(first, last) of the numbers that were given up for good."""
+        ...
+
+    async def missing(self, limit: int) -> list[int]:
+        """Up to so many numbers that are missing."""
+        ...
+
+    async def take(self, records: Mapping[int, bytes]) -> int:
+        """Copies from another replica. They are checked, and durable on return; how many were of use.
+
+        Raises StorageError.
+        """
+        ...
+
+    async def give(self, numbers: Sequence[int], limit: int) -> list[tuple[int, bytes]]:
+        """Those of them that can be read here, about `limit` bytes in all. Raises StorageError."""
+        ...
+
+    async def give_up(self, numbers: Sequence[int]) -> None:
+        """Nobody who can be asked now has these. Raises StorageError."""
+        ...
+
+
 class StateUnusable(Exception):
     """A manifest's state or files are damaged: this replica can't start from them."""
+
+    patient: Patient | None = None
+    """The files, if they can be mended with what other replicas have."""
 
 
 # One result per entry: a list of msgpack-able objects, or 8 packed little-endian bytes per entry.
@@ -67,11 +111,21 @@ class Machine(Protocol):
         """The manifest made of `capture` is durable: its obsolete files may go now."""
         ...
 
-    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
+    async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
         """Takes the state of a manifest. The files are already cut to their named lengths (rule S12).
 
-        StateUnusable or FileDamaged if they are damaged; the machine must then be emptied.
+        StateUnusable or FileDamaged if they are damaged; the machine must then be emptied. With `accept_loss`
+        it starts with what can be read of its files, and answers for the rest with an error.
         """
+        ...
+
+    @property
+    def damage(self) -> Patient | None:
+        """What of the files in use can't be read; None if this machine has no files."""
+        ...
+
+    def on_damage(self, tell: Callable[[], None]) -> None:
+        """`tell` is to be called when something was found that can't be read."""
         ...
 
     async def settle(self) -> None:

@@ -216,7 +216,15 @@ class MetaMachine:
         )
         return Capture(state=packed, files=())
 
-    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
+    @property
+    def damage(self) -> None:
+        """All of it is in the manifest."""
+        return None
+
+    def on_damage(self, tell: Callable[[], None]) -> None:
+        """Never: there are no files."""
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
         """Raises StateUnusable."""
         try:
             restored = _unpack_state(state)

@@ -5,7 +5,9 @@
     a batch of the log can't be read        own memory; an own manifest that covers it; any peer's copy;
                                             a new manifest, if it is applied; a peer's snapshot
     only a torn write had it                the same; or every other voter says that it does not have it
-    the machine's state can't be restored   a peer's snapshot
+    a record of the machine's files         any peer's copy (`mender.py`)
+    the machine's state can't be restored   any peer's copies of what its files lack; a peer's snapshot; if
+                                            nobody has either, it starts without what is lost, and says so
 
 No leader is needed: any two replicas that are damaged in different places heal each other. What comes from a
 peer is compared with what the own log says of it, name and checksum, before it takes its place.
@@ -18,7 +20,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
@@ -27,7 +29,9 @@ from ..storage.actor import Storage
 from ..storage.errors import Compacted, StorageError
 from ..storage.index import Fault
 from . import messages
-from .requests import PeerLost, Refusal, Shape, describe, shaped
+from .machine import Patient
+from .mender import Asks, Mender, Reach
+from .requests import PeerLost, Refusal, describe, shaped
 
 if TYPE_CHECKING:
     from .group import Group
@@ -44,6 +48,16 @@ RETRY_SECONDS: Final = 0.5
 """Between two rounds of questions that led to nothing."""
 TRANSFER_SECONDS: Final = 5.0
 """A promised snapshot of which nothing came for so long will not come."""
+PATIENT_ROUNDS: Final = 3
+"""So often records are asked for in vain before a whole snapshot is: peers may be starting, too."""
+VAIN_ROUNDS: Final = 6
+"""After so many rounds in vain, what everybody says that they don't have is lost."""
+VAIN_SECONDS: Final = 10.0
+"""Between two rounds after that."""
+SHOWN: Final = 3
+"""Reasons shown in one line."""
+NUMBERS: Final = 1 << 20
+"""More than a machine ever misses at a time."""
 BATCHES_AT_ONCE: Final = 256
 ANSWER_BYTES: Final = 4 << 20
 """An answer holds about this much, and at least one batch."""
@@ -66,21 +80,6 @@ class Verdict(enum.IntEnum):
     """The answer is full: ask for it again."""
 
 
-class Asks(Protocol):
-    """The part of the node that carries questions (`Requests`)."""
-
-    async def ask(
-        self, peer: int, method: str, argument: object, seconds: float, shape: Shape = object
-    ) -> object: ...
-
-
-class Reach(Protocol):
-    """The part of the node that knows who can be reached (`Peers`)."""
-
-    def is_up(self, peer: int) -> bool: ...
-    def name_of(self, node: int) -> str: ...
-
-
 Answers = dict[int, dict[int, Verdict]]
 """index -> who said what about it."""
 
@@ -95,14 +94,21 @@ class Repair:
         """Batches given to other replicas."""
         self.waits_for = ""
         """What is still missing and who could help, for people; empty if nothing is."""
+        self.wreck: Patient | None = None
+        """The files from which the machine could not start, if they can be mended."""
+        self.mender = Mender(asks, reach)
         self._storage = storage
         self._asks = asks
         self._reach = reach
         self._wake = trio.Event()
+        self._vain = 0
+        """Rounds in a row in which nobody could help."""
         self._group: Group
 
     def attach(self, group: Group) -> None:
         self._group = group
+        self.mender.attach(group)
+        group.machine.on_damage(self.wake)
 
     def wake(self) -> None:
         """More or less can be read than before, or another peer can be asked."""
@@ -112,20 +118,70 @@ class Repair:
         """Repair whenever the group is faulty, until cancelled."""
         while True:
             self._wake = trio.Event()
-            if not self._group.state.faulty:
+            damage = self._group.machine.damage
+            if not self._group.state.faulty and (damage is None or damage.whole):
                 self._note("")
                 await self._wake.wait()
-            elif not await self._round():
-                with trio.move_on_after(RETRY_SECONDS):
+            elif not await self._try():
+                with trio.move_on_after(RETRY_SECONDS if self._vain < VAIN_ROUNDS else VAIN_SECONDS):
                     await self._wake.wait()
 
-    async def _round(self) -> bool:
+    async def _try(self) -> bool:
         """One step towards being whole. False if there was none to take now."""
         group = self._group
-        state = group.state
-        if state.unrestored:
+        try:
+            if group.state.unrestored:
+                return await self._restore()
+            if group.state.faulty:
+                return await self._mend_log()
+            return await self._mend_files()
+        except StorageError as error:  # no space for copies, most likely
+            logger.error("group %s: repair goes on later: %s", group.name, error)
+            return False
+
+    async def _restore(self) -> bool:
+        """The machine has no state: its files are mended, or replaced by a snapshot, or taken as they are."""
+        group, wreck = self._group, self.wreck
+        compacted = group.state.log.compacted.index
+        if wreck is None:
             self._note("the state of its machine is lost: it waits for a snapshot")
-            return await self._take_snapshot(state.log.compacted.index)
+            return await self._take_snapshot(compacted)
+        self._note(_some(wreck.reasons))
+        asked = await self.mender.ask(wreck, self._others())
+        if wreck.whole:
+            await group.start_over()
+            return await self._settled()
+        if asked.used:
+            self._vain = 0
+            return True
+        self._vain += 1
+        if self._others() and self._vain < PATIENT_ROUNDS:
+            return False
+        if await self._take_snapshot(compacted):
+            return True
+        if self._others() and (self._vain < VAIN_ROUNDS or not asked.answered >= self._others()):
+            return False
+        logger.error("group %s starts without what no replica has: %s", group.name, _some(wreck.reasons))
+        await wreck.give_up(await wreck.missing(NUMBERS))
+        await group.start_over(accept_loss=True)
+        return await self._settled()
+
+    async def _mend_files(self) -> bool:
+        """Records that can't be read come from whoever has them; the machine serves all others meanwhile."""
+        damage = self._group.machine.damage
+        assert damage is not None, "only a machine with files can miss some of them"
+        self._note(_some(damage.reasons))
+        asked = await self.mender.ask(damage, self._others())
+        if asked.used:
+            self._vain = 0
+        elif asked.answered >= self._others():
+            self._vain += 1
+            await damage.give_up(await damage.missing(NUMBERS))
+        return bool(asked.used)
+
+    async def _mend_log(self) -> bool:
+        group = self._group
+        state = group.state
         faults = [fault for fault in self._storage.faults(group.number) if fault.index in state.log.holes]
         if not faults:
             return False  # known to the log, not yet to the disk
@@ -318,10 +374,18 @@ class Repair:
                 return Verdict.DAMAGED, b""
         return Verdict.HELD, batch
 
+    async def give_records(self, numbers: list[int]) -> list[tuple[int, bytes]]:
+        """What of these records of the machine's files can be read here. Refusal if it has no files."""
+        patient = self.wreck if self._group.state.unrestored else self._group.machine.damage
+        if patient is None:
+            raise Refusal("there are no records here")
+        return await self.mender.give(patient, numbers)
+
     async def give_snapshot(self, peer: int, at_least: int) -> int:
         """Begin to send the newest snapshot, which is as of the index returned. Refusal if it is too old."""
         group = self._group
-        if group.state.unrestored:
+        damage = group.machine.damage
+        if group.state.unrestored or (damage is not None and not damage.whole):
             raise Refusal("it is damaged here too")
         manifest = group.snapshots.manifest
         if manifest is None or manifest.index < at_least:
@@ -333,6 +397,12 @@ class Repair:
             raise Refusal("there is no snapshot yet")
         group.send_snapshot(peer)
         return manifest.index
+
+
+def _some(reasons: Sequence[str]) -> str:
+    """The first few of many reasons."""
+    more = f", and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    return "; ".join(reasons[:SHOWN]) + more
 
 
 def is_copy(batch: bytes, fault: Fault) -> bool:

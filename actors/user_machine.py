@@ -1,6 +1,6 @@
 """A user's own state machine in a group (DESIGN 8): the small interface users write, and its adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast, runtime_checkable
 
 import msgpack
@@ -120,7 +120,15 @@ class UserMachine:
     def captured(self, capture: Capture) -> None:
         return
 
-    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
+    @property
+    def damage(self) -> None:
+        """All of it is in the manifest."""
+        return None
+
+    def on_damage(self, tell: Callable[[], None]) -> None:
+        """Never: there are no files."""
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
         """Raises BadState."""
         try:
             fields = msgpack.unpackb(state, strict_map_key=False)

@@ -11,7 +11,7 @@ import errno
 import operator
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,8 @@ T = TypeVar("T")
 GROUPS: Final = "groups"
 MANIFEST: Final = "manifest"
 QUARANTINE: Final = "quarantine"
+PAGE_BYTES: Final = 4096
+"""A disk that refuses a read usually refuses one of these: what lies around it can be read."""
 OPEN_FILES: Final = 128
 """Descriptors kept open; a node with many groups must stay below its limit of open files."""
 SPACE_SECONDS: Final = 1.0
@@ -62,7 +64,9 @@ class FoundFiles:
     manifest: Manifest | None = None
     crc: int = 0
     damaged: bool = False
-    """There is a manifest and it can't be used: it, or a file it names, is not what it must be."""
+    """There is a manifest and it can't be used."""
+    broken: tuple[str, ...] = ()
+    """Files that the manifest names and that are missing, or shorter than it says."""
     next_number: int = 1
     """Behind every number that a name in the directory ends in."""
 
@@ -87,8 +91,8 @@ def recover_files(disk: Disk, directory: str) -> FoundFiles:
             return found
         make_durable(disk, f"{directory}/{MANIFEST}", directory)
         disk.sync_directory(GROUPS)
-        for file in found.manifest.files:
-            found.damaged |= not _cut(disk, directory, file)
+        files = found.manifest.files
+        found.broken = tuple(file.name for file in files if not _cut(disk, directory, file))
     named = {file.name for file in found.manifest.files} if found.manifest is not None else set()
     unnamed = [name for name in names if name not in named and name not in (MANIFEST, QUARANTINE)]
     _move_aside(disk, directory, unnamed, aside)
@@ -119,9 +123,14 @@ def _move_aside(disk: Disk, directory: str, names: Sequence[str], aside: Sequenc
     if not names:
         return
     disk.mkdir(f"{directory}/{QUARANTINE}")
-    stamp = 1 + max((int(name[:8], 16) for name in aside), default=0)
+    stamp = _next_stamp(aside)
     for name in names:
         disk.rename(f"{directory}/{name}", f"{directory}/{QUARANTINE}/{stamp:08x}-{name}")
+
+
+def _next_stamp(aside: Sequence[str]) -> int:
+    """What the names of files begin with that are moved aside next."""
+    return 1 + max((int(name[:8], 16) for name in aside), default=0)
 
 
 def trim_quarantine(disk: Disk, limit: int) -> int:
@@ -327,6 +336,12 @@ class FileLane:
             raise OSError(errno.ENOSPC, f"{len(self._stuck)} earlier writes wait for space")
         return function(*args)
 
+    async def run_apart(self, function: Callable[..., T], *args: object) -> T:
+        """Runs a call that touches nothing of this lane beside it, in the background."""
+        if self.failed is not None:
+            raise self.failed
+        return await self._runner.run(Lane.BACKGROUND, function, *args)
+
     async def flush(self) -> None:
         """Everything deferred before is written, or waits for space."""
         await self.run(_nothing)
@@ -435,6 +450,53 @@ class _Directory:
         self.open.forget(path)
         if self.disk.exists(path):
             self.disk.unlink(path)
+
+    def mend(self, name: str, patches: Mapping[int, Buffer], length: int, crc: int) -> None:
+        """Replaces a damaged file by itself with the patches in it, durably and all at once.
+
+        The damaged one goes to quarantine. FileDamaged, with nothing changed, if the first `length` bytes
+        would have another CRC32C.
+        """
+        path = f"{self.path}/{name}"
+        content = self._salvage(path)
+        for offset, patch in sorted(patches.items()):
+            content.extend(bytes(max(0, offset + len(patch) - len(content))))
+            content[offset : offset + len(patch)] = patch
+        if len(content) < length or crc32c(memoryview(content)[:length]) != crc:
+            raise FileDamaged(path, "what was gathered for it does not have its checksum")
+        self._make()
+        self.open.forget(path)
+        if self.disk.exists(path):
+            aside = f"{self.path}/{QUARANTINE}"
+            self.disk.mkdir(aside)
+            self.disk.link(path, f"{aside}/{_next_stamp(self.disk.listdir(aside)):08x}-{name}")
+        replace_file(self.disk, self.path, f"{path}.tmp", path, bytes(content))
+
+    def _salvage(self, path: str) -> bytearray:
+        """What can be read of a file, with zeros for what can't; nothing if it isn't there."""
+        if not self.disk.exists(path):
+            return bytearray()
+        size = self.disk.size(self.open.get(path, write=False))
+        try:
+            return bytearray(self._lane.read(path, size, 0))
+        except OSError:
+            content = bytearray(size)
+        for offset in range(0, size, PAGE_BYTES):
+            try:
+                page = self._lane.read(path, PAGE_BYTES, offset)
+            except OSError:
+                continue
+            content[offset : offset + len(page)] = page
+        return content
+
+    def read_apart(self, name: str, offset: int, length: int) -> bytes:
+        """As `read`, from the disk itself and with a descriptor of its own: it runs in another lane."""
+        descriptor = self.disk.open(f"{self.path}/{name}")
+        try:
+            self.disk.drop_cache(descriptor)
+            return self.disk.pread(descriptor, length, offset)
+        finally:
+            self.disk.close(descriptor)
 
     def write_manifest(self, encoded: bytes, files: Sequence[FileEntry]) -> None:
         self._make()
@@ -548,6 +610,27 @@ class GroupFiles:
             return await self._lane.run(self._directory.read, name, offset, length)
         except OSError as error:
             raise FileDamaged(f"{self._directory.path}/{name}", f"can't be read: {error}") from error
+
+    async def reread(self, name: str, offset: int, length: int) -> bytes:
+        """As `read`, past the cache where there is one and beside all other reads: for what is written fully.
+
+        FileDamaged if the disk refuses, FileNotFoundError if the file is no longer there.
+        """
+        try:
+            return await self._lane.run_apart(self._directory.read_apart, name, offset, length)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise FileDamaged(f"{self._directory.path}/{name}", f"can't be read: {error}") from error
+
+    async def mend(self, name: str, patches: Mapping[int, Buffer], length: int, crc: int) -> None:
+        """Puts sound bytes into a damaged file (offset -> bytes): durably, all of them or none.
+
+        What was damaged is kept in quarantine, also a missing file is made. FileDamaged if the file's first
+        `length` bytes would not have this CRC32C then; DiskFull if there is no space for a second copy.
+        """
+        self._behind = None
+        await self._lane.commit(self._directory.mend, name, patches, length, crc)
 
     async def sync(self, names: Sequence[str]) -> None:
         """Everything written to these files before the call is durable (their names too)."""

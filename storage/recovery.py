@@ -86,7 +86,9 @@ class RecoveredGroup:
     """Whether the group's creation is readable; if not, kind, name and members are empty."""
     manifest: Manifest | None = None
     manifest_damaged: bool = False
-    """The manifest on which the compacted log relies, or a file it names, is unreadable or missing."""
+    """The manifest on which the compacted log relies is unreadable or missing."""
+    broken: tuple[str, ...] = ()
+    """Files that the manifest names and that are missing or too short."""
 
 
 @dataclass(slots=True)
@@ -333,6 +335,7 @@ def describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
         created=log.created,
         manifest=None if damaged else manifest,
         manifest_damaged=damaged,
+        broken=() if damaged else files.broken,
     )
 
 

@@ -43,6 +43,7 @@ from .subjects import SubjectFilter
 
 if TYPE_CHECKING:
     from ...storage.files import GroupFiles
+    from .damage import Damage
 
 StoredMessage = Record
 """One message as the stream holds it: sequence, time (ns), subject, headers, payload."""
@@ -51,7 +52,8 @@ BLOCK_BYTES: Final = 8 << 20
 """A block is closed at this size: large enough to make files few, small enough to sync and send in one go."""
 PENDING_BYTES: Final = 16 << 20
 """Written behind, per group: beyond this `settle` waits."""
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+"""Version 1 did not say with which sequence each block begins."""
 HIGHEST_SEQUENCE: Final = (1 << 56) - 1
 """A result has 56 bits for a sequence."""
 
@@ -86,11 +88,12 @@ class StreamMachine:
         self.name = name
         self.on_applied: Callable[[], None] = _nobody
         """Called after each batch: the leader's deliveries look for what came."""
+        self._tell_repair: Callable[[], None] | None = None
         self.empty()
 
     def empty(self) -> None:
         """Forgets everything: the state of a stream that was never configured."""
-        self._store = MessageStore(self._files, self.name, self._block_bytes)
+        self._store = MessageStore(self._files, self.name, self._block_bytes, self._tell_damage)
         self.consumers = Consumers(self._store)
         self._expiry = Expiry(self._store)
         self._duplicates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
@@ -560,12 +563,31 @@ class StreamMachine:
         """The manifest made of `capture` is durable: files that it needs no more may go."""
         self._store.forget(capture.obsolete)
 
-    async def restore(self, state: bytes, files: Sequence[FileEntry]) -> None:
-        """Takes a captured state (rule S12: its files are cut to it). Raises DamagedRecord, StateDamaged."""
+    @property
+    def damage(self) -> Damage:
+        """What of the blocks can't be read."""
+        return self._store.damage
+
+    def on_damage(self, tell: Callable[[], None]) -> None:
+        """`tell` is called when a record was found that can't be read: readers then wait for its repair."""
+        self._tell_repair = tell
+
+    def _tell_damage(self) -> bool:
+        if self._tell_repair is not None:
+            self._tell_repair()
+        return self._tell_repair is not None
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
+        """Takes a captured state (rule S12: its files are cut to it). Raises DamagedRecord, StateDamaged.
+
+        With `accept_loss` messages that can't be read are lost: they are gone, but asked for they are an
+        error.
+        """
         fields = _unpack_state(state)
         self.empty()
         try:
-            await self._store.restore(cast("Mapping[str, object]", fields["store"]), files)
+            store = cast("Mapping[str, object]", fields["store"])
+            await self._store.restore(store, files, accept_loss=accept_loss)
             self.version = cast("int", fields["version"])
             self.clock = cast("int", fields["clock"])
             self._last_id = cast("bytes", fields["last_id"])
@@ -575,6 +597,8 @@ class StreamMachine:
             self._expiry.restore(cast("dict[str, object]", fields.get("expiry", {})))
             config = fields["config"]
             self._adopt(None if config is None else StreamConfig.from_json(cast("dict[str, object]", config)))
+            if accept_loss:
+                self.consumers.removed(self.clock)
         except (KeyError, TypeError, ValueError, ApiError) as error:
             raise StateDamaged(f"stream {self.name}: the captured state is wrong: {error}") from error
 
@@ -628,6 +652,6 @@ def _unpack_state(state: bytes) -> dict[str, object]:
         fields = msgpack.unpackb(state)
     except (ValueError, msgpack.UnpackException) as error:
         raise StateDamaged("a captured stream can't be read") from error
-    if not isinstance(fields, dict) or fields.get("v") != STATE_VERSION:
-        raise StateDamaged(f"a captured stream of a version other than {STATE_VERSION}")
+    if not isinstance(fields, dict) or fields.get("v") not in (1, STATE_VERSION):
+        raise StateDamaged(f"a captured stream of a version beyond {STATE_VERSION}")
     return fields

@@ -7,29 +7,40 @@ message: the write-ahead log did (rule S11), and a snapshot syncs the blocks tha
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from ...codec import Buffer, Entries
+from ...codec import Entries, crc32c
 from ...codec.block import (
     EVERYTHING,
     NO_SUBJECT,
+    BlockScan,
     IndexChange,
     Record,
-    RecordDamaged,
     Refusals,
     SubjectCounters,
     accounted_size,
     encode_record,
     group_publishes,
     index_records,
-    read_record,
     record_size,
     scan_block,
 )
+from ...storage.errors import FileDamaged
 from .blocks import Block
+from .damage import Damage
 from .errors import DamagedRecord, StateDamaged
+from .salvage import (
+    BlockNote,
+    Wreck,
+    block_notes,
+    filled,
+    find_records,
+    spans,
+    what_is_wrong,
+    without,
+)
 
 if TYPE_CHECKING:
     from ...storage.files import GroupFiles
@@ -49,10 +60,19 @@ NAMED_SLACK: Final = 65_536
 class MessageStore:
     """The messages of one stream."""
 
-    def __init__(self, files: GroupFiles, stream: str, block_bytes: int) -> None:
+    def __init__(
+        self,
+        files: GroupFiles,
+        stream: str,
+        block_bytes: int,
+        tell_damage: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`tell_damage` wakes whoever repairs; False if nobody does."""
         self._files = files
         self._stream = stream
         self._block_bytes = block_bytes
+        self.damage = Damage(files, stream, self._block_having, tell_damage)
+        """What of the blocks can't be read."""
         self._blocks: list[Block] = []
         self._firsts: list[int] = []
         """`first` of each block, for searching."""
@@ -478,32 +498,56 @@ class MessageStore:
         found = self._locate(sequence)
         return 0 if found is None else found[0].time_of(found[1])
 
+    def _block_having(self, sequence: int) -> Block | None:
+        """The block in which a sequence lies, whether its message is there or not."""
+        at = self._block_at(sequence)
+        block = self._blocks[at] if at < len(self._blocks) else None
+        return block if block is not None and block.first <= sequence <= block.last else None
+
     async def read(self, sequence: int) -> Record | None:
-        """A message, verified; None if there is none with that sequence. Raises DamagedRecord."""
-        found = self._locate(sequence)
-        if found is None:
-            return None
-        block, position = found
-        offset, length = block.span(position)
-        name = block.name
-        data = await self._files.read(name, offset, length)
-        return self._checked(data, sequence, name, offset)
+        """A message, verified; None if there is none with that sequence.
+
+        A damaged one is waited for a moment, as a replica may have it. Raises DamagedRecord.
+        """
+        return (await self.read_many([sequence]))[0]
 
     async def read_many(self, sequences: Sequence[int]) -> list[Record | None]:
-        """Messages, verified, neighbours with one read; None for one that is gone. Raises DamagedRecord."""
+        """Messages, verified, neighbours with one read; None for one that is gone.
+
+        Damaged ones are waited for a moment, as a replica may have them. Raises DamagedRecord.
+        """
+        while True:
+            try:
+                return await self._read_many(sequences)
+            except DamagedRecord as damage:
+                if self._is_lost(damage.sequence) or not await self.damage.is_mended(damage.sequence):
+                    raise
+
+    async def _read_many(self, sequences: Sequence[int]) -> list[Record | None]:
+        for sequence in sequences if self.damage.lost else ():
+            if self._is_lost(sequence):
+                raise DamagedRecord(self._stream, "none", 0, sequence, "it is lost: no replica could read it")
         found: dict[int, Record] = {}
         for block, first, last in self._spans(sequences):
             begin = block.span(first)[0]
             offset, length = block.span(last)
             name = block.name
             spans = [(block.first + at, *block.span(at)) for at in range(first, last + 1)]
-            data = memoryview(await self._files.read(name, begin, offset + length - begin))
+            try:
+                data = memoryview(await self._files.read(name, begin, offset + length - begin))
+            except FileDamaged as damage:
+                unread = DamagedRecord(self._stream, name, begin, block.first + first, str(damage))
+                raise self.damage.note(unread) from damage
             wanted = set(sequences)
             for sequence, offset, length in spans:
                 if sequence in wanted:
                     piece = data[offset - begin : offset - begin + length]
-                    found[sequence] = self._checked(piece, sequence, name, offset)
+                    found[sequence] = self.damage.check(piece, block, sequence - block.first)
         return [found.get(sequence) for sequence in sequences]
+
+    def _is_lost(self, sequence: int) -> bool:
+        at = bisect_right(self.damage.lost, (sequence, EVERYTHING)) - 1
+        return at >= 0 and self.damage.lost[at][0] <= sequence <= self.damage.lost[at][1]
 
     def _spans(self, sequences: Iterable[int]) -> list[tuple[Block, int, int]]:
         """The messages' places, (block, first position, last position), where one read gets close ones."""
@@ -521,20 +565,11 @@ class MessageStore:
             spans.append((block, position, position))
         return spans
 
-    def _checked(self, data: Buffer, sequence: int, name: str, offset: int) -> Record:
-        try:
-            record = read_record(data)
-        except RecordDamaged as damage:
-            raise DamagedRecord(self._stream, name, offset, sequence, damage.fault.text) from damage
-        if record.sequence != sequence:
-            raise DamagedRecord(self._stream, name, offset, sequence, "another record lies there")
-        return record
-
     # --- snapshots
 
     def capture(self) -> tuple[dict[str, object], list[tuple[str, int, int]], tuple[str, ...]]:
         """State, files (name, length, crc32c) in the state's order, and names that are needed no more."""
-        blocks = [[len(block), block.start, block.live_bits()] for block in self._blocks]
+        blocks = [[len(block), block.start, block.live_bits(), block.first] for block in self._blocks]
         state: dict[str, object] = {
             "first": self.first,
             "last": self.last,
@@ -542,6 +577,7 @@ class MessageStore:
             "messages": self.messages,
             "size": self.size,
             "blocks": blocks,
+            "lost": [list(span) for span in self.damage.lost if span[1] >= self.first],
         }
         files = [(block.name, block.length, block.crc) for block in self._blocks]
         return state, files, tuple(self._obsolete)
@@ -552,45 +588,72 @@ class MessageStore:
         self._obsolete = [name for name in self._obsolete if name not in gone]
         self._files.forget(names)
 
-    async def restore(self, state: Mapping[str, object], files: Sequence[FileEntry]) -> None:
+    async def restore(
+        self, state: Mapping[str, object], files: Sequence[FileEntry], *, accept_loss: bool = False
+    ) -> None:
         """Takes a captured state over files that are cut to their lengths; verifies every record.
 
-        Only for a store that is empty. Raises DamagedRecord or StateDamaged.
+        Only for a store that is empty. With `accept_loss` what can't be read is lost, and known to be.
+        Raises DamagedRecord, once everything was looked at, or StateDamaged.
         """
-        blocks = state["blocks"]
-        if not isinstance(blocks, list) or len(blocks) != len(files):
+        notes = block_notes(state, files)
+        if notes is None:
             raise StateDamaged(f"stream {self._stream}: {len(files)} files, the state has others")
-        for file, (count, start, live) in zip(files, blocks, strict=True):
-            await self._restore_block(file, count, start, live)
+        self.damage.lost = [(first, last) for first, last in cast("list[list[int]]", state.get("lost", []))]
+        wreck = Wreck(self._files, self._stream, notes)
+        for note in notes:
+            await self._restore_block(note, wreck, accept_loss=accept_loss)
+        if not wreck.whole:
+            raise wreck.damage()
         self.first, self.last = _number(state, "first"), _number(state, "last")
         self.last_time = _number(state, "last_time")
-        if (self.messages, self.size) != (state["messages"], state["size"]):
+        if accept_loss:
+            self._find_first()
+        elif (self.messages, self.size) != (state["messages"], state["size"]):
             raise StateDamaged(
                 f"stream {self._stream}: {self.messages} messages of {self.size} bytes in the files, "
                 f"{state['messages']} of {state['size']} in the state"
             )
-        if self._blocks and self._blocks[-1].last == self.last:
+        if self._blocks and self._blocks[-1].last == self.last and not self._is_lost(self.last):
             self._open = self._blocks[-1]
 
-    async def _restore_block(self, file: FileEntry, count: int, start: int, live: bytes | None) -> None:
-        data = await self._files.read(file.name, 0, file.length)
-        scan = scan_block(data)
-        if scan.fault is not None:
-            sequence = scan.sequences[-1] + 1 if scan.sequences else 0
-            raise DamagedRecord(self._stream, file.name, scan.fault_offset, sequence, scan.fault.text)
-        if len(data) != file.length or len(scan.offsets) != count or not count:
-            raise StateDamaged(f"file {file.name}: {len(scan.offsets)} records, the state says {count}")
-        if scan.sequences[-1] - scan.sequences[0] + 1 != count:
-            raise StateDamaged(f"file {file.name}: a sequence is missing")
-        if live is not None and len(live) != (count + 7) // 8:
-            raise StateDamaged(f"file {file.name}: {len(live)} bytes say which of {count} messages are there")
+    async def _restore_block(self, note: BlockNote, wreck: Wreck, *, accept_loss: bool) -> None:
+        try:
+            data = await self._files.read(note.file.name, 0, note.file.length)
+        except FileDamaged as damage:
+            data, reason = b"", str(damage)
+        else:
+            scan = scan_block(data)
+            reason = what_is_wrong(data, scan, note)
+            if not reason:
+                self._index_block(note, data, scan, note.live)
+                return
+        places = find_records(data, note.first, note.count) if note.first else {}
+        gone = [each for each in range(note.first, note.last + 1) if each not in places]
+        same = len(data) == note.file.length and crc32c(data) == note.file.crc32c
+        if not accept_loss and not (same and gone and all(map(self._is_lost, gone))):
+            wreck.add(note, data, reason)
+            return
+        self._note_lost(gone)
+        if places:
+            whole, offsets = filled(data, places, note)
+            scan = scan_block(whole)
+            scan.offsets = array("I", offsets)
+            lost = [sequence - note.first for sequence in gone]
+            self._index_block(note, data, scan, without(note.live, note.start, note.count, lost))
+
+    def _note_lost(self, sequences: Iterable[int]) -> None:
+        """These are lost, and stay so: what a backup or another disk has of them is for people to judge."""
+        for first, last in spans(each for each in sequences if not self._is_lost(each)):
+            insort(self.damage.lost, (first, last))
+
+    def _index_block(self, note: BlockNote, data: bytes, scan: BlockScan, live: bytes | None) -> None:
+        """Takes a block; `live` says which of its messages are there (None: all from its start on)."""
         numbers = [self.subject_id(subject) for subject in scan.subjects]
-        ids, change = index_records(scan, numbers, self._counters, start, live)
+        ids, change = index_records(scan, numbers, self._counters, note.start, live)
         for number in numbers:
             self.release(number)
-        block = Block.scanned(file.name, data, scan, ids, change.messages, start)
-        if block.crc != file.crc32c:
-            raise StateDamaged(f"file {file.name}: not the file that the manifest names")
+        block = Block.scanned(note.file.name, data, scan, ids, change.messages, note.start)
         self._blocks.append(block)
         self._firsts.append(block.first)
         self.messages += change.messages

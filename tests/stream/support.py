@@ -12,6 +12,7 @@ from trimaran.actors.stream.commands import configure
 from trimaran.actors.stream.config import from_request
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.codec import Entries, EntryType, Kind, crc32c, make_chunk, seal_batch, walk_batch
+from trimaran.storage import FileDamaged
 
 T = TypeVar("T")
 Entry = tuple[int, bytes]
@@ -49,6 +50,14 @@ class MemoryFiles:
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         return bytes(self.written[name][offset : offset + length])
+
+    async def mend(self, name: str, patches: Mapping[int, bytes], length: int, crc: int) -> None:
+        content = bytearray(self.written.get(name, b"").ljust(length, b"\0"))
+        for offset, patch in patches.items():
+            content[offset : offset + len(patch)] = patch
+        if crc32c(content[:length]) != crc:
+            raise FileDamaged(name, "another checksum")
+        self.written[name] = content
 
     async def sync(self, names: Sequence[str]) -> None:
         for name in names:

@@ -215,7 +215,7 @@ def test_a_short_or_foreign_block_is_never_restored() -> None:
         restored(capture, cut)
     swapped = files.recovered(capture, lambda _: True)
     swapped.written[first], swapped.written[second] = swapped.written[second], swapped.written[first]
-    with pytest.raises(StateDamaged):
+    with pytest.raises(DamagedRecord):
         restored(capture, swapped)
 
 
@@ -236,7 +236,7 @@ def test_another_sound_record_is_never_taken_for_the_one_that_was_there() -> Non
     name = capture.files[0].name
     other = encode_record(1, log.time, b"s.1", b"", b"uno")
     files.written[name][: len(other)] = other
-    with pytest.raises(StateDamaged, match="not the file"):
+    with pytest.raises(DamagedRecord, match="not the file"):
         restored(capture, files)
     files.written[name][: len(other)] = encode_record(7, log.time, b"s.1", b"", b"one")
     assert isinstance(attempt(machine, 1), DamagedRecord)
@@ -270,7 +270,7 @@ def test_a_state_without_one_of_its_fields_is_damaged(field: str) -> None:
     with pytest.raises(StateDamaged):
         restored(Capture(msgpack.packb(fields), capture.files), files)
     fields = msgpack.unpackb(capture.state)
-    fields["v"] = 2
+    fields["v"] = 3
     with pytest.raises(StateDamaged):
         restored(Capture(msgpack.packb(fields), capture.files), files)
 

@@ -1,0 +1,253 @@
+"""Streams whose block files rot: no wrong byte is ever served, and every replica gets whole by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.actors.cluster import Cluster, open_memory_cluster, until
+from tests.actors.damage import flip, group_files
+from tests.actors.load import STREAM, assignment, load
+from trimaran import StreamHandle, open_stream
+from trimaran.actors.group import Group
+from trimaran.actors.stream.errors import DamagedRecord
+from trimaran.actors.stream.machine import StreamMachine
+from trimaran.codec.block import RECORD_HEADER_SIZE, scan_block
+from trimaran.storage.memory_disk import MemoryDisk
+
+MESSAGES = 300
+
+
+def payload(number: int) -> bytes:
+    return Random(number).randbytes(1000)
+
+
+def replica(cluster: Cluster, name: str, number: int) -> Group:
+    group = cluster[name].groups.get(number)
+    assert group is not None
+    return group
+
+
+def machine(cluster: Cluster, name: str, number: int) -> StreamMachine:
+    found = replica(cluster, name, number).machine
+    assert isinstance(found, StreamMachine)
+    return found
+
+
+async def fill(cluster: Cluster, replicas: int = 3) -> int:
+    """A stream with messages in several blocks, which a manifest names, on its nodes."""
+    stream = await open_stream(cluster["a"], STREAM, ["orders.>"], replicas=replicas)
+    for number in range(1, MESSAGES + 1):
+        await stream.publish("orders.x", payload(number))
+    names = [name for name in cluster.members if cluster[name].groups.get(stream.group) is not None]
+    await until(
+        lambda: all(machine(cluster, name, stream.group).info().last_seq == MESSAGES for name in names)
+    )
+    for name in names:
+        await replica(cluster, name, stream.group).snapshots.take()
+        assert len(blocks(cluster, name, stream.group)) > 3
+    return stream.group
+
+
+def blocks(cluster: Cluster, name: str, group: int) -> list[str]:
+    """Paths of the block files of a replica, oldest first."""
+    files = group_files(cluster.members[name].disk, group)
+    return [path for file, path in sorted(files.items()) if file.startswith("block")]
+
+
+def hurt(disk: MemoryDisk, path: str, *sequences: int) -> None:
+    """The records of these sequences get a bit flipped in their payload."""
+    scan = scan_block(disk.read(path))
+    places = dict(zip(scan.sequences, scan.offsets, strict=True))
+    for sequence in sequences:
+        flip(disk, path, places[sequence] + RECORD_HEADER_SIZE + 100)
+
+
+def sequences_in(disk: MemoryDisk, path: str) -> list[int]:
+    return list(scan_block(disk.read(path)).sequences)
+
+
+def aside(disk: MemoryDisk, group: int) -> list[str]:
+    [directory] = [name for name in disk.listdir("groups") if name.startswith(f"{group}-")]
+    return disk.listdir(f"groups/{directory}/quarantine")
+
+
+async def stop_all(cluster: Cluster) -> None:
+    for name in cluster.members:
+        await cluster.crash(name)
+
+
+async def serves(cluster: Cluster, name: str, group: int, lost: Iterable[int] = ()) -> None:
+    """Every message is there on a replica, but for those that are lost: asked for, these are an error."""
+    await until(lambda: cluster[name].groups.get(group) is not None)
+    await until(lambda: not replica(cluster, name, group).state.faulty)
+    await until(lambda: machine(cluster, name, group).info().last_seq == MESSAGES)
+    for sequence in range(1, MESSAGES + 1):
+        if sequence in lost:
+            with pytest.raises(DamagedRecord, match=f"sequence {sequence}:"):
+                await machine(cluster, name, group).get(sequence)
+            continue
+        message = await machine(cluster, name, group).get(sequence)
+        assert message is not None and message.payload == payload(sequence), (name, sequence)
+
+
+async def test_a_damaged_block_is_mended_from_another_replica(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        await stop_all(cluster)
+        disk = cluster.members["b"].disk
+        path = blocks(cluster, "b", group)[1]
+        sound = disk.read(path)
+        first = sequences_in(disk, path)[0]
+        hurt(disk, path, first, first + 7, first + 8)
+        damaged = disk.read(path)
+        for name in "abc":
+            await cluster.start(name)
+        await serves(cluster, "b", group)
+        assert replica(cluster, "b", group).repair.mender.mended == 3, "only what was damaged came"
+        assert replica(cluster, "b", group).snapshots.installed == 0
+        disk = cluster.members["b"].disk
+        assert disk.read(path) == sound
+        [kept] = [name for name in aside(disk, group) if name.endswith(path.rpartition("/")[2])]
+        assert disk.read(f"{path.rpartition('/')[0]}/quarantine/{kept}") == damaged
+        await cluster.crash("b", power=True)
+        await cluster.start("b")
+        await serves(cluster, "b", group)
+        assert replica(cluster, "b", group).repair.mender.mended == 0, "for good"
+
+
+async def test_two_replicas_damaged_in_different_places_heal_each_other(autojump_clock: MockClock) -> None:
+    """The third node is away, so nobody could lead before both are whole."""
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        await stop_all(cluster)
+        a, b = cluster.members["a"].disk, cluster.members["b"].disk
+        at_a, at_b = blocks(cluster, "a", group), blocks(cluster, "b", group)
+        shared = sequences_in(a, at_a[0])
+        hurt(a, at_a[0], shared[3])
+        a.unlink(at_a[2])
+        hurt(b, at_b[0], shared[4], shared[5])
+        b.shorten(at_b[1], 3000)
+        await cluster.start("a")
+        await cluster.start("b")
+        for name in "ab":
+            await serves(cluster, name, group)
+            assert replica(cluster, name, group).snapshots.installed == 0
+        published = await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
+        assert published.sequence == MESSAGES + 1
+
+
+async def test_a_replica_with_damaged_blocks_neither_leads_nor_votes(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        await stop_all(cluster)
+        hurt(cluster.members["b"].disk, blocks(cluster, "b", group)[0], 5)
+        await cluster.start("b")
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        await trio.sleep(5)
+        state = replica(cluster, "b", group).state
+        assert state.faulty and state.role.value == "follower" and not state.leader
+        [reason] = [reason for reason in cluster["b"].vitals.health() if "stream" in reason]
+        assert "sequences 5 can't be read" in reason and "file block-" in reason and "offset " in reason
+        await cluster.start("c")
+        await serves(cluster, "b", group)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_damaged_blocks_under_load(autojump_clock: MockClock, seed: int) -> None:
+    random = Random(seed)
+    async with open_memory_cluster(seed=seed) as cluster, load(cluster, "c", 3) as running:
+        group = assignment(cluster, "c").group
+        await until(lambda: len(running.acknowledged) >= 900, 60)
+        for name in "ab":
+            await cluster.crash(name)
+            disk = cluster.members[name].disk
+            for path in random.sample(blocks(cluster, name, group)[:-1], 2):
+                for _ in range(random.randint(1, 5)):
+                    flip(disk, path, random.randrange(len(disk.read(path))))
+            before = len(running.acknowledged)
+            await cluster.start(name)
+            await until(lambda name=name: cluster[name].groups.get(group) is not None)  # type: ignore[misc]
+            await until(lambda name=name: not replica(cluster, name, group).state.faulty)  # type: ignore[misc]
+            assert replica(cluster, name, group).repair.mender.mended > 0
+            await until(lambda before=before: len(running.acknowledged) > before)  # type: ignore[misc]
+
+
+async def test_a_record_that_rots_while_the_stream_runs_is_served_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        leader = cluster.leader(group)
+        disk = cluster.members[leader].disk
+        paths = blocks(cluster, leader, group)
+        hurt(disk, paths[0], 2, 9)
+        hurt(disk, paths[-1], sequences_in(disk, paths[-1])[0])
+        await serves(cluster, leader, group)
+        found = replica(cluster, leader, group)
+        assert found.repair.mender.mended == 3 and cluster.leader(group) == leader
+        assert found.repair.waits_for == ""
+        await cluster.crash(leader, power=True)
+        await cluster.start(leader)
+        await serves(cluster, leader, group)
+        assert replica(cluster, leader, group).repair.mender.mended == 0
+
+
+async def test_without_a_copy_anywhere_a_read_is_an_error_and_all_else_is_served(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        for name in "abc":
+            hurt(cluster.members[name].disk, blocks(cluster, name, group)[0], 4)
+        for name in "abc":
+            await serves(cluster, name, group, lost=[4])
+        assert "sequence 4:" in replica(cluster, "a", group).repair.waits_for
+        await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
+
+
+async def test_a_single_replica_starts_without_what_is_lost_and_says_what_that_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster("a", "b", "c") as cluster:
+        group = await fill(cluster, replicas=1)
+        [home] = [name for name in "abc" if cluster[name].groups.get(group) is not None]
+        await cluster.crash(home)
+        disk = cluster.members[home].disk
+        paths = blocks(cluster, home, group)
+        gone = sequences_in(disk, paths[2])
+        hurt(disk, paths[0], 3, 4)
+        disk.unlink(paths[2])
+        lost = {3, 4, *gone}
+        for _ in range(2):
+            await cluster.start(home)
+            await serves(cluster, home, group, lost)
+            info = machine(cluster, home, group).info()
+            assert info.messages == MESSAGES - len(lost) and info.num_deleted == len(lost)
+            assert machine(cluster, home, group).damage.lost == [(3, 4), (gone[0], gone[-1])]
+            await replica(cluster, home, group).snapshots.take()
+            await cluster.crash(home)
+        await cluster.start(home)
+        await serves(cluster, home, group, lost)
+        published = await StreamHandle(cluster[home], STREAM, group).publish("orders.x", b"on")
+        assert published.sequence == MESSAGES + 1
+
+
+async def test_the_same_record_damaged_everywhere_costs_that_record_only(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        await stop_all(cluster)
+        for name in "abc":
+            also = [11] if name == "b" else []
+            hurt(cluster.members[name].disk, blocks(cluster, name, group)[0], 4, *also)
+        for name in "abc":
+            await cluster.start(name)
+        for name in "abc":
+            await serves(cluster, name, group, lost=[4])
+        await cluster.ready()
+        published = await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
+        assert published.sequence == MESSAGES + 1
