@@ -40,6 +40,7 @@ RETRY_SECONDS: Final = 0.05
 """Pause of a connection after an error, so that a stream without a leader is asked and not flooded."""
 STREAM_SECONDS: Final = 15.0
 """How long creating the stream may take: a cluster that has just started elects leaders first."""
+EACH_STREAM_SECONDS: Final = 0.5
 STREAM_NOT_FOUND: Final = 10059
 EXIT_BAD_OPTION: Final = 2
 INBOX_SID: Final = 1
@@ -58,8 +59,11 @@ class Load:
     """Servers; connections are spread over them."""
     stream: str = "BENCH"
     subject: str = "bench"
+    streams: int = 1
+    """Above 1, connections are spread over streams `<stream>-0`, `<stream>-1`, ..., each with a subject below
+    `subject`."""
     replicas: int = 1
-    """Replicas of the stream, if it has to be made."""
+    """Replicas of a stream that has to be made."""
     size: int = 128
     """Bytes of payload."""
     connections: int = 4
@@ -68,6 +72,12 @@ class Load:
     seconds: float = 5.0
     warm_up: float = 0.5
     """Seconds before those that count."""
+
+    def targets(self) -> list[tuple[str, str]]:
+        """Stream and subject of each stream."""
+        if self.streams == 1:
+            return [(self.stream, self.subject)]
+        return [(f"{self.stream}-{number}", f"{self.subject}.{number}") for number in range(self.streams)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +131,10 @@ def run_load(load: Load) -> Measurement:
         poller = stack.enter_context(select.epoll())
         shares = [load.window * (n + 1) // load.connections for n in range(load.connections)]
         connections = {}
+        subjects = [subject for _, subject in load.targets()]
         for number, (before, after) in enumerate(zip([0, *shares], shares, strict=False)):
-            made = _open(load, load.urls[number % len(load.urls)], after - before)
+            url, subject = load.urls[number % len(load.urls)], subjects[number % len(subjects)]
+            made = _open(load, url, subject, after - before)
             connections[stack.enter_context(made.sock).fileno()] = made
             poller.register(made.sock, select.EPOLLIN)
         return _Run(load, poller, connections).run()
@@ -263,10 +275,10 @@ def quantile(latencies: Sequence[int], share: float) -> float:
     return (((bucket - 32 * shift) << shift) + (1 << shift) / 2) / 1e9 if sums[-1] else 0.0
 
 
-def _open(load: Load, url: str, window: int) -> _Connection:
+def _open(load: Load, url: str, subject: str, window: int) -> _Connection:
     """Connect and subscribe to this connection's inbox."""
     inbox = b"_INBOX.%b." % secrets.token_hex(8).encode()
-    head = b"PUB %b %b" % (load.subject.encode(), inbox)
+    head = b"PUB %b %b" % (subject.encode(), inbox)
     message = b"%b%b %d\r\n%b\r\n" % (head, DIGITS, load.size, b"x" * load.size)
     scanner = Scanner(Direction.CLIENT, max_control_line=65000)
     try:
@@ -308,60 +320,67 @@ def _read_until(sock: socket.socket, scanner: Scanner, awaited: OpKind) -> bytes
             raise BenchFailed("the server closed the connection")
 
 
-async def create_stream(load: Load) -> bool:
-    """Make sure that there is a stream; True if it was made here. Waits while the cluster has no leader yet.
+async def create_streams(load: Load) -> list[str]:
+    """Make sure that the streams are there; the names of those made here.
+
+    Waits while the cluster has no leader yet.
 
     Raises:
         BenchFailed: a stream of this name has other subjects, or it could not be made.
     """
     failure: Exception = BenchFailed("no answer")
-    with trio.move_on_after(STREAM_SECONDS):
+    made: list[str] = []
+    with trio.move_on_after(STREAM_SECONDS + load.streams * EACH_STREAM_SECONDS):
         while True:
             try:
                 async with connect(*load.urls) as client:
-                    return await _find_or_create(client, load)
+                    for stream, subject in load.targets():
+                        if await _find_or_create(client, stream, subject, load.replicas):
+                            made.append(stream)
+                    return made
             except (NatsError, OSError) as error:
                 failure = error
             await trio.sleep(0.2)
     raise BenchFailed(f"stream {load.stream} can't be made: {failure}")
 
 
-async def _find_or_create(client: Client, load: Load) -> bool:
+async def _find_or_create(client: Client, stream: str, subject: str, replicas: int) -> bool:
     try:
-        info = await client.stream_info(load.stream)
+        info = await client.stream_info(stream)
     except JetStreamError as error:
         if error.err_code != STREAM_NOT_FOUND:
             raise
     else:
         config = info.get("config")
         subjects = config.get("subjects") if isinstance(config, dict) else None
-        if subjects != [load.subject]:
-            raise BenchFailed(f"stream {load.stream} exists with other subjects: {subjects}")
+        if subjects != [subject]:
+            raise BenchFailed(f"stream {stream} exists with other subjects: {subjects}")
         return False
-    await client.create_stream(load.stream, [load.subject], replicas=load.replicas)
+    await client.create_stream(stream, [subject], replicas=replicas)
     return True
 
 
-async def _delete_stream(load: Load) -> None:
+async def _delete_streams(load: Load, names: Sequence[str]) -> None:
     async with connect(*load.urls, request_timeout=STREAM_SECONDS) as client:
-        await client.delete_stream(load.stream)
+        for name in names:
+            await client.delete_stream(name)
 
 
 def measure(load: Load, *, keep: bool = False) -> Measurement:
-    """Make the stream if there is none, run the load, and delete the stream if it was made here.
+    """Make the streams that are missing, run the load, and delete those that were made here.
 
     Raises:
-        BenchFailed: the stream could not be made, or the load not be run to its end.
+        BenchFailed: a stream could not be made, or the load not be run to its end.
     """
-    made = trio.run(create_stream, load)
+    made = trio.run(create_streams, load)
     try:
         return run_load(load)
     finally:
         if made and not keep:
             try:
-                trio.run(_delete_stream, load)
+                trio.run(_delete_streams, load, made)
             except NatsError as error:
-                click.echo(f"stream {load.stream} is left behind: {error}", err=True)
+                click.echo(f"left behind: {', '.join(made)}: {error}", err=True)
 
 
 def result_table(load: Load, result: Measurement) -> Table:
@@ -419,7 +438,14 @@ def check_options(load: Load) -> None:
 )
 @click.option("--subject", default="bench", show_default=True)
 @click.option("--stream", default="BENCH", show_default=True)
-@click.option("--keep", is_flag=True, help="Do not delete the stream that was made.")
+@click.option(
+    "--streams",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Spread the connections over so many streams, each with a subject below --subject.",
+)
+@click.option("--keep", is_flag=True, help="Do not delete the streams that were made.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON (times in seconds).")
 def bench(
     urls: tuple[str, ...],
@@ -430,6 +456,7 @@ def bench(
     replicas: int,
     subject: str,
     stream: str,
+    streams: int,
     keep: bool,
     as_json: bool,
 ) -> None:
@@ -442,10 +469,11 @@ def bench(
         urls=urls or (DEFAULT_URL,),
         stream=stream,
         subject=subject,
+        streams=streams,
         replicas=replicas,
         size=size,
-        connections=connections,
-        window=max(window, connections),
+        connections=max(connections, streams),  # each stream has one at least
+        window=max(window, connections, streams),
         seconds=seconds,
     )
     check_options(load)
