@@ -28,8 +28,6 @@ class _File:
     durable: bytearray = field(default_factory=bytearray)
     unsynced: list[tuple[int, bytes] | int] = field(default_factory=list)
     """Writes as (offset, bytes), truncations as the new length, in order."""
-    lost: bool = False
-    """A sync failed: the system believes these writes clean, and the disk may never get them."""
 
 
 @dataclass(slots=True)
@@ -113,12 +111,13 @@ class MemoryDisk:
         try:
             self._change("sync", path)
         except OSError:
-            file.lost = True
-            raise
-        if not file.lost:
-            for change in file.unsynced:
-                _perform(file.durable, change)
+            # The system takes these writes for clean from now on and never tries them again; what is written
+            # later is written.
             file.unsynced.clear()
+            raise
+        for change in file.unsynced:
+            _perform(file.durable, change)
+        file.unsynced.clear()
 
     fsync = fdatasync
 
@@ -209,13 +208,18 @@ class MemoryDisk:
         self._locks.clear()
         self.before = None
 
-    def crash(self, random: Random) -> None:
-        """The power is gone. Of what was not synced, each sector of each write and each name may be lost."""
+    def crash(self, random: Random, *, whole: bool = False, garbage: float = 0.0) -> None:
+        """The power is gone. Of what was not synced, each sector of each write and each name may be lost.
+
+        Args:
+            whole: no file is torn: it keeps everything or loses everything.
+            garbage: the share of unsynced sectors that hold neither the old nor the new bytes then.
+        """
         self.kill()
         for directory in self._directories.values():
             _crash_directory(directory, random)
         for file in self._files():
-            _crash_file(file, random)
+            _crash_file(file, random, (0.0, 1.0) if whole else (0.0, 1.0, random.random()), garbage)
 
     def fork(self) -> MemoryDisk:
         """An independent copy as a new process would find it, to try another fate."""
@@ -326,10 +330,10 @@ def _crash_directory(directory: _Directory, random: Random) -> None:
     directory.unsynced = []
 
 
-def _crash_file(file: _File, random: Random) -> None:
+def _crash_file(file: _File, random: Random, chances: Sequence[float], garbage: float) -> None:
     """Some files keep everything, some lose everything, most are torn, by sectors and in any order."""
     survived = bytearray(file.durable)
-    chance = random.choice((0.0, 1.0, random.random()))
+    chance = random.choice(chances)
     for change in file.unsynced:
         if isinstance(change, int):
             if random.random() < chance:
@@ -339,10 +343,11 @@ def _crash_file(file: _File, random: Random) -> None:
         end = offset + len(data)
         while offset < end:
             piece = min(end, offset - offset % SECTOR + SECTOR)
-            if random.random() < chance:
+            if garbage and 0 < chance < 1 and random.random() < garbage:
+                _put(survived, offset, random.randbytes(piece - offset))
+            elif random.random() < chance:
                 _put(survived, offset, data[offset - end + len(data) : piece - end + len(data)])
             offset = piece
     file.content[:] = survived
     file.durable[:] = survived
     file.unsynced = []
-    file.lost = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, fields
 from math import inf
-from typing import TypeVar
 
 NEVER = inf
 
@@ -112,6 +111,8 @@ class ProcessFaults:
     crash_at_term_change: float = 0.0
     crash_at_apply: float = 0.0
     """Between the log's write and the state machine's."""
+    crash_in_files: float = 0.0
+    """Share of recoveries and snapshots inside which the power goes, between two operations on files."""
     pause_every: float = NEVER
     """A process stands still for `pause_for`: its timers fire late, what was sent to it waits."""
     pause_for: float = 0.5
@@ -131,6 +132,7 @@ class ProcessFaults:
             crash_at_truncation=maybe(draw, 0.3, 0.1, 0.7),
             crash_at_term_change=maybe(draw, 0.2, 0.05, 0.3),
             crash_at_apply=maybe(draw, 0.3, 0.01, 0.1),
+            crash_in_files=maybe(draw, 0.3, 0.05, 0.4),
             pause_every=maybe(draw, 0.3, 0.2, 1.5, NEVER),
             pause_for=draw.choice((0.1, 0.7, 2.0)),
             clock_jump_every=maybe(draw, 0.2, 0.3, 2.0, NEVER),
@@ -181,10 +183,7 @@ class Mix:
         )
 
 
-Part = TypeVar("Part", NetworkFaults, DiskFaults, ProcessFaults, Work)
-
-
-def told(part: Part) -> str:
+def told(part: NetworkFaults | DiskFaults | ProcessFaults | Work) -> str:
     """What of it is not at its default, for a trace."""
     return " ".join(
         f"{each.name}={getattr(part, each.name):g}"

@@ -1,0 +1,225 @@
+"""What the faults and the operators of a seed do, each on its own clock, until the faults end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..actors.log import EntryId
+from ..actors.membership import Change, ChangeKind
+from ..actors.messages import PeerDown, PeerUp, ProposeMembership, Transfer
+from ..actors.outcomes import Outcome
+from ..actors.state import GroupState
+from .cluster import Cluster
+from .process import GROUP, Process
+from .swarm import NEVER
+from .weather import Link
+
+HOUR = 3600 * 10**9
+
+
+class Chaos:
+    """Unleashed on a cluster, it plays the cluster's mix. Some processes, some links, all drawn from the
+    seed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._draw = cluster.streams.stream("chaos")
+
+    def unleash(self) -> None:
+        """Clients, operators and faults, until `Cluster.calm_down`."""
+        cluster, mix = self._cluster, self._cluster.mix
+        clients, work, network, disk, process = cluster.clients, mix.work, mix.network, mix.disk, mix.process
+        self._repeat(work.propose_every, clients.append)
+        self._repeat(10 * work.propose_every, clients.tick)
+        self._repeat(3 * work.propose_every, clients.write)
+        self._repeat(work.read_every, clients.read)
+        for session in clients.sessions:
+            self._repeat(4 * work.propose_every, session.next)
+        self._repeat(work.transfer_every, self._transfer)
+        self._repeat(work.change_every, self._change)
+        self._repeat(process.crash_every, self._crash)
+        self._repeat(process.storm_every, self._storm)
+        self._repeat(process.pause_every, self._pause)
+        self._repeat(process.clock_jump_every, self._jump)
+        self._repeat(network.partition_every, self._partition)
+        self._repeat(network.clog_every, self._clog)
+        self._repeat(network.reset_every, self._reset)
+        self._repeat(disk.stall_every, self._stall)
+        self._repeat(disk.flip_every, self._flip)
+        self._repeat(10 * disk.flip_every, self._scrub)
+        self._repeat(0.25, self._look)
+
+    def _repeat(self, mean: float, action: Callable[[], None]) -> None:
+        if mean != NEVER:
+            self._cluster.heap.after(self._draw.expovariate(1 / mean), self._again, mean, action)
+
+    def _again(self, mean: float, action: Callable[[], None]) -> None:
+        if not self._cluster.calm:
+            action()
+            self._repeat(mean, action)
+
+    def _someone(self) -> Process:
+        return self._draw.choice(list(self._cluster.processes.values()))
+
+    def _strike(self, kind: str, *facts: object) -> None:
+        self._cluster.struck[kind] += 1
+        self._cluster.trace(kind, *facts)
+
+    def _look(self) -> None:
+        for process in self._cluster.up():
+            if process.state is not None:
+                self._cluster.checks.check_bounds(process.state)
+
+    # --- operators ------------------------------------------------------------------------------------------
+
+    def _ask(self, process: Process, make: Callable[[int], Transfer | ProposeMembership]) -> None:
+        checks, clients = self._cluster.checks, self._cluster.clients
+        token = clients.token()
+        clients.operations += 1
+        checks.begin(token, self._cluster.heap.time)
+
+        def ended(outcome: Outcome) -> None:
+            checks.end(token, outcome)
+
+        process.ask(token, make(token), ended)
+
+    def _transfer(self) -> None:
+        node = self._cluster.clients.node()
+        if node is not None:
+            target = self._draw.choice([None, *self._cluster.processes])
+            self._strike("transfer", node.id, target)
+            self._ask(node, lambda token: Transfer(target, token))
+
+    def _change(self) -> None:
+        """Any single change; removing is for good, so it is rare."""
+        leader = self._cluster.leader()
+        if leader is None:
+            return
+        kind = self._draw.choice(list(ChangeKind))
+        change = Change(kind, self._draw.choice(list(self._cluster.processes)))
+        if kind is ChangeKind.REMOVE and self._draw.random() < 0.7:
+            return
+        self._strike("membership change", kind.value, change.node)
+        self._ask(leader, lambda token: ProposeMembership(change, token))
+
+    # --- processes ------------------------------------------------------------------------------------------
+
+    def _crash(self) -> None:
+        up = self._cluster.up()
+        if up:
+            self._cluster.crash(self._draw.choice(up))
+
+    def _storm(self) -> None:
+        """Everyone, within 100 ms; by power loss all at once in half of the cases."""
+        self._strike("restart storm")
+        at_once = self._draw.random() < 0.5
+        for process in self._cluster.up():
+            delay = 0.0 if at_once else self._draw.uniform(0, 0.1)
+            process.later(delay, self._cluster.crash, process)
+
+    def _pause(self) -> None:
+        process = self._someone()
+        seconds = self._draw.expovariate(1 / self._cluster.mix.process.pause_for)
+        self._strike("pause", process.id)
+        process.pause(seconds)
+
+    def _jump(self) -> None:
+        process = self._someone()
+        self._strike("clock jump", process.id)
+        process.skew += self._draw.randrange(-HOUR, HOUR)
+
+    # --- links ----------------------------------------------------------------------------------------------
+
+    def _partition(self) -> None:
+        """Halves, a lone node, one way only, or a bridge: two that reach everyone but each other."""
+        cluster, draw = self._cluster, self._draw
+        ids = list(cluster.processes)
+        links: list[Link] = []
+        shape = draw.random()
+        if shape < 0.25 and len(ids) > 2:
+            one, other = draw.sample(ids, 2)
+            links = [(one, other), (other, one)]
+        else:
+            side = set(draw.sample(ids, draw.randint(1, len(ids))))
+            leader = cluster.leader()
+            if shape > 0.8 and leader is not None:
+                side = {leader.id}
+            links = [(a, b) for a in sorted(side) for b in ids if b not in side]
+            if shape < 0.75:
+                links += [(b, a) for a, b in links]
+        self._strike("partition", links)
+        cluster.weather.sever(links)
+        if draw.random() < 0.5:
+            cluster.notice(sorted(cluster.weather.cut), down=True)
+        cluster.heap.after(draw.expovariate(1 / cluster.mix.network.partition_for), self._heal)
+
+    def _heal(self) -> None:
+        self._cluster.heal()
+
+    def _link(self) -> Link:
+        return tuple(self._draw.sample(list(self._cluster.processes), 2))  # type: ignore[return-value]
+
+    def _clog(self) -> None:
+        """One link after the other; each is free again in its own time, so in any order."""
+        if len(self._cluster.processes) < 2:
+            return
+        network = self._cluster.mix.network
+        for _ in range(self._draw.randint(1, 4)):
+            self._strike("clog")
+            self._cluster.weather.clog(self._link(), self._draw.expovariate(1 / network.clog_for))
+
+    def _reset(self) -> None:
+        """A connection breaks and is made again: what was under way either way is lost."""
+        if len(self._cluster.processes) < 2:
+            return
+        one, other = self._link()
+        self._strike("reset", one, other)
+        for a, b in ((one, other), (other, one)):
+            self._cluster.weather.reset((a, b))
+            self._cluster.processes[a].step(PeerDown(b))
+        for a, b in ((one, other), (other, one)):
+            process = self._cluster.processes[a]
+            process.later(self._draw.uniform(0.001, 0.1), process.step, PeerUp(b))
+
+    # --- disks ----------------------------------------------------------------------------------------------
+
+    def _stall(self) -> None:
+        process = self._someone()
+        self._strike("stalled sync", process.id)
+        seconds = self._draw.expovariate(1 / self._cluster.mix.disk.stall_for)
+        process.stalled_until = self._cluster.heap.time + seconds
+
+    def _flip(self) -> None:
+        """A bit of some synced batch. The atlas: on nobody else is this batch bad, and another voter has
+        it."""
+        process = self._someone()
+        state = process.state
+        if state is None:
+            return
+        log = process.log.log(GROUP)
+        if not log.terms:
+            return
+        position = self._draw.randrange(len(log.terms))
+        place = EntryId(log.first + position, log.terms[position])
+        if self._has_good_copy(process, state, place) and process.log.damage(GROUP, place.index, self._draw):
+            self._strike("bit flip", process.id, place)
+            process.bad.add(place)
+            if self._draw.random() < 0.5:  # else somebody will read it, or the next start
+                process.later(self._draw.uniform(0, 0.1), process.scrub)
+
+    def _has_good_copy(self, process: Process, state: GroupState, place: EntryId) -> bool:
+        others = [other for other in self._cluster.processes.values() if other is not process]
+        if any(place in other.bad for other in (*others, process)):
+            return False
+        for other in others:
+            log = other.log.log(GROUP)
+            position = place.index - log.first
+            voter = other.id in state.membership.voters
+            named = voter and 0 <= position < len(log.terms) and log.terms[position] == place.term
+            if named and other.log.index.place(GROUP, place.index) is not None:
+                return True
+        return False
+
+    def _scrub(self) -> None:
+        process = self._someone()
+        process.later(0.0, process.scrub)

@@ -1,0 +1,209 @@
+"""Clients of a simulated cluster: they append, append in sessions, write and read registers, and check what
+they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from random import Random
+from typing import TYPE_CHECKING
+
+from ..actors.messages import Propose, ProposeTick, ReadIndex
+from ..actors.outcomes import Applied, NotApplied, Outcome
+from ..actors.sessions import Operation as SessionOperation
+from ..actors.sessions import SessionEntry, SessionStatus
+from ..actors.user_machine import StateMachine
+from ..codec import EntryType, make_chunk
+from .checks import require
+from .journal import OPERATION, Journal
+from .linearizable import Operation
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .process import Process
+
+REGISTERS = 3
+AGAIN = 0.05
+"""Seconds after which a session repeats what has no answer."""
+
+
+class Clients:
+    """Everyone who uses the cluster. All of them stop when the faults end.
+
+    Attributes:
+        appends: entries that were acknowledged.
+        operations: what was begun.
+        history: what was done to the registers.
+    """
+
+    def __init__(self, cluster: Cluster, draw: Random) -> None:
+        self.appends = 0
+        self.operations = 0
+        self.history: list[Operation] = []
+        self.sessions = [Session(self, number) for number in range(2)]
+        self._cluster = cluster
+        self._draw = draw
+        self._tokens = 0
+        self.stopped = False
+
+    @property
+    def cluster(self) -> Cluster:
+        return self._cluster
+
+    def token(self, count: int = 1) -> int:
+        """The first of `count` fresh tokens."""
+        first = self._tokens + 1
+        self._tokens += count
+        return first
+
+    def node(self) -> Process | None:
+        """Usually the leader, as clients find it; sometimes anyone."""
+        leader = self._cluster.leader()
+        if leader is not None and self._draw.random() < 0.9:
+            return leader
+        up = self._cluster.up()
+        return self._draw.choice(up) if up else None
+
+    # --- appends --------------------------------------------------------------------------------------------
+
+    def append(self) -> None:
+        """One to a dozen entries at once, all or none."""
+        node, draw = self.node(), self._draw
+        if node is None:
+            return
+        count = draw.choice((1, 1, 2, 4, 12))
+        token = self.token(count)
+        size = draw.choice((0, 0, 20, 200))
+        entries = [OPERATION.pack(token + each, 0) + bytes(size) for each in range(count)]
+        chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
+        term = node.state.term if node.state is not None and draw.random() < 0.2 else 0
+        self._begin(token, count)
+        node.ask(token, Propose(chunk, token, term), lambda outcome: self._appended(token, outcome))
+
+    def _begin(self, token: int, count: int = 1) -> None:
+        self.operations += 1
+        self._cluster.checks.begin(token, self._cluster.heap.time, count)
+
+    def _appended(self, token: int, outcome: Outcome) -> None:
+        checks = self._cluster.checks
+        asked = checks.end(token, outcome)
+        if isinstance(outcome, Applied):
+            checks.check_acknowledged(token, outcome, asked)
+            self.appends += asked.count
+
+    def tick(self) -> None:
+        """Move the log's clock."""
+        node = self.node()
+        if node is not None:
+            token = self.token()
+            self._begin(token)
+            node.ask(token, ProposeTick(token), lambda outcome: self._ended(token, outcome))
+
+    def _ended(self, token: int, outcome: Outcome) -> None:
+        self._cluster.checks.end(token, outcome)
+
+    # --- registers ------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Put a fresh value into a register."""
+        node = self.node()
+        if node is None:
+            return
+        token, register = self.token(), self._draw.randint(1, REGISTERS)
+        chunk = make_chunk([(EntryType.OPAQUE, OPERATION.pack(token, register))])
+        self._begin(token)
+        began = self._cluster.heap.time
+
+        def written(outcome: Outcome) -> None:
+            self._appended(token, outcome)
+            if not isinstance(outcome, NotApplied):
+                ended = self._cluster.heap.time if isinstance(outcome, Applied) else inf
+                self.history.append(Operation(register, token, True, began, ended))
+
+        node.ask(token, Propose(chunk, token), written)
+
+    def read(self) -> None:
+        """Read a register where it is linearizable."""
+        node = self.node()
+        if node is None:
+            return
+        token, register = self.token(), self._draw.randint(1, REGISTERS)
+        self._begin(token)
+        began = self._cluster.heap.time
+
+        def shown(machine: StateMachine) -> None:
+            if isinstance(machine, Journal):
+                value = machine.registers.get(register)
+                ended = self._cluster.heap.time
+                self.history.append(Operation(register, value, False, began, ended))
+
+        def answered(outcome: Outcome) -> None:
+            if isinstance(outcome, Applied):
+                self._cluster.checks.check_read(token, outcome.index)
+                node.read_at(outcome.index, shown)
+            else:
+                self._cluster.checks.end(token, outcome)
+
+        node.ask(token, ReadIndex(token), answered)
+
+
+class Session:
+    """One client that repeats what has no answer, and is applied exactly once all the same."""
+
+    def __init__(self, clients: Clients, number: int) -> None:
+        self._clients = clients
+        self._id = 0
+        self._number = 0
+        self._data = b""
+        self._began: Callable[[], None] | None = None
+        self._sequence = 0
+        self.number = number
+        self.idle = True
+
+    def next(self) -> None:
+        """Begin the next append, if the last one has its answer."""
+        if self.idle and not self._clients.stopped:
+            self.idle = False
+            self._number += 1
+            token = self._clients.token()
+            self._data = OPERATION.pack(token, 0)
+            self._sequence = self._clients.cluster.checks.acknowledged
+            self._clients.operations += 1
+            self._try()
+
+    def _try(self) -> None:
+        node = self._clients.node()
+        cluster = self._clients.cluster
+        if node is None:
+            cluster.heap.after(AGAIN, self._try)
+            return
+        if self._id:
+            entry = SessionEntry(SessionOperation.APPLY, self._id, self._number, self._number, self._data)
+        else:
+            entry = SessionEntry(SessionOperation.OPEN)
+        token = self._clients.token()
+        cluster.checks.begin(token, cluster.heap.time)
+        chunk = make_chunk([(EntryType.SESSION, entry.encode())])
+        opening = not self._id
+        node.ask(token, Propose(chunk, token), lambda outcome: self._answered(token, opening, outcome))
+
+    def _answered(self, token: int, opening: bool, outcome: Outcome) -> None:
+        cluster = self._clients.cluster
+        cluster.checks.end(token, outcome)
+        if not isinstance(outcome, Applied):
+            cluster.heap.after(AGAIN, self._try)
+            return
+        result = outcome.result
+        assert isinstance(result, list)
+        status, value = result[0]
+        if opening:
+            require(status == SessionStatus.APPLIED and value, "exactly once", "a session was not opened")
+            self._id = value
+            self._try()
+            return
+        known = status in (SessionStatus.APPLIED, SessionStatus.REPEATED)
+        require(known, "exactly once", "session", self._id, self._number, "is answered", result)
+        require(value > self._sequence, "sequence", "session", self._id, value, "after", self._sequence)
+        cluster.checks.acknowledged = max(cluster.checks.acknowledged, value)
+        self._clients.appends += 1
+        self.idle = True

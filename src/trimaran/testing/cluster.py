@@ -1,0 +1,260 @@
+"""A cluster of simulated processes on one event heap: deterministic from its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..actors.effects import Persist
+from ..actors.log import EntryId
+from ..actors.membership import Membership
+from ..actors.messages import PeerDown, PeerMessage, PeerUp
+from ..actors.state import GroupState, RaftOptions, Role
+from ..actors.user_machine import StateMachine
+from ..storage import MemoryDisk
+from ..storage.index import GroupLog
+from .checks import Checks
+from .clients import Clients
+from .heap import Heap
+from .journal import Journal
+from .process import GROUP, Process
+from .report import FaultCount, Trace
+from .seeds import Streams
+from .swarm import Mix, ProcessFaults
+from .weather import Link, Weather
+
+SEGMENT_BYTES = 32 << 10
+
+
+class Cluster:
+    """Processes, the network between them, a clock, clients and the checks.
+
+    Args:
+        streams: of everything random.
+        voters: ids of the first members.
+        spares: further nodes, which a membership change may take in.
+        mix: what goes wrong.
+        make_machine: makes one replica's state machine; equal ones each time.
+        story: called with each line of the trace.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        *,
+        voters: Iterable[int] = (1, 2, 3),
+        spares: Iterable[int] = (),
+        mix: Mix | None = None,
+        options: RaftOptions | None = None,
+        make_machine: Callable[[], StateMachine] = Journal,
+        segment_bytes: int = SEGMENT_BYTES,
+        story: Callable[[str], None] | None = None,
+    ) -> None:
+        self.streams = streams
+        self.mix = mix if mix is not None else Mix()
+        self.options = options if options is not None else RaftOptions()
+        self.make_machine = make_machine
+        self.segment_bytes = segment_bytes
+        self.heap = Heap()
+        self.struck = FaultCount()
+        self.crashes = 0
+        self.checks = Checks(journal=make_machine is Journal)
+        self.calm = False
+        """No more faults."""
+        self._trace = Trace(story)
+        self._draw = streams.stream("cluster")
+        network = self.mix.network
+        self.weather = Weather(self.heap, network, streams.stream("weather"), self.struck, self._deliver)
+        self.clients = Clients(self, streams.stream("clients"))
+        birth = Membership.of(voters)
+        self.processes: dict[int, Process] = {}
+        for node in sorted({*birth.voters, *spares}):
+            self.processes[node] = Process(self, node, MemoryDisk(), birth)
+        for process in self.processes.values():
+            process.start()
+
+    # --- the trace ------------------------------------------------------------------------------------------
+
+    def trace(self, *facts: object) -> None:
+        self._trace.note(self.heap.time, *facts)
+
+    @property
+    def trace_hash(self) -> str:
+        return self._trace.hexdigest()
+
+    # --- the network ----------------------------------------------------------------------------------------
+
+    def _deliver(self, sender: int, peer: int, message: PeerMessage | None) -> None:
+        process = self.processes[peer]
+        if process.state is None:
+            return
+        if message is None:
+            process.liveness.heard(sender, self.heap.time)
+            return
+        self.trace(type(message).__name__, sender, peer, message.term)
+        process.receive(message)
+
+    def talks(self, one: int, other: int) -> bool:
+        """Whether two running processes can ask each other something."""
+        up = self.processes[one].up and other in self.processes and self.processes[other].up
+        return up and not self.weather.is_cut(one, other) and not self.weather.is_cut(other, one)
+
+    def notice(self, links: Iterable[Link], *, down: bool) -> None:
+        """The links' ends see that they closed, or that they are open again."""
+        for sender, peer in links:
+            self.processes[peer].step(PeerDown(sender) if down else PeerUp(sender))
+
+    def isolate(self, *nodes: int, notice: bool = True) -> None:
+        """Cut these nodes off from the others; with `notice` the links between them close."""
+        others = [node for node in self.processes if node not in nodes]
+        self.weather.isolate(nodes, others)
+        if notice:
+            self.notice(sorted(self.weather.cut), down=True)
+
+    def heal(self) -> None:
+        """Every link works again."""
+        self.notice(self.weather.heal(), down=False)
+
+    # --- processes ------------------------------------------------------------------------------------------
+
+    def crash(self, process: Process, *, power: bool | None = None) -> None:
+        """End a process; `power`: with its machine, None: as the seed draws."""
+        if process.state is None or self.calm:
+            return
+        if power is None:
+            power = self._draw.random() < self.mix.process.power_loss
+        kind = "power loss" if power else "process crash"
+        self.struck[kind] += 1
+        self.crashes += 1
+        self.trace(kind, process.id)
+        process.crash(power=power)
+        if self._draw.random() < 0.7:  # else the machine is gone without a word
+            for other in self.processes.values():
+                if other is not process:
+                    other.later(self._draw.uniform(0, 0.05), other.step, PeerDown(process.id))
+        self.heap.after(self._draw.expovariate(1 / self.mix.process.down_for), self.restart, process)
+
+    def power_cut(self, process: Process) -> None:
+        """The power went inside an operation on files."""
+        self.struck["cut inside files"] += 1
+        self.crash(process, power=True)
+
+    def restart(self, process: Process) -> None:
+        """Start a process that is down. The power may go while it recovers."""
+        if process.state is not None:
+            return
+        if not self.calm and self._draw.random() < self.mix.process.crash_in_files:
+            process.cut_in = self._draw.randrange(30)
+        self.trace("start", process.id)
+        if not process.start():
+            self.struck["cut inside recovery"] += 1
+            self.crashes += 1
+            self.heap.after(self._draw.expovariate(1 / self.mix.process.down_for), self.restart, process)
+            return
+        process.cut_in = None
+        for other in self.processes.values():
+            if other is not process and self.talks(process.id, other.id):
+                other.step(PeerUp(process.id))
+
+    # --- moments at which a crash hurts most ----------------------------------------------------------------
+
+    def _may(self, share: float) -> bool:
+        return share > 0 and not self.calm and self._draw.random() < share
+
+    def persisting(self, process: Process, persist: Persist) -> None:
+        """Something was handed to the log and is not synced yet."""
+        faults = self.mix.process
+        if persist.hard_state is not None and self._may(faults.crash_after_vote):
+            self._crash_soon("crash after vote", process)
+        if persist.truncate_from is not None and self._may(faults.crash_at_truncation):
+            self._crash_soon("crash at truncation", process)
+
+    def term_changed(self, process: Process) -> None:
+        if self._may(self.mix.process.crash_at_term_change):
+            self._crash_soon("crash at term change", process)
+
+    def applied(self, process: Process) -> None:
+        if self._may(self.mix.process.crash_at_apply):
+            self._crash_soon("crash at apply", process)
+
+    def snapshotting(self, process: Process) -> None:
+        """A manifest is about to be written."""
+        if self._may(self.mix.process.crash_in_files):
+            process.cut_in = self._draw.randrange(8)
+
+    def _crash_soon(self, kind: str, process: Process) -> None:
+        self.struck[kind] += 1
+        delay = self._draw.choice((0.0, 1.0)) * self._draw.expovariate(1 / self.mix.disk.sync)
+        process.later(delay, self.crash, process)
+
+    def sync_fails(self, process: Process) -> bool:
+        """Whether the sync that is about to end fails."""
+        if not self._may(self.mix.disk.failed_sync):
+            return False
+        self.struck["failed sync"] += 1
+        return True
+
+    # --- questions ------------------------------------------------------------------------------------------
+
+    def up(self) -> list[Process]:
+        return [process for process in self.processes.values() if process.state is not None]
+
+    def leader(self) -> Process | None:
+        """The leader of the newest term, if it is up."""
+        best, term = None, -1
+        for process in self.processes.values():
+            state = process.state
+            if state is not None and state.role is Role.LEADER and state.term > term:
+                best, term = process, state.term
+        return best
+
+    def state(self, node: int) -> GroupState:
+        state = self.processes[node].state
+        assert state is not None, f"node {node} is down"
+        return state
+
+    def check_durable(self, newest: EntryId, members: Membership) -> None:
+        voters = sorted(members.voters)
+        holders = [voter for voter in voters if _holds(self.processes[voter].log.log(GROUP), newest)]
+        self.checks.check_durable(newest, voters, holders)
+
+    def converged(self) -> bool:
+        """One leader, and every member holds, can read and has applied all that it has."""
+        leader = self.leader()
+        if leader is None or leader.state is None or leader.state.commit != leader.state.log.last_index:
+            return False
+        last = leader.state.log.last
+        for member in leader.state.membership.members:
+            process = self.processes[member]
+            state = process.state
+            if state is None or state.faulty or state.log.last != last or state.unsynced:
+                return False
+            if process.applied != last.index:
+                return False
+        return True
+
+    # --- the end of all faults ------------------------------------------------------------------------------
+
+    def calm_down(self) -> None:
+        """Everyone is up, nothing is held back, every message arrives."""
+        self.trace("calm")
+        self.calm = True
+        self.clients.stopped = True
+        self.weather.clear_up()
+        self.mix = Mix(work=self.mix.work, process=ProcessFaults())
+        for process in self.processes.values():
+            process.paused_until = process.stalled_until = 0.0
+            process.cut_in = None
+            self.restart(process)
+        self.heal()
+
+    def compare_states(self) -> None:
+        """Every replica's whole state, as of what it has applied."""
+        for process in self.up():
+            self.checks.check_state(process.id, process.applied, process.machine.capture().state)
+
+
+def _holds(log: GroupLog, entry: EntryId) -> bool:
+    if entry.index <= log.prefix.index:
+        return True
+    position = entry.index - log.first
+    return 0 <= position < len(log.terms) and log.terms[position] == entry.term

@@ -1,0 +1,166 @@
+"""The core tier: the rules of Raft, the log's bookkeeping and recovery, driven from an event heap.
+
+`play` plays one seed: a phase with faults and then a calm one, in which the cluster must converge and serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from types import TracebackType
+
+from ..actors.messages import Propose
+from ..actors.outcomes import Applied, Outcome
+from ..actors.state import RaftOptions
+from ..actors.user_machine import StateMachine
+from ..codec import EntryType, make_chunk
+from .chaos import Chaos
+from .checks import Violated, require
+from .cluster import Cluster
+from .journal import OPERATION, Journal
+from .linearizable import first_anomaly
+from .report import Options, Report, Violation
+from .seeds import Streams
+from .swarm import Mix, told
+
+TIER = "core"
+CONVERGES_WITHIN = 30.0
+"""Virtual seconds from the end of all faults until every member has everything."""
+SERVES_WITHIN = 5.0
+
+
+def play(seed: int, options: Options) -> Report:
+    """Play a seed in this tier."""
+    cluster = cluster_of(seed, story=options.story)
+    streams = cluster.streams
+    seconds = options.seconds if options.seconds is not None else streams.stream("length").uniform(2.0, 6.0)
+    report = Report(seed, TIER, seconds=options.seconds)
+    with Verdict(cluster, report):
+        Chaos(cluster).unleash()
+        cluster.heap.run(seconds)
+        cluster.calm_down()
+        require_progress(cluster)
+    clients = cluster.clients
+    report.trace_hash = cluster.trace_hash
+    report.operations, report.appends = clients.operations, clients.appends
+    report.virtual_seconds = cluster.heap.time
+    report.crashes = cluster.crashes
+    report.faults = cluster.struck.sorted()
+    return report
+
+
+def cluster_of(
+    seed: int,
+    *,
+    make_machine: Callable[[], StateMachine] = Journal,
+    story: Callable[[str], None] | None = None,
+) -> Cluster:
+    """The cluster of a seed: its size, its options and its faults."""
+    streams = Streams(seed)
+    draw = streams.stream("swarm")
+    mix = Mix.drawn(draw)
+    voters = draw.choice(((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 2, 3, 4, 5), (1, 2), (1,)))
+    spares = (6, 7) if draw.random() < 0.4 else ()
+    cluster = Cluster(
+        streams,
+        voters=voters,
+        spares=spares,
+        mix=mix,
+        options=drawn_options(draw),
+        make_machine=make_machine,
+        segment_bytes=draw.choice((16 << 10, 32 << 10, 64 << 10)),
+        story=story,
+    )
+    for part in (mix.network, mix.disk, mix.process, mix.work):
+        cluster.trace(type(part).__name__, told(part))
+    return cluster
+
+
+def drawn_options(draw: Random) -> RaftOptions:
+    """Small limits, so that every limit is met."""
+    return RaftOptions(
+        max_batch_bytes=draw.choice((4096, 8192)),
+        uncommitted_bytes=draw.choice((16_000, 1 << 20)),
+        log_cache_bytes=draw.choice((0, 3000, 1 << 20)),
+        quiet_after=draw.choice((0.15, 0.4, 2.0)),
+        quiet_heartbeat=draw.choice((1.0, 5.0)),
+        append_bytes=draw.choice((1000, 1 << 16)),
+        probe_bytes=draw.choice((100, 1000)),
+        eager_commit=draw.random() < 0.2,
+    )
+
+
+def require_progress(cluster: Cluster) -> None:
+    """Once the faults have ended: a leader, everyone equal, new proposals applied, and no question open."""
+    within = f"within {CONVERGES_WITHIN:g} s"
+    require(cluster.heap.wait_for(cluster.converged, CONVERGES_WITHIN), "liveness", "not converged", within)
+    serves = any(serve(cluster) for _ in range(5))
+    require(serves, "liveness", "no new proposal is applied")
+    quiet = cluster.heap.wait_for(lambda: ended(cluster), CONVERGES_WITHIN)
+    require(quiet, "every end", sorted(cluster.checks.asked)[:5], "have no end")
+    require(cluster.heap.wait_for(cluster.converged, CONVERGES_WITHIN), "liveness", "not converged again")
+    shown = cluster.checks.shown
+    leader = cluster.leader()
+    assert leader is not None and leader.state is not None
+    require(leader.state.commit >= shown, "durability", "index", shown, "was shown and is gone")
+    cluster.compare_states()
+    anomaly = first_anomaly(cluster.clients.history)
+    require(anomaly is None, "reads", "register", anomaly, "has no linearizable history")
+
+
+def ended(cluster: Cluster) -> bool:
+    """Whether nobody waits for anything."""
+    sessions = all(session.idle for session in cluster.clients.sessions)
+    return sessions and not cluster.checks.asked
+
+
+def serve(cluster: Cluster) -> bool:
+    """Whether a proposal made now is applied soon."""
+    leader = cluster.leader()
+    if leader is None:
+        cluster.heap.run(0.5)
+        return False
+    token = cluster.clients.token()
+    entry = OPERATION.pack(token, 0)
+    outcomes: list[Outcome] = []
+
+    def done(outcome: Outcome) -> None:
+        cluster.checks.end(token, outcome)
+        outcomes.append(outcome)
+
+    cluster.checks.begin(token, cluster.heap.time)
+    leader.ask(token, Propose(make_chunk([(EntryType.OPAQUE, entry)]), token), done)
+    cluster.heap.wait_for(lambda: bool(outcomes), SERVES_WITHIN)
+    return any(isinstance(outcome, Applied) for outcome in outcomes)
+
+
+class Verdict:
+    """Whatever is raised inside ends the run and is the report's violation: a broken property by its name,
+    anything else by its type."""
+
+    def __init__(self, cluster: Cluster, report: Report) -> None:
+        self._cluster = cluster
+        self._report = report
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        name = error.name if isinstance(error, Violated) else type(error).__name__
+        facts = error.facts if isinstance(error, Violated) else f"{error} {_place(trace)}"
+        self._report.violations.append(Violation(name, self._cluster.heap.time, facts))
+        return True
+
+
+def _place(trace: TracebackType | None) -> str:
+    """Where it was raised."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    code = trace.tb_frame.f_code
+    return f"({code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} in {code.co_name})"

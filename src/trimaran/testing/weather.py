@@ -1,0 +1,125 @@
+"""The network between simulated processes: what becomes of each message.
+
+A message is lost, late, doubled, held back or delivered, each as the seed's draw decides. A link is directed:
+it can be cut, slow or clogged one way only. The replicas promise to cope with all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from random import Random
+from typing import Any
+
+from .heap import Heap
+from .report import FaultCount
+from .swarm import NetworkFaults
+
+Link = tuple[int, int]
+"""(from, to)."""
+Deliver = Callable[[int, int, Any], None]
+"""(from, to, message)."""
+
+SLOW = 20
+"""How much longer everything takes on a slow link."""
+REPLAY_WITHIN = 10.0
+"""Seconds within which a message may come once more."""
+
+
+class Weather:
+    """All links of one cluster.
+
+    Args:
+        deliver: called with what arrives.
+    """
+
+    def __init__(
+        self, heap: Heap, faults: NetworkFaults, draw: Random, struck: FaultCount, deliver: Deliver
+    ) -> None:
+        self.faults = faults
+        self.cut: set[Link] = set()
+        """What is sent on these is lost, and what was under way."""
+        self._heap = heap
+        self._draw = draw
+        self._struck = struck
+        self._deliver = deliver
+        self._speed: dict[Link, float] = {}
+        self._clogged: dict[Link, float] = {}
+        self._ages: dict[Link, int] = {}
+        """How often a link was reset: what was sent in an earlier age never arrives."""
+
+    def send(self, sender: int, peer: int, message: Any) -> None:
+        """A message leaves. Whether and when it arrives is drawn now."""
+        faults, draw, link = self.faults, self._draw, (sender, peer)
+        if link in self.cut:
+            self._struck["cut off"] += 1
+            return
+        if faults.loss and draw.random() < faults.loss:
+            self._struck["loss"] += 1
+            return
+        copies = 1
+        if faults.duplication and draw.random() < faults.duplication:
+            self._struck["duplication"] += 1
+            copies = 2
+        for _ in range(copies):
+            self._heap.after(self._delay(link), self._arrive, link, message, self._ages.get(link, 0))
+        if faults.replay and draw.random() < faults.replay:
+            self._struck["late replay"] += 1
+            self._heap.after(draw.uniform(0, REPLAY_WITHIN), self._arrive, link, message, None)
+
+    def _delay(self, link: Link) -> float:
+        faults, draw = self.faults, self._draw
+        delay = draw.expovariate(1 / faults.delay) * self._speed_of(link)
+        if faults.straggling and draw.random() < faults.straggling:
+            self._struck["straggler"] += 1
+            delay += draw.uniform(0, faults.straggler)
+        held = self._clogged.get(link, 0.0) - self._heap.time
+        if held > 0:
+            self._struck["held back"] += 1
+            delay += held
+        return delay
+
+    def _speed_of(self, link: Link) -> float:
+        if not self.faults.slow_links:
+            return 1.0
+        speed = self._speed.get(link)
+        if speed is None:
+            slow = self._draw.random() < self.faults.slow_links
+            self._struck["slow link"] += slow
+            speed = self._speed[link] = SLOW if slow else 1.0
+        return speed
+
+    def _arrive(self, link: Link, message: Any, age: int | None) -> None:
+        if link not in self.cut and age in (None, self._ages.get(link, 0)):
+            self._deliver(*link, message)
+
+    # --- what happens to links
+
+    def is_cut(self, sender: int, peer: int) -> bool:
+        return (sender, peer) in self.cut
+
+    def sever(self, links: Iterable[Link]) -> None:
+        self.cut.update(links)
+
+    def isolate(self, some: Collection[int], others: Iterable[int]) -> None:
+        """Nothing gets through between the two sides, either way."""
+        for other in others:
+            for one in some:
+                self.cut |= {(one, other), (other, one)}
+
+    def heal(self) -> list[Link]:
+        """Everything gets through again; what was cut, in order."""
+        healed, self.cut = sorted(self.cut), set()
+        return healed
+
+    def clog(self, link: Link, seconds: float) -> None:
+        """Holds back what is sent on a link, then lets it through at once."""
+        self._clogged[link] = self._heap.time + seconds
+
+    def reset(self, link: Link) -> None:
+        """Loses what is under way on a link."""
+        self._ages[link] = self._ages.get(link, 0) + 1
+
+    def clear_up(self) -> None:
+        """No faults any more."""
+        self.faults = NetworkFaults()
+        self._clogged.clear()
