@@ -452,7 +452,9 @@ class Process:
     def scrub(self) -> None:
         """Look for damage, as the node does in quiet times."""
         log, life = self.log.log(GROUP), self.life
-        found = [index for index in range(log.first, log.last + 1) if self.log.read(GROUP, index, index, 1)[1]]
+        found = [
+            index for index in range(log.first, log.last + 1) if self.log.read(GROUP, index, index, 1)[1]
+        ]
         for index in found:
             if self.life == life and self.state is not None:
                 self._note_damage(index)
@@ -503,6 +505,7 @@ class Process:
         self.hash = crc32c(header.header_crc.to_bytes(4, "little"), self.hash)
         self._grown += 1
         assert self.state is not None
+        self.cluster.trace("applied", self.id, header.index, self.hash)
         checks = self.cluster.checks
         checks.check_applied(self.id, header.index, entries, self.hash, results)
         checks.checker(BatchApplied(**replica_of(self.state), index=header.index, rolling_hash=self.hash))
