@@ -10,7 +10,7 @@ from typing import cast
 from .group import Group
 from .groups import Groups
 from .mender import RECORDS
-from .repair import BATCHES, SNAPSHOT
+from .repair import BATCHES, SNAPSHOT, STANDING
 from .requests import Refusal, Requests, shaped
 
 
@@ -22,6 +22,7 @@ class Donor:
         requests.handle(BATCHES, self._on_batches, (int, int, list))
         requests.handle(SNAPSHOT, self._on_snapshot, (int, int, int))
         requests.handle(RECORDS, self._on_records, (int, int, int, int, list))
+        requests.handle(STANDING, self._on_standing, (int, int))
 
     def _replica(self, number: object, incarnation: object) -> Group:
         group = self._groups.get(cast(int, number))
@@ -52,6 +53,10 @@ class Donor:
             raise Refusal(f"the replicas differ at index {index}")
         numbers = [cast(int, shaped(each, int)) for each in wanted]
         return [list(pair) for pair in await group.repair.give_records(numbers)]
+
+    async def _on_standing(self, asker: int, argument: object) -> object:
+        number, incarnation = cast(tuple[int, int], tuple(cast(list[object], argument)))
+        return list(self._replica(number, incarnation).repair.standing())
 
 
 def _place(item: object) -> tuple[int, int]:

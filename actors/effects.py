@@ -30,6 +30,7 @@ class HardState:
     term: int
     vote: int  # node id, 0: none in this term
     commit: int
+    readmitted: bool = False  # the replica takes part again, though it lost what nobody can name
 
 
 @dataclass(frozen=True, slots=True)

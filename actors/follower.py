@@ -147,7 +147,7 @@ def accept_append(
         session=message.session,
         accepted=True,
         match=matched,
-        counts=matched <= state.readable_to,
+        counts=matched <= state.readable_to and not state.forgetful,
     )
     acknowledgement = Send(message.sender, reply)
     state.matched = max(state.matched, matched)
@@ -203,7 +203,8 @@ def on_beat(state: GroupState, message: Beat, now: Now) -> list[Effect]:
         state.quiet = True
         if state.role is not Role.LEARNER:
             state.deadline = state.quiet_deadline(now)
-    reply = BeatReply(**state.envelope(), read=message.read, match=state.matched, quiet=state.quiet)
+    read = 0 if state.forgetful else message.read  # it may have followed a later leader already
+    reply = BeatReply(**state.envelope(), read=read, match=state.matched, quiet=state.quiet)
     effects.append(state.promise(now, Send(message.sender, reply)))
     return effects
 

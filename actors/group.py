@@ -445,7 +445,8 @@ class Group:
         records.extend(BatchRecord(batch, repair=True) for batch in persist.repairs)
         if persist.hard_state is not None:
             hard = persist.hard_state
-            records.append(HardState(group, incarnation, hard.term, hard.vote, hard.commit))
+            closed = False if hard.readmitted else None
+            records.append(HardState(group, incarnation, hard.term, hard.vote, hard.commit, closed))
         self._storage.append(records, partial(self._on_synced, persist))
 
     def _on_synced(self, persist: asks.Persist) -> None:

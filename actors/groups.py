@@ -183,7 +183,7 @@ class Groups:
         applied = manifest.index if manifest is not None else 0
         entries = readable_entries(recovered)
         compacted = (recovered.compacted.index, recovered.compacted.term)
-        unrestored = recovered.closed or recovered.manifest_damaged or len(entries) < len(recovered.entries)
+        forgetful = recovered.closed or len(entries) < len(recovered.entries)
         if manifest is not None and not _holds(compacted, entries, manifest):
             # A snapshot was installed, and the record that resets the log behind it did not get here.
             prefix = (recovered.group, recovered.incarnation, manifest.index, manifest.term)
@@ -209,10 +209,11 @@ class Groups:
             vote=recovered.vote,
             compacted=compacted,
             entries=entries,
-            commit=max(recovered.commit, applied),
+            commit=applied if forgetful else max(recovered.commit, applied),
             last_time=last_time,
             holes=[fault.index for fault in self._storage.faults(recovered.group)],
-            unrestored=unrestored,
+            unrestored=recovered.manifest_damaged,
+            forgetful=forgetful,
         )
         return await self._run(state, recovered.kind, recovered.name, manifest)
 
@@ -411,7 +412,7 @@ class Groups:
 def readable_entries(recovered: RecoveredGroup) -> list[LogEntry]:
     """The log behind what is compacted, up to the first place of which not even the term is known.
 
-    No copy can be asked for there; such a replica needs a snapshot.
+    No copy can be asked for there: such a replica has forgotten something that it can't name.
     """
     readable: list[LogEntry] = []
     index = recovered.compacted.index

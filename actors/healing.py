@@ -11,6 +11,10 @@ batch, put back; a snapshot that covers it; or a leader whose log has another ba
 election among the others decides. A doubtful batch, which only a torn write had, is also given up when every
 other voter says that it doesn't hold it.
 
+A forgetful replica lost something that nobody can name: a vote, an acknowledgement, a truncation. Whatever it
+was, it was in a term that some other voter had reached before. So the replica is readmitted once every other
+voter has told it its term, and it has all that the leader of the newest of these terms had then.
+
 That a majority never held it is not enough for a replica to give it up by itself: it may have acknowledged
 the batch to a leader that still counts on it and finds its majority later. Such a majority can elect a leader
 among themselves, whose log then decides.
@@ -23,10 +27,10 @@ from . import follower, roles
 from .effects import Dropped, Effect, Readable, Send
 from .log import EntryId
 from .membership import BadMembership, Membership
-from .messages import Absent, AppendReply, Damaged, Mended, Now, Restored, Unrestored
+from .messages import Absent, AppendReply, Damaged, Mended, Now, Readmitted, Restored, Unrestored
 from .state import GroupState, Mending, Role
 
-Healing = Damaged | Mended | Absent | Unrestored | Restored
+Healing = Damaged | Mended | Absent | Unrestored | Restored | Readmitted
 
 
 def step(state: GroupState, message: Healing, now: Now) -> list[Effect]:
@@ -43,6 +47,8 @@ def step(state: GroupState, message: Healing, now: Now) -> list[Effect]:
         case Restored():
             state.unrestored = False
             return []
+        case Readmitted(term, index):
+            return on_readmitted(state, term, index, now)
 
 
 def follow(state: GroupState, was: float, now: Now) -> list[Effect]:
@@ -131,6 +137,28 @@ def on_absent(state: GroupState, place: EntryId, now: Now) -> list[Effect]:
     if state.memberships.truncate_from(place.index):
         effects += roles.follow_membership(state, now)
     return effects
+
+
+# --- readmission --------------------------------------------------------------------------------------------
+
+
+def on_readmitted(state: GroupState, term: int, index: int, now: Now) -> list[Effect]:
+    """Nothing this replica ever promised is beyond (`term`, `index`); it takes part once it is there as well.
+
+    It may have voted in `term` and not know it, so it votes for nobody else there. Of what it acknowledged,
+    all that a leader counted on is in the log of every later leader, and below `index` in this one's.
+    """
+    if not state.forgetful or state.term < term or min(state.matched, state.log.synced) < index:
+        return []
+    state.forgetful = False
+    if state.term == term and state.vote == 0:
+        state.vote = state.node
+    behind = state.log.last_index + 1  # the disk may hold batches there that nobody could read
+    effects: list[Effect] = [
+        state.persist(now, truncate_from=behind, hard_state=True, readmitted=True),
+        Readable(),
+    ]
+    return effects if state.faulty else effects + on_healed(state, now)
 
 
 # --- whole again --------------------------------------------------------------------------------------------

@@ -310,6 +310,15 @@ class Restored:
     """The machine has the state of the own manifest after all: its files are mended."""
 
 
+@dataclass(frozen=True, slots=True)
+class Readmitted:
+    """Every other voter has answered a forgetful replica since it started: the newest term among them is
+    `term`, and the log of the leader of that term ended at `index`."""
+
+    term: int
+    index: int
+
+
 Local = (
     Tick
     | Campaign
@@ -336,5 +345,6 @@ Local = (
     | Absent
     | Unrestored
     | Restored
+    | Readmitted
 )
 Message = PeerMessage | Local

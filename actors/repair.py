@@ -8,6 +8,7 @@
     a record of the machine's files         any peer's copy (`mender.py`)
     the machine's state can't be restored   any peer's copies of what its files lack; a peer's snapshot; if
                                             nobody has either, it starts without what is lost, and says so
+    something that has no name              every other voter's term, and all that the leader has
 
 No leader is needed: any two replicas that are damaged in different places heal each other. What comes from a
 peer is compared with what the own log says of it, name and checksum, before it takes its place.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCHES: Final = "repair.batches"
+STANDING: Final = "repair.standing"
 SNAPSHOT: Final = "repair.snapshot"
 
 ASK_SECONDS: Final = 5.0
@@ -183,6 +185,9 @@ class Repair:
         group = self._group
         state = group.state
         faults = [fault for fault in self._storage.faults(group.number) if fault.index in state.log.holes]
+        if not faults and state.forgetful:
+            self._note("its log lost what nobody can name: it waits for a leader and all other voters")
+            return await self._be_readmitted()
         if not faults:
             return False  # known to the log, not yet to the disk
         first = faults[0]
@@ -338,6 +343,43 @@ class Repair:
     def _helped(self, at_least: int) -> bool:
         state = self._group.state
         return not state.unrestored and at_least not in state.log.holes
+
+    # --- readmission -----------------------------------------------------------------------------------
+
+    async def _be_readmitted(self) -> bool:
+        """Ask every other voter how far it is, and follow its leader up to there. False if one is missing.
+
+        Only what is said now counts: all that this replica promised, it promised before it started.
+        """
+        group, state = self._group, self._group.state
+        standings: list[tuple[int, int, bool]] = []
+        for peer in sorted(state.membership.voters - {state.node}):
+            try:
+                question = [group.number, group.incarnation]
+                answer = await self._asks.ask(peer, STANDING, question, ASK_SECONDS, (int, int, bool))
+            except (PeerLost, Refusal, trio.TooSlowError) as error:
+                logger.info("group %s: %s does not say how far it is: %s", group.name, peer, describe(error))
+                return False
+            standings.append(cast(tuple[int, int, bool], tuple(cast(list[object], answer))))
+        term = max((term for term, _, _ in standings), default=0)
+        for known, last_index, leads in standings:
+            if leads and known == term:
+                return await self._follow(term, last_index)
+        return False
+
+    async def _follow(self, term: int, index: int) -> bool:
+        with trio.move_on_after(EFFECT_SECONDS):
+            await self._group.wait_synced(index)
+            self._group.tell("readmitted", messages.Readmitted(term, index))
+            return await self._settled()
+        return False
+
+    def standing(self) -> tuple[int, int, bool]:
+        """(term, last index, whether it leads) of this replica. Refusal if it can't trust that itself."""
+        state = self._group.state
+        if state.forgetful:
+            raise Refusal("it does not know itself")
+        return state.term, state.log.last_index, self._group.leads
 
     # --- for peers -------------------------------------------------------------------------------------
 

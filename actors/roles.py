@@ -38,6 +38,7 @@ from .messages import (
     PeerDown,
     PeerMessage,
     PeerUp,
+    Readmitted,
     RequestVote,
     Restored,
     SnapshotInstalled,
@@ -145,7 +146,7 @@ def _from_here(state: GroupState, message: Local, now: Now) -> list[Effect]:
             return _compact(state, EntryId(index, term), now)
         case SnapshotInstalled():
             return _install(state, message, now)
-        case Damaged() | Mended() | Absent() | Unrestored() | Restored():
+        case Damaged() | Mended() | Absent() | Unrestored() | Restored() | Readmitted():
             return healing.step(state, message, now)
         case StorageFailed():
             return _end(state, now, Reason.STORAGE_FAILED)

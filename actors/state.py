@@ -231,6 +231,9 @@ class GroupState:
 
         # The machine's state is lost or not to be trusted. Moved by healing.py and by an installed snapshot.
         self.unrestored = False
+        # Something is lost that nobody can name: votes, acknowledgements (storage calls the group closed).
+        # Until it is readmitted, this replica's word counts for nothing. Moved by healing.py.
+        self.forgetful = False
         # Repairs that are not synced yet, in order. Moved by healing.py.
         self.mending: deque[Mending] = deque()
         # Why this replica is silent for good: the log can't be written any more, or the group was closed.
@@ -261,6 +264,7 @@ class GroupState:
         last_time: int = 0,
         holes: Iterable[int] = (),
         unrestored: bool = False,
+        forgetful: bool = False,
     ) -> GroupState:
         """The state of a replica that starts, from what recovery vouches for (nothing but defaults: a new
         one).
@@ -274,6 +278,8 @@ class GroupState:
             last_time: the highest time of the manifest and the batches, ns.
             holes: indexes of `entries` that can't be read.
             unrestored: whether the machine's state as of `compacted` is lost.
+            forgetful: whether something else is lost, and nobody can say what; the log, the term, the vote
+                and the commit index may then be older than they once were.
             now: when the election timeout begins to run.
         """
         log = Log(
@@ -294,8 +300,9 @@ class GroupState:
             vote=vote if term >= log.last.term else 0,
             commit=max(compacted[0], min(commit, log.last_index)),
         )
-        log.holes.update(hole for hole in holes if hole >= log.first_index)
+        log.holes.update(hole for hole in holes if log.first_index <= hole <= log.last_index)
         state.unrestored = unrestored
+        state.forgetful = forgetful
         if not state.may_lead:
             state.role = Role.LEARNER
         elif state.membership.voters == {node}:
@@ -325,7 +332,7 @@ class GroupState:
     def faulty(self) -> bool:
         """Whether something that this replica once had can't be read: it neither votes nor leads nor denies
         having it, and its acknowledgements don't count for commit (DESIGN 5)."""
-        return self.unrestored or bool(self.log.holes)
+        return self.unrestored or self.forgetful or bool(self.log.holes)
 
     @property
     def readable_to(self) -> float:
@@ -396,6 +403,7 @@ class GroupState:
         batches: tuple[bytes, ...] = (),
         repairs: tuple[bytes, ...] = (),
         hard_state: bool = False,
+        readmitted: bool = False,
         release: tuple[Send, ...] = (),
     ) -> Persist:
         """One append to storage. The log must have been changed already."""
@@ -412,7 +420,7 @@ class GroupState:
             compact=compact,
             batches=batches,
             repairs=repairs,
-            hard_state=HardState(self.term, self.vote, self.commit) if hard_state else None,
+            hard_state=HardState(self.term, self.vote, self.commit, readmitted) if hard_state else None,
             release=release,
         )
 

@@ -53,6 +53,18 @@ def lose_write(disk: MemoryDisk, group: int) -> None:
     disk.damage(path, write.start, bytes(write.end - write.start))
 
 
+def lose_writes(disk: MemoryDisk, group: int, count: int) -> None:
+    """The last so many writes with a batch of the group are gone, but for the very last one of the log."""
+    found = list(writes(disk))[:-1]
+    having = [
+        (path, write)
+        for path, write in found
+        if any(record.kind == BATCH and record.group == group for record in write.records)
+    ]
+    for path, write in having[-count:]:
+        disk.damage(path, write.start, bytes(write.end - write.start))
+
+
 def group_files(disk: MemoryDisk, group: int) -> dict[str, str]:
     """The files of a group: name -> path."""
     [directory] = [name for name in disk.listdir("groups") if name.startswith(f"{group}-")]

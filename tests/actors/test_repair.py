@@ -11,7 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
-from tests.actors.damage import batches, hurt_batches
+from tests.actors.damage import batches, hurt_batches, lose_writes
+from tests.actors.test_cluster import count_until_taken
 from trimaran import GroupHandle, NotDone
 from trimaran.actors.group import Group
 from trimaran.actors.meta import META_GROUP
@@ -188,3 +189,31 @@ async def test_a_damaged_replica_says_so_and_neither_leads_nor_votes(autojump_cl
         await trio.sleep(5)
         assert hurt.state.faulty is False, "one intact peer is enough, though none of the two could lead"
         await cluster.ready("b", "c")
+
+
+async def test_who_lost_what_nobody_can_name_helps_nobody_to_lead(autojump_clock: MockClock) -> None:
+    """The others were two when they acknowledged: one forgot it, and the third was away."""
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 5)
+        await until(lambda: bool(cluster.leaders(group)))
+        first = cluster.leader(group)
+        forgets, away = [name for name in "abc" if name != first]
+        for name in "abc":
+            await replica(cluster, name, group).snapshots.take()
+        await cluster.crash(away)
+        for number in range(9):
+            await GroupHandle(cluster[first], group).propose(b"without %d" % number)
+        await until(lambda: len(cluster.counted(forgets, group)) == 14)
+        await trio.sleep(0.2)
+        await cluster.crash(forgets)
+        await cluster.crash(first)
+        lose_writes(cluster.members[forgets].disk, group, 9)
+        await cluster.start(forgets)
+        await cluster.start(away)
+        await trio.sleep(10)
+        assert not cluster.leaders(group), "what the third lacks may have been acknowledged"
+        await cluster.start(first)
+        seen = await whole(cluster, group, "a", "b", "c")
+        assert seen[5:14] == [b"without %d" % number for number in range(9)]
+        await cluster.crash(first)
+        await count_until_taken(cluster, forgets, group, b"on")

@@ -72,6 +72,7 @@ class Replica:
         log: Sequence[int] = (),
         commit: int = 0,
         unrestored: bool = False,
+        forgetful: bool = False,
         holes: Sequence[int] = (),
         options: RaftOptions | None = None,
     ) -> None:
@@ -95,6 +96,7 @@ class Replica:
             entries=[(index, term, int(Kind.NORMAL), 88) for index, term in enumerate(log, 1)],
             commit=commit,
             unrestored=unrestored,
+            forgetful=forgetful,
             holes=holes,
         )
 

@@ -14,6 +14,8 @@ from trimaran.actors.messages import (
     Damaged,
     Mended,
     ProposeMembership,
+    Readmitted,
+    Resigned,
     Restored,
     SnapshotInstalled,
     SnapshotReply,
@@ -386,3 +388,61 @@ def test_a_faulty_follower_still_hears_its_leader() -> None:
     assert messages_in(replica.settle() + replica.all(Send), BeatReply)
     replica.step(SnapshotInstalled(4, 2, Membership.of((1, 2, 3))))
     assert messages_in(replica.settle(), SnapshotReply)
+
+
+# --- what nobody can name
+
+
+def follows(replica: Replica) -> None:
+    """It hears the leader 2 of term 3, has what that has, and has synced it."""
+    replica.step(replica.append(2, 3, (4, 2), (3,), commit=4))
+    replica.settle()
+
+
+def test_what_a_forgetful_replica_says_counts_for_nothing() -> None:
+    replica = Replica(log=LOG, forgetful=True)
+    replica.step(replica.append(2, 3, (4, 2), (3,), commit=4))
+    assert replica.one(Commit).index == 4, "what is committed it may apply"
+    [reply] = messages_in(replica.settle(), AppendReply)
+    assert not reply.counts
+    replica.step(replica.beat(2, 3, read=7))
+    assert replica.sent(BeatReply)[0].read == 0, "it may have followed a later leader already"
+    replica.step(replica.request_vote(3, 9, (9, 9)))
+    assert not messages_in(replica.settle(), VoteReply)
+    replica.step(SnapshotInstalled(9, 9, Membership.of((1, 2, 3))))
+    assert replica.state.faulty, "a snapshot brings no promise back"
+
+
+@pytest.mark.parametrize(("term", "index"), [(3, 6), (4, 5)])
+def test_a_forgetful_replica_is_not_readmitted_before_it_has_what_the_newest_leader_had(
+    term: int, index: int
+) -> None:
+    replica = Replica(log=LOG, forgetful=True)
+    follows(replica)
+    replica.step(Readmitted(term, index))
+    assert replica.state.faulty and not replica.all(Persist)
+
+
+def test_what_is_not_known_to_be_the_leaders_or_not_synced_readmits_nobody() -> None:
+    replica = Replica(log=LOG, forgetful=True)
+    replica.step(Readmitted(2, 4))
+    assert replica.state.faulty, "its own log proves nothing"
+    replica.step(replica.append(2, 3, (4, 2), (3,), commit=4))
+    replica.step(Readmitted(3, 5))
+    assert replica.state.faulty
+    replica.settle()
+    replica.step(Readmitted(3, 5))
+    assert not replica.state.faulty
+
+
+def test_a_readmitted_replica_counts_again_but_votes_for_nobody_in_a_term_it_may_have_voted_in() -> None:
+    replica = Replica(log=LOG, forgetful=True)
+    follows(replica)
+    replica.step(Readmitted(3, 5))
+    assert [persist.hard_state.readmitted for persist in replica.all(Persist) if persist.hard_state] == [True]
+    assert [reply.counts for reply in messages_in(replica.settle(), AppendReply)] == [True]
+    replica.step(Resigned(group=GROUP, incarnation=INCARNATION, sender=2, term=3))
+    replica.step(replica.request_vote(3, 3, (9, 9), transfer=True))
+    assert [reply.granted for reply in messages_in(replica.all(Send), VoteReply)] == [False]
+    replica.step(replica.request_vote(3, 4, (9, 9), transfer=True))
+    assert [reply.granted for reply in messages_in(replica.settle(), VoteReply)] == [True]
