@@ -6,7 +6,7 @@ and when it is closed everything under it is closed with it. A group whose machi
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -23,6 +23,7 @@ from ..storage.recovery import RecoveredGroup
 from . import messages
 from .events import EventHook
 from .group import Group
+from .log import EntryId
 from .machine import Machine
 from .membership import Membership
 from .mender import Asks
@@ -64,6 +65,19 @@ class Birth:
 
 
 @dataclass(frozen=True, slots=True)
+class Dormant:
+    """A replica that moved away: it runs no more, and its log remembers what it promised."""
+
+    group: int
+    incarnation: int
+    name: str
+    commit: EntryId
+    """Up to here its log may be given up."""
+    released: bool = False
+    """It is, and the files are."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Hosted:
     group: Group
     scope: trio.CancelScope
@@ -101,6 +115,7 @@ class Groups:
         self._asks = asks
         self._listen = listen
         self._hosted: dict[int, _Hosted] = {}
+        self._dormant: dict[int, Dormant] = {}
         self._leaders: dict[int, Leadership] = {}
         self._leader_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -131,6 +146,10 @@ class Groups:
 
     def hosted(self) -> Iterable[Group]:
         return (hosted.group for hosted in self._hosted.values())
+
+    def dormant(self) -> Collection[Dormant]:
+        """Replicas that moved away from here and are not forgotten."""
+        return list(self._dormant.values())
 
     def leadership(self, group: int) -> Leadership | None:
         """Who leads a group, hosted here or not, as far as this node knows; None if out of reach.
@@ -215,13 +234,12 @@ class Groups:
             unrestored=recovered.manifest_damaged,
             forgetful=forgetful,
         )
-        return await self._run(state, recovered.kind, recovered.name, manifest)
+        return await self._run(state, recovered.kind, recovered.name, manifest, returns=recovered.released)
 
     async def close(self, group: int, *, delete: bool) -> None:
         """Stop a group here, and return once it has. With `delete` its log and files are given up too.
 
-        Without, they stay: the replica remembers its votes and what it acknowledged, so that it may come
-        back under the same id (a replica that forgets must not).
+        Without, they stay for now: the replica is dormant.
         """
         hosted = self._hosted.pop(group, None)
         if hosted is None:
@@ -234,6 +252,37 @@ class Groups:
             self._leaders.pop(group, None)  # else it leads on without this node, which still forwards to it
         if delete:
             self._storage.append([GroupDelete(group, hosted.group.incarnation)])
+        else:
+            state = hosted.group.state
+            commit = EntryId(state.commit, state.log.term_at(state.commit) or 0)
+            self._dormant[group] = Dormant(group, state.incarnation, hosted.group.name, commit)
+
+    def remember(self, recovered: RecoveredGroup) -> None:
+        """A replica that had moved away, and been released, before this node was started."""
+        commit = EntryId(recovered.compacted.index, recovered.compacted.term)
+        self._dormant[recovered.group] = Dormant(
+            recovered.group, recovered.incarnation, recovered.name, commit, released=True
+        )
+
+    async def release(self, dormant: Dormant) -> None:
+        """Give up the copy of a replica that nobody needs: its files, and its log up to its commit index.
+
+        Its term, its vote and what it holds behind the commit index stay, so it has forgotten nothing that it
+        promised (a replica that forgets must not come back under its id). Should it come back, it is as one
+        whose state was lost: it neither votes nor counts until a snapshot of a peer has restored it.
+        """
+        if dormant.commit.index:
+            at = (dormant.group, dormant.incarnation, dormant.commit.index, dormant.commit.term)
+            await self._store(CompactPrefix(*at, manifest_crc=0))
+        self._storage.remove_files(dormant.group, dormant.incarnation)
+        self._dormant[dormant.group] = replace(dormant, released=True)
+        logger.info("group %s: the copy that it left here is given up", dormant.name)
+
+    def forget(self, dormant: Dormant) -> None:
+        """The group of a dormant replica was deleted."""
+        del self._dormant[dormant.group]
+        self._storage.append([GroupDelete(dormant.group, dormant.incarnation)])
+        logger.info("group %s is deleted", dormant.name)
 
     def fail(self, group: int, why: str) -> None:
         """Stop a group on this node for a reason that only a person can judge. It stays listed, with the
@@ -249,19 +298,22 @@ class Groups:
         self._storage.append([record], synced.set)
         await synced.wait()
 
-    async def _run(self, state: GroupState, kind: str, name: str, manifest: Manifest | None) -> Group:
+    async def _run(
+        self, state: GroupState, kind: str, name: str, manifest: Manifest | None, *, returns: bool = False
+    ) -> Group:
         if self._nursery is None:
             raise RuntimeError("Groups.run must be running")
         files = self._storage.group_files(state.group, state.incarnation)
         machine = self._make_machine(kind, name, files)
         first_transfer = self._random.getrandbits(62)
         snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest, first_transfer)
-        repair = Repair(self._storage, self._asks, self._peers)
+        repair = Repair(self._storage, self._asks, self._peers, returns=returns)
         group = Group(
             name, state, machine, files, self._storage, self._clock, self, snapshots, repair, self._listen
         )
         hosted = _Hosted(group, trio.CancelScope(), trio.Event())
         self._hosted[state.group] = hosted
+        self._dormant.pop(state.group, None)
         for fault in self._storage.faults(state.group):
             if fault.index not in state.log.holes:  # found since the group was read
                 self._on_damage(state.group, fault.index)

@@ -8,6 +8,7 @@ files.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
 from .group import Group, NotDone
 from .groups import Birth as GroupBirth
-from .groups import Groups
+from .groups import Dormant, Groups
 from .machine import Machine
 from .membership import Membership
 from .meta import (
@@ -71,6 +72,7 @@ DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
 DISMISS_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 1.0
+AGAIN_SECONDS: Final = 1.0
 REMOVED_SECONDS: Final = 3.0
 """Above an election with the longest default timeouts: a living cluster has a leader by then."""
 
@@ -427,7 +429,9 @@ class Node:
         if self.groups.get(META_GROUP) is None:
             await self._start_meta(founding)
         for recovered in list(self.storage.recovered.groups.values()):
-            if recovered.group != META_GROUP:
+            if recovered.released and recovered.group != META_GROUP:
+                self.groups.remember(recovered)
+            elif recovered.group != META_GROUP:
                 await self._resume(recovered)
         self.ready.set()
         async with trio.open_nursery() as nursery:
@@ -490,8 +494,44 @@ class Node:
                 caught_up = meta is not None and meta.applier.applied >= group.incarnation
                 if group.number != META_GROUP and caught_up:
                     await self._close_if_gone(group, state.groups.get(group.number))
+            done = await self._release_dormant()
             self.reconciler.wake()
-            await changed.wait()
+            with trio.move_on_after(math.inf if done else AGAIN_SECONDS):
+                await changed.wait()
+
+    async def _release_dormant(self) -> bool:
+        """Free the disk of what moved away from here, and forget what was deleted meanwhile. False if that
+        must wait.
+
+        What a restarted node knows of meta may be old, and the whole cluster may be restarting: nothing is
+        given up before a majority of meta has confirmed that nobody needs it. Nothing else hosts or closes
+        groups meanwhile, so what is decided here holds.
+        """
+        dormant = [each for each in self.groups.dormant() if self._is_to_go(each)]
+        if not dormant:
+            return True
+        try:
+            await self.reads.barrier(META_GROUP)
+        except NotDone as refused:
+            logger.debug("nothing is given up yet: %s", refused)
+            return False
+        for each in dormant:
+            if self._is_deleted(each):
+                self.groups.forget(each)
+            elif self._is_to_go(each):
+                await self.groups.release(each)
+        return True
+
+    def _is_deleted(self, dormant: Dormant) -> bool:
+        assignment = self.state.groups.get(dormant.group)
+        return assignment is None or assignment.incarnation != dormant.incarnation
+
+    def _is_to_go(self, dormant: Dormant) -> bool:
+        """Whether meta, as this node knows it, says that a dormant replica is needed no more, and surely."""
+        assignment = self.state.groups.get(dormant.group)
+        if assignment is None or self._is_deleted(dormant):
+            return True
+        return not dormant.released and not self._is_host(assignment) and assignment.settled_at > 0
 
     def _is_host(self, assignment: Assignment) -> bool:
         """Whether a replica belongs here: it is wanted, or the group's log may still count on it (S14)."""

@@ -89,7 +89,7 @@ Answers = dict[int, dict[int, Verdict]]
 class Repair:
     """The repair task of one group. `attach` ties it to its group; `wake` says that something changed."""
 
-    def __init__(self, storage: Storage, asks: Asks, reach: Reach) -> None:
+    def __init__(self, storage: Storage, asks: Asks, reach: Reach, *, returns: bool = False) -> None:
         self.repaired = 0
         """Batches put back since the start."""
         self.given = 0
@@ -102,6 +102,8 @@ class Repair:
         self._storage = storage
         self._asks = asks
         self._reach = reach
+        self._returns = returns
+        """The replica had given its copy up and was asked back: that it has no state is no damage."""
         self._wake = trio.Event()
         self._vain = 0
         """Rounds in a row in which nobody could help."""
@@ -146,7 +148,8 @@ class Repair:
         group, wreck = self._group, self.wreck
         compacted = group.state.log.compacted.index
         if wreck is None:
-            self._note("the state of its machine is lost: it waits for a snapshot")
+            why = "it gave its copy up" if self._returns else "the state of its machine is lost"
+            self._note(f"{why}: it waits for a snapshot")
             return await self._take_snapshot(compacted)
         self._note(_some(wreck.reasons))
         asked = await self.mender.ask(wreck, self._others())
@@ -215,7 +218,9 @@ class Repair:
         """Say it once: here, in /raftz and in /healthz."""
         if what != self.waits_for:
             name = self._group.name
-            if what:
+            if self._returns:
+                logger.info("group %s comes back to this node: %s", name, what or "it has a state again")
+            elif what:
                 logger.error("group %s is damaged on this node: %s", name, what)
             else:
                 logger.warning("group %s is whole again on this node", name)

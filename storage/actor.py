@@ -486,7 +486,7 @@ class Storage:
         self._writes += 1
         self._written_bytes += built.size
         for item in deleted:
-            self._remove_files(item)
+            self.remove_files(item.group, item.incarnation)
         self._upkeep.need(oldest)
         self._upkeep.grew(built.size)
 
@@ -771,9 +771,10 @@ class Storage:
             self._files[group, incarnation] = files
         return files
 
-    def _remove_files(self, item: Item) -> None:
-        self.group_files(item.group, item.incarnation).remove()
-        self._files.pop((item.group, item.incarnation), None)
+    def remove_files(self, group: int, incarnation: int) -> None:
+        """Give up a group's files, all of them. Nobody may be using them, and nothing may rely on them."""
+        self.group_files(group, incarnation).remove()
+        self._files.pop((group, incarnation), None)
 
     async def _flush_loop(self) -> None:
         """Writes behind: whatever is deferred goes to the FILE lane soon, and much of it at once.

@@ -50,7 +50,8 @@ class TruncateSuffix:
 class CompactPrefix:
     """Removes everything up to and including `index`, for which the manifest with this CRC32C stands in.
 
-    If the log holds another term at `index`, the whole log is replaced (an installed snapshot).
+    If the log holds another term at `index`, the whole log is replaced (an installed snapshot). A checksum of
+    0 relies on no manifest: the copy is given up, and only a peer's snapshot can stand in for what is gone.
     """
 
     group: int

@@ -89,6 +89,8 @@ class RecoveredGroup:
     """The manifest on which the compacted log relies is unreadable or missing."""
     broken: tuple[str, ...] = ()
     """Files that the manifest names and that are missing or too short."""
+    released: bool = False
+    """Not damaged: the log was compacted without a manifest, since this copy was given up."""
 
 
 @dataclass(slots=True)
@@ -310,6 +312,7 @@ def describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
     """A group out of what its log and its directory hold."""
     manifest, prefix = files.manifest, log.prefix
     damaged = files.damaged
+    released = manifest is None and not damaged and prefix.index > 0 and prefix.manifest_crc == 0
     if manifest is None:
         damaged = damaged or prefix.index > 0
     elif (manifest.group, manifest.incarnation) != (log.group, log.incarnation):
@@ -336,6 +339,7 @@ def describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
         manifest=None if damaged else manifest,
         manifest_damaged=damaged,
         broken=() if damaged else files.broken,
+        released=released,
     )
 
 
