@@ -3,7 +3,6 @@ they are told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from .process import Process
 
 REGISTERS = 3
+SESSIONS = 2
 AGAIN = 0.05
 """Seconds after which a session repeats what has no answer."""
 
@@ -40,7 +40,7 @@ class Clients:
         self.appends = 0
         self.operations = 0
         self.history: list[Operation] = []
-        self.sessions = [Session(self, number) for number in range(2)]
+        self.sessions = [Session(self) for _ in range(SESSIONS)]
         self._cluster = cluster
         self._draw = draw
         self._tokens = 0
@@ -150,14 +150,12 @@ class Clients:
 class Session:
     """One client that repeats what has no answer, and is applied exactly once all the same."""
 
-    def __init__(self, clients: Clients, number: int) -> None:
+    def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._id = 0
         self._number = 0
         self._data = b""
-        self._began: Callable[[], None] | None = None
         self._sequence = 0
-        self.number = number
         self.idle = True
 
     def next(self) -> None:
@@ -200,6 +198,10 @@ class Session:
             require(status == SessionStatus.APPLIED and value, "exactly once", "a session was not opened")
             self._id = value
             self._try()
+            return
+        if status == SessionStatus.EXPIRED and cluster.struck["clock jump"]:
+            # An hour of the log's clock went by: whether it was applied stays open.
+            self._id, self.idle = 0, True
             return
         known = status in (SessionStatus.APPLIED, SessionStatus.REPEATED)
         require(known, "exactly once", "session", self._id, self._number, "is answered", result)

@@ -249,7 +249,8 @@ class Process:
             self.cut_in -= 1
             if self.cut_in < 0:
                 raise PowerCut
-        if operation == "sync" and path.endswith((".wal", "manifest.tmp")) and self.cluster.sync_fails(self):
+        matters = self.up and operation == "sync" and path.endswith((".wal", "manifest.tmp"))
+        if matters and self.cluster.sync_fails(self):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def _sync_time(self) -> float:
