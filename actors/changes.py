@@ -8,7 +8,7 @@ One voter at a time, in effect as soon as it is appended, taken back when it is 
 from __future__ import annotations
 
 from ..codec import EntryType, Kind, make_chunk
-from . import leader, roles
+from . import leader, read_index, roles
 from .effects import ChangeRefused, Effect, Resolve, Send
 from .membership import Change, ChangeKind
 from .messages import Beat, Now
@@ -65,7 +65,9 @@ def seal_change(state: GroupState, now: Now) -> list[Effect]:
         kept.progress[peer] = Progress(index, now.monotonic)
     chunk = make_chunk([(EntryType.OPAQUE, members.encode())])
     effects = leader.seal(state, Kind.MEMBERSHIP, [chunk], ((waiting.token, 0, 1),), now)
-    return effects + roles.follow_membership(state, now)
+    effects += roles.follow_membership(state, now)
+    # Without a voter that leaves, those who have confirmed a read may be a majority; nobody else may answer.
+    return effects + read_index.finish_round(state)
 
 
 def dismiss_removed(state: GroupState) -> list[Effect]:

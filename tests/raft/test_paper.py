@@ -636,6 +636,17 @@ def test_no_change_before_the_no_op_is_committed() -> None:
     assert leader.outcomes() == {90: NotApplied(Reason.NOT_READY, 1)}
 
 
+def test_a_read_does_not_wait_for_a_voter_that_leaves() -> None:
+    """Nobody is left who could confirm it, and every later read would wait behind it."""
+    leader = Replica(voters=(1, 2)).serve()
+    leader.step(ReadIndex(70))
+    assert not leader.all(ReadReady)
+    change(leader, ChangeKind.RELEASE, 2)
+    assert leader.one(ReadReady).token == 70
+    leader.step(ReadIndex(71))
+    assert leader.one(ReadReady).token == 71
+
+
 def test_a_truncated_change_is_taken_back() -> None:
     """Thesis 4.1: a server must be prepared to fall back to the previous configuration in its log."""
     leader = Replica().serve()
