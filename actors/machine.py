@@ -7,7 +7,7 @@ A refusal is an entry's result; an exception stops this replica of the group (it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,6 +50,13 @@ class Patient(Protocol):
 
     async def give(self, numbers: Sequence[int], limit: int) -> list[tuple[int, bytes]]:
         """Those of them that can be read here, about `limit` bytes in all. Raises StorageError."""
+        ...
+
+    async def scrub(self, pace: Callable[[int], Awaitable[None]]) -> int:
+        """Reads once more what is durable; how many damaged records were found that nobody knew of.
+
+        Before each read `pace` is awaited with its size in bytes. Raises StorageFailed.
+        """
         ...
 
     async def give_up(self, numbers: Sequence[int]) -> None:

@@ -56,6 +56,7 @@ from .proposals import Proposals
 from .reads import Reads
 from .reconciler import Reconciler
 from .requests import Refusal, Requests
+from .scrub import Scrub
 from .state import RaftOptions
 from .stream import commands
 from .stream.machine import StreamMachine
@@ -346,6 +347,7 @@ class Node:
             _next_due,
             self._report_members,
         )
+        self.scrub = Scrub(self.storage, self.groups.hosted, world.clock, options.scrub_bytes)
         self.balancer = Balancer(node.node_id, self.groups.led_by_me, lambda: self.state, self.peers.is_up)
         backend = NodeBackend(
             node.node_id,
@@ -369,6 +371,7 @@ class Node:
             self.peers,
             self.proposals,
             self.gateway,
+            self.scrub,
             world.clock,
             lambda: self.state,
             self.ready.is_set,
@@ -440,6 +443,7 @@ class Node:
             nursery.start_soon(self._say_what_is_spoken)
             nursery.start_soon(self.backups.run)
             nursery.start_soon(self.balancer.run)
+            nursery.start_soon(self.scrub.run)
             await self._follow_meta()
 
     async def _dismiss_removed(self) -> None:

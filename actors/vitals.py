@@ -14,6 +14,7 @@ from .meta import META_GROUP, META_KIND, MetaState
 from .options import Options
 from .peers import Peers
 from .proposals import Proposals
+from .scrub import Scrub
 from .stream.machine import StreamMachine
 from .world import Clock
 
@@ -36,6 +37,7 @@ class Vitals:
         peers: Peers,
         proposals: Proposals,
         gateway: Gateway,
+        scrub: Scrub,
         clock: Clock,
         meta: Callable[[], MetaState],
         ready: Callable[[], bool],
@@ -48,6 +50,7 @@ class Vitals:
         self._peers = peers
         self._proposals = proposals
         self._gateway = gateway
+        self._scrub = scrub
         self._clock = clock
         self._meta = meta
         self._ready = ready
@@ -121,6 +124,7 @@ class Vitals:
             "slow_consumers": gateway.slow_consumers,
             "gateway": asdict(gateway),
             "wal": {**asdict(storage), "syncs": storage.writes},
+            "scrub": asdict(self._scrub.statistics),
             "proposals": asdict(self._proposals.statistics()),
             "peers": {name: asdict(link) for name, link in self._peers.statistics().items()},
             "bad_peer_frames": self._peers.bad_frames,

@@ -38,10 +38,12 @@ class Damage:
         self,
         files: GroupFiles,
         stream: str,
+        blocks: Sequence[Block],
         block_of: Callable[[int], Block | None],
         tell: Callable[[], bool],
     ) -> None:
-        """`block_of` finds the block of a sequence; `tell` wakes whoever repairs, False if nobody does."""
+        """`blocks` are the stream's, which change; `block_of` finds the one that has a sequence; `tell` wakes
+        whoever repairs, False if nobody does."""
         self.records: dict[int, DamagedRecord] = {}
         """By sequence, what is wrong with it."""
         self.lost: list[tuple[int, int]] = []
@@ -50,6 +52,7 @@ class Damage:
         """Damaged records found since the start."""
         self._files = files
         self._stream = stream
+        self._blocks = blocks
         self._block_of = block_of
         self._tell = tell
         self._suspects: set[int] = set()
@@ -174,6 +177,17 @@ class Damage:
 
     # --- scrub
 
+    async def scrub(self, pace: Pace) -> int:
+        """Reads every block once more from the disk, as far as a manifest has it: those are written fully."""
+        found = 0
+        for block in list(self._blocks):
+            manifest = self._files.manifest
+            entries = manifest.files if manifest is not None else ()
+            durable = any(entry.name == block.name and entry.length == block.length for entry in entries)
+            if durable and self._block_of(block.first) is block:
+                found += await self.inspect(block, self._files.reread, pace)
+        return found
+
     async def inspect(
         self,
         block: Block,
@@ -190,7 +204,7 @@ class Damage:
                 await pace(size)
             try:
                 piece = await read(name, offset, size)
-            except FileDamaged:
+            except (FileDamaged, FileNotFoundError):
                 piece = b""
             data += piece.ljust(size, b"\0")
         if crc32c(data) == crc:

@@ -9,7 +9,7 @@ manifest has.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -250,6 +250,10 @@ class Wreck:
             del self._hurt[name]
         else:
             hurt.own = {}
+
+    async def scrub(self, pace: Callable[[int], Awaitable[None]]) -> int:
+        """Nothing: all of it was just read."""
+        return 0
 
     async def give_up(self, numbers: Sequence[int]) -> None:
         """Nobody has these: what came of the others is put where it was missing, before it is lost again."""

@@ -71,9 +71,9 @@ class MessageStore:
         self._files = files
         self._stream = stream
         self._block_bytes = block_bytes
-        self.damage = Damage(files, stream, self._block_having, tell_damage)
-        """What of the blocks can't be read."""
         self._blocks: list[Block] = []
+        self.damage = Damage(files, stream, self._blocks, self._block_having, tell_damage)
+        """What of the blocks can't be read."""
         self._firsts: list[int] = []
         """`first` of each block, for searching."""
         self._open: Block | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from tests.stream.support import MemoryFiles, now
 from trimaran.actors.stream.salvage import BlockNote, Wreck, find_records, show, spans
 from trimaran.codec import crc32c
 from trimaran.codec.block import encode_record
-from trimaran.storage import FileEntry, MemoryDisk
+from trimaran.storage import FileDamaged, FileEntry, MemoryDisk
 
 FIRST = 40
 COUNT = 30
@@ -112,6 +113,20 @@ def copied_before(disk: MemoryDisk, number: int) -> list[MemoryDisk]:
 
     disk.before = note
     return copies
+
+
+async def test_a_file_is_mended_with_nothing_but_what_gives_its_checksum() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = storage.group_files(GROUP, INCARNATION)
+        files.write("block-1", 0, b"d" * 5000)
+        with pytest.raises(FileDamaged, match="checksum"):
+            await files.mend("block-1", {10: b"s" * 20}, 5000, crc32c(b"s" * 5000))
+        assert await files.read("block-1", 0, 6000) == b"d" * 5000
+        files.write("block-1", 5000, b"more")
+        await files.mend("block-1", {0: b"s" * 5000}, 5000, crc32c(b"s" * 5000))
+        files.write("block-1", 5004, b"!")
+        assert await files.read("block-1", 0, 6000) == b"s" * 5000 + b"more!"
 
 
 async def test_mending_that_is_cut_short_leaves_the_damaged_file_or_the_mended_one() -> None:

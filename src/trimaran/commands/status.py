@@ -100,10 +100,22 @@ def _cell(value: object) -> str:
     return plain(escape(str(value)))
 
 
+def scrub_of(varz: Json) -> str:
+    """What a node's scrub does now or has done, and what it found."""
+    scrub = varz.get("scrub")
+    if not isinstance(scrub, Mapping):
+        return ""
+    sweeps = round(number(scrub.get("sweeps")))
+    doing = f"{number(scrub.get('bytes')) / 2**20:,.0f} MiB: {scrub.get('at')}" if scrub.get("at") else ""
+    done = f"{sweeps} {'sweep' if sweeps == 1 else 'sweeps'}" if sweeps or not doing else ""
+    found = round(number(scrub.get("found")))
+    return ", ".join(filter(None, [doing, done, f"{found} damaged" if found else ""]))
+
+
 def nodes_table(nodes: list[NodeStatus]) -> Table:
     """One row per node."""
     table = Table(title="nodes", title_justify="left")
-    for name in ("node", "version", "uptime", "clients", "messages in", "log syncs", "health"):
+    for name in ("node", "version", "uptime", "clients", "messages in", "log syncs", "scrub", "health"):
         table.add_column(name)
     for node in nodes:
         varz, wal = node.varz, node.varz.get("wal")
@@ -113,7 +125,7 @@ def nodes_table(nodes: list[NodeStatus]) -> Table:
             varz.get(key, "") for key in ("server_name", "version", "connections", "in_msgs")
         ]
         health = "[green]ok[/]" if node.healthy else f"[red]{_cell(node.health.get('error', 'unknown'))}[/]"
-        table.add_row(*map(_cell, [server, version, uptime, *traffic, syncs]), health)
+        table.add_row(*map(_cell, [server, version, uptime, *traffic, syncs, scrub_of(varz)]), health)
     return table
 
 
