@@ -3,7 +3,7 @@
     GET /healthz   200 {"status": "ok"}, or 503 with the reasons: every group that this node hosts must
                    have a leader and be caught up
     GET /varz      the node: identity, limits, connections, traffic, the log's counters under "wal"
-    GET /raftz     every group this node hosts: role, term, commit, applied, and its peers
+    GET /raftz     every group this node hosts: role, term, commit, applied, and its peers; ?group=NAME: one
     GET /jsz       the streams
 
 It reads what its node already knows and awaits nothing but its own sockets, so nobody can slow a node
@@ -14,8 +14,9 @@ ends only the connection it came on. There is no authentication; bind it to loop
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
+from urllib.parse import parse_qs
 
 import h11
 import trio
@@ -35,7 +36,12 @@ REQUEST_SECONDS: Final = 10.0
 
 RECEIVE_BYTES: Final = 4 * 1024
 
+PIECES: Final = 16
+"""Groups that are looked at before everybody else on the event loop gets a turn: about a millisecond."""
+
 Json = Mapping[str, object]
+Pieces = Iterator[str]
+"""The text of a page, in pieces that each cost little to make."""
 
 
 class Monitored(Protocol):
@@ -47,8 +53,8 @@ class Monitored(Protocol):
     def varz(self) -> Json:
         """The node's identity, limits and counters, in the field names of the reference server's /varz."""
 
-    def raftz(self) -> Json:
-        """Account -> group name -> state of that group on this node."""
+    def raftz(self) -> Iterator[tuple[str, Json]]:
+        """(name, state) of each group on this node. Others run between one and the next."""
 
     def jsz(self) -> Json:
         """Streams, messages and bytes of this node."""
@@ -67,12 +73,12 @@ class Monitor:
         self._address = address
         self._connections = 0
         self._requests: dict[str, int] = {}
-        self._pages: Mapping[str, Callable[[], tuple[int, Json]]] = {
-            "/": lambda: (200, {"endpoints": [path for path in self._pages if path != "/"]}),
-            "/healthz": self._healthz,
-            "/varz": self._varz,
-            "/raftz": lambda: (200, monitored.raftz()),
-            "/jsz": lambda: (200, monitored.jsz()),
+        self._pages: Mapping[str, Callable[[str], tuple[int, Pieces]]] = {
+            "/": lambda query: (200, whole({"endpoints": [path for path in self._pages if path != "/"]})),
+            "/healthz": lambda query: self._healthz(),
+            "/varz": lambda query: (200, self._varz()),
+            "/raftz": lambda query: (200, self._raftz(query)),
+            "/jsz": lambda query: (200, whole(monitored.jsz())),
         }
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
@@ -101,31 +107,58 @@ class Monitor:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
 
-    def _answer(self, method: bytes, target: bytes) -> tuple[int, Json]:
+    def _answer(self, method: bytes, target: bytes) -> tuple[int, Pieces]:
         """Status and body for one request."""
         if method not in (b"GET", b"HEAD"):
-            return 405, {"error": "only GET and HEAD are answered"}
-        path = target.partition(b"?")[0].decode("latin-1")
+            return 405, whole({"error": "only GET and HEAD are answered"})
+        path, _, query = target.decode("latin-1").partition("?")
         page = self._pages.get(path)
         if page is None:
-            return 404, {"error": "no such page", "endpoints": list(self._pages)}
+            return 404, whole({"error": "no such page", "endpoints": list(self._pages)})
         self._requests[path] = self._requests.get(path, 0) + 1
-        return page()
+        return page(query)
 
-    def _healthz(self) -> tuple[int, Json]:
+    def _healthz(self) -> tuple[int, Pieces]:
         reasons = list(self._monitored.health())
         if not reasons:
-            return 200, {"status": "ok"}
-        return 503, {"status": "unavailable", "error": "; ".join(reasons), "errors": reasons}
+            return 200, whole({"status": "ok"})
+        return 503, whole({"status": "unavailable", "error": "; ".join(reasons), "errors": reasons})
 
-    def _varz(self) -> tuple[int, Json]:
-        return 200, {**self._monitored.varz(), "http_req_stats": dict(self._requests)}
+    def _varz(self) -> Pieces:
+        return whole({**self._monitored.varz(), "http_req_stats": dict(self._requests)})
+
+    def _raftz(self, query: str) -> Pieces:
+        """account -> group name -> state; a group on each line, as there may be thousands."""
+        wanted = parse_qs(query).get("group")
+        separator = '{"$G": {\n'
+        for name, state in self._monitored.raftz():
+            if wanted is None or name in wanted:
+                yield f"{separator}{json.dumps(name)}: {json.dumps(state, default=str)}"
+                separator = ",\n"
+            else:
+                yield ""
+        yield "\n}}\n" if separator == ",\n" else f"{separator}}}}}\n"
+
+
+def whole(page: Json) -> Pieces:
+    """A page that is made at once."""
+    yield json.dumps(page, indent=2, default=str) + "\n"
+
+
+async def gather(pieces: Pieces) -> bytes:
+    """The page, made without holding up the event loop."""
+    text: list[str] = []
+    for piece in pieces:
+        text.append(piece)
+        if len(text) % PIECES == 0:
+            await trio.lowlevel.checkpoint()
+    return "".join(text).encode()
 
 
 class _Connection:
     """One HTTP connection: h11 knows the protocol, this moves the bytes."""
 
-    def __init__(self, stream: trio.abc.Stream, answer: Callable[[bytes, bytes], tuple[int, Json]]) -> None:
+    def __init__(self, stream: trio.abc.Stream, answer: Callable[[bytes, bytes], tuple[int, Pieces]]) -> None:
         self._stream = stream
         self._answer = answer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
@@ -148,7 +181,8 @@ class _Connection:
             # A body is never read: after a request that announces one, the connection closes.
             complete = isinstance(self._http.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError as error:
-            await self._respond(error.error_status_hint, {"error": str(error)}, head=False, close=True)
+            reason = whole({"error": str(error)})
+            await self._respond(error.error_status_hint, reason, head=False, close=True)
             return False
         status, body = self._answer(request.method, request.target)
         await self._respond(status, body, head=request.method == b"HEAD", close=not complete)
@@ -161,8 +195,8 @@ class _Connection:
                 return event
             self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
 
-    async def _respond(self, status: int, body: Json, *, head: bool, close: bool) -> None:
-        data = (json.dumps(body, indent=2, default=str) + "\n").encode()
+    async def _respond(self, status: int, body: Pieces, *, head: bool, close: bool) -> None:
+        data = await gather(body)
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(data))),

@@ -1,14 +1,14 @@
 """What a node tells about itself over HTTP: health, /varz, /raftz and /jsz, from what it already knows."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Final
 
 from ..codec import IMPLEMENTATION
 from ..storage.actor import Storage
 from .gateway.gateway import Gateway
-from .group import Group
+from .group import Group, GroupStatistics
 from .groups import Groups
 from .meta import META_GROUP, META_KIND, MetaState
 from .options import Options
@@ -20,6 +20,7 @@ from .world import Clock
 
 Json = Mapping[str, object]
 
+STATISTICS: Final = tuple(field.name for field in fields(GroupStatistics))
 CATCH_UP_SECONDS: Final = 1.0
 """A replica is healthy while what it has applied is at most this far behind what it knows to be committed."""
 
@@ -132,11 +133,13 @@ class Vitals:
             "unknown_group_messages": self._groups.unknown_messages,
         }
 
-    def raftz(self) -> Json:
+    def raftz(self) -> Iterator[tuple[str, Json]]:
         names = {node: record.name for node, record in self._meta().nodes.items()}
-        return {"$G": {_label(group): self._raft(group, names) for group in self._groups.hosted()}}
+        pinned = self._storage.pinned()
+        for group in list(self._groups.hosted()):
+            yield _label(group), self._raft(group, names) | {"pinned_bytes": pinned.get(group.number, 0)}
 
-    def _raft(self, group: Group, names: Mapping[int, str]) -> Json:
+    def _raft(self, group: Group, names: Mapping[int, str]) -> dict[str, object]:
         state, statistics = group.state, group.statistics()
         peers: dict[str, object] = {}
         if state.leading is not None:
@@ -149,14 +152,13 @@ class Vitals:
                     "last_seen_seconds": round(now - progress.last_contact, 3),
                 }
         return {
-            **asdict(statistics),
+            **{name: getattr(statistics, name) for name in STATISTICS},
             "id": f"{state.node:016x}",
             "leader": names.get(state.leader, f"{state.leader:016x}" if state.leader else ""),
             "quorum_needed": state.membership.quorum(),
             "snapshots_taken": group.snapshots.taken,
             "snapshots_sent": group.snapshots.sent,
             "snapshots_installed": group.snapshots.installed,
-            "pinned_bytes": self._storage.pinned().get(group.number, 0),
             "peers": peers,
         }
 

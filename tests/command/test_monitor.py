@@ -1,15 +1,16 @@
 """The monitor over streams in memory: what it answers, and that bad HTTP ends only its own connection."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import h11
 import pytest
 import trio
 import trio.testing
 
-from trimaran.actors.monitor import MAX_CONNECTIONS, MAX_REQUEST_BYTES, REQUEST_SECONDS, Monitor
+from trimaran.actors.monitor import MAX_CONNECTIONS, MAX_REQUEST_BYTES, PIECES, REQUEST_SECONDS, Monitor
 
 
 class Node:
@@ -17,6 +18,7 @@ class Node:
 
     def __init__(self, *reasons: str) -> None:
         self.reasons = list(reasons)
+        self.groups = 1
 
     def health(self) -> list[str]:
         return self.reasons
@@ -24,8 +26,9 @@ class Node:
     def varz(self) -> dict[str, object]:
         return {"server_name": "a", "wal": {"syncs": 7}}
 
-    def raftz(self) -> dict[str, object]:
-        return {"$G": {"meta": {"state": "LEADER", "term": 3}}}
+    def raftz(self) -> Iterator[tuple[str, dict[str, object]]]:
+        for number in range(self.groups):
+            yield f"S{number}", {"role": "leader", "term": number}
 
     def jsz(self) -> dict[str, object]:
         return {"streams": 0}
@@ -56,9 +59,10 @@ async def ask(monitor: Monitor, target: str, method: str = "GET") -> tuple[int, 
         http.receive_data(await receive(client))
         response = http.next_event()
         assert isinstance(response, h11.Response)
-        body = http.next_event()
-        text = bytes(body.data) if isinstance(body, h11.Data) else b"{}"
-        return response.status_code, json.loads(text)
+        text = b""
+        while isinstance(body := http.next_event(), h11.Data):
+            text += bytes(body.data)
+        return response.status_code, json.loads(text or b"{}")
 
 
 async def test_healthy_node_answers_200_ok() -> None:
@@ -80,6 +84,35 @@ async def test_varz_shows_the_node_and_counts_requests() -> None:
     assert body["server_name"] == "a"
     assert body["wal"] == {"syncs": 7}
     assert body["http_req_stats"] == {"/healthz": 1, "/varz": 1}
+
+
+async def test_raftz_shows_all_groups_or_one() -> None:
+    node = Node()
+    for groups in (0, 1, 3):
+        node.groups = groups
+        shown = {f"S{number}": {"role": "leader", "term": number} for number in range(groups)}
+        assert await ask(Monitor(node, ""), "/raftz") == (200, {"$G": shown})
+    assert await ask(Monitor(node, ""), "/raftz?group=S1") == (200, {"$G": {"S1": shown["S1"]}})
+    assert await ask(Monitor(node, ""), "/raftz?group=none") == (200, {"$G": {}})
+
+
+async def test_a_thousand_groups_hold_nobody_up() -> None:
+    node = Node()
+    node.groups = 1000
+    turns = 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(somebody_else)
+        _, body = await ask(Monitor(node, ""), "/raftz")
+        nursery.cancel_scope.cancel()
+    assert len(cast(dict[str, object], body["$G"])) == 1000
+    assert turns >= 1000 // PIECES
 
 
 @pytest.mark.parametrize("path", ["/raftz", "/jsz", "/"])
