@@ -77,6 +77,20 @@ class ClientMessage:
     reply: bytes
     payload: bytes
 
+    def subject(self, stream: str) -> str:
+        """What it was published to."""
+        return ".".join(
+            (_PREFIXES[self.kind], stream, *(each for each in (self.consumer, *self.tokens) if each))
+        )
+
+
+_PREFIXES: Final = {
+    "next": "$JS.API.CONSUMER.MSG.NEXT",
+    "ack": "$JS.ACK",
+    "direct": "$JS.API.DIRECT.GET",
+    "flow": "$JS.FC",
+}
+
 
 class StreamDelivery:
     """Serves one stream's consumers during one leadership. `run` ends with it.
@@ -296,8 +310,8 @@ class StreamDelivery:
                 self._start_get(message)
                 continue
             led = self.find(message.consumer)
-            if led is None:
-                self._status(message.reply, status(503))
+            if led is None or (message.kind == "ack" and not led.consumer.config.acknowledges):
+                self._nobody(message)
             elif message.kind == "next":
                 self._pull(led, message)
             elif message.kind == "flow":
@@ -333,10 +347,15 @@ class StreamDelivery:
         config = self._machine.config
         refused = config is None or not config.allow_direct or self._getting >= GETS_MAX
         if refused or self._nursery is None:
-            self._status(message.reply, status(503))
+            self._nobody(message)
         else:
             self._getting += 1
             self._nursery.start_soon(self._get, message)
+
+    def _nobody(self, message: ClientMessage) -> None:
+        """There is nobody to take it: the client is told as of a subject without subscribers."""
+        about = message.subject(self._machine.name)
+        self._status(message.reply, status(503, "", ("Nats-Subject", about)))
 
     async def _get(self, message: ClientMessage) -> None:
         try:

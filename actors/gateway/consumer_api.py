@@ -18,7 +18,7 @@ from ..stream.consumer_config import (
     same_config,
 )
 from ..stream.errors import ApiError, api_error, json_error
-from ..stream.views import ZERO_TIME, rfc3339
+from ..stream.views import ZERO_TIME, listed, rfc3339
 
 if TYPE_CHECKING:
     from ..delivery.led import LedConsumer
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from ..stream.machine import StreamMachine
     from .backend import StreamAssignment
 
-__all__ = ["CONSUMER_PREFIX", "ConsumerApi", "ConsumerHost", "ConsumerQuestion", "read_question"]
+__all__ = [
+    "CONSUMER_PREFIX",
+    "ConsumerApi",
+    "ConsumerHost",
+    "ConsumerQuestion",
+    "check_empty",
+    "read_question",
+]
 
 CONSUMER_PREFIX: Final = "$JS.API.CONSUMER."
 NAMES_LIMIT: Final = 1024
@@ -133,7 +140,7 @@ class ConsumerApi:
                 return {**page, "consumers": found}
             case "list":
                 page, found = self._page(payload, LIST_LIMIT)
-                return {**page, "consumers": [self._info(self._find(name)) for name in found]}
+                return {**page, "consumers": [listed(self._info(self._find(name))) for name in found]}
             case "pause":
                 return await self._pause(question.name, payload)
             case _:
@@ -180,8 +187,7 @@ class ConsumerApi:
             raise api_error(10012, fixed)
 
     async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
-        if payload.strip():
-            raise NOT_EMPTY
+        check_empty(payload)
         led = self._find(name)
         if led.volatile:
             self._host.delivery.delete_volatile(led)
@@ -249,6 +255,16 @@ class ConsumerApi:
         if remaining > 0:
             shown |= {"paused": True, "pause_remaining": remaining}
         return shown | {"ts": rfc3339(self._host.wall)}
+
+
+def check_empty(payload: bytes) -> None:
+    """Raises ApiError 10038 unless the request says nothing; an empty object says nothing."""
+    try:
+        empty = not payload.strip() or decode_json(payload) == {}
+    except ApiError:
+        empty = False
+    if not empty:
+        raise NOT_EMPTY
 
 
 def _position(position: Position) -> dict[str, object]:

@@ -2,9 +2,6 @@
 
 A request is answered by the node that leads its target: the meta group for what should be, a stream's group
 for what is. `api_target` names the target, so that any node can find that leader; `JetStreamApi` runs there.
-
-Where the reference server takes a malformed request for an empty one (a PURGE with broken JSON purges
-everything, a NAMES with it lists all) this one refuses it: invalid JSON is 10025 everywhere.
 """
 
 from __future__ import annotations
@@ -33,8 +30,8 @@ from ..stream.consumer_config import parse_time
 from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import is_subject, subject_matches, subjects_overlap
-from ..stream.views import ZERO_TIME, message_json, rfc3339, state_json
-from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, read_question
+from ..stream.views import ZERO_TIME, listed, message_json, rfc3339, state_json
+from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, check_empty, read_question
 
 if TYPE_CHECKING:
     from ..stream.machine import StoredMessage, StreamMachine
@@ -61,7 +58,6 @@ markers and pause; the reference's higher ones for counters, batches and schedul
 UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
 BUSY: Final = ApiError(503, 10023, "insufficient resources")
 UNKNOWN: Final = ApiError(503, 20001, "outcome unknown: the change may or may not have been made")
-NOT_EMPTY: Final = ApiError(400, 10038, "expected an empty request payload")
 NOT_LEADER: Final = ApiError(500, 10009, "JetStream cluster can not handle request")
 
 
@@ -249,7 +245,7 @@ class JetStreamApi:
             if info is None or "error" in info:
                 missing.append(each.name)
             else:
-                infos.append(_without(info, "type", "total", "offset", "limit"))
+                infos.append(listed(_without(info, "type", "total", "offset", "limit")))
         body: dict[str, object] = {**page, "streams": infos}
         return body | {"missing": missing} if missing else body
 
@@ -288,8 +284,7 @@ class JetStreamApi:
         return await self._standing(name)
 
     async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
-        if payload.strip():
-            raise NOT_EMPTY
+        check_empty(payload)
         self._assignment(name)
         await self._change({"op": "delete_stream", "name": name})
         return {"success": True}
@@ -329,8 +324,8 @@ class JetStreamApi:
         subjects: dict[str, int] = {}
         if wanted:
             found = sorted(machine.subjects(wanted).items())
-            offset = min(offset, len(found))
-            page = {"total": len(found), "offset": offset, "limit": SUBJECTS_LIMIT}
+            if found:
+                page = {"total": len(found), "offset": offset, "limit": SUBJECTS_LIMIT}
             subjects = dict(found[offset : offset + SUBJECTS_LIMIT])
         deleted = machine.deleted(DELETED_LIMIT) if request.get("deleted_details") is True else []
         config = machine.config.to_json() if machine.config is not None else dict(assignment.config)
@@ -368,9 +363,10 @@ class JetStreamApi:
         return {"message": message_json(message)}
 
     async def _delete_message(self, name: str, payload: bytes) -> dict[str, object]:
-        if not payload.strip():
+        request = _request(payload)
+        if not request:
             raise api_error(10003)
-        seq = _number(_request(payload), "seq")
+        seq = _number(request, "seq")
         await self._command(self._assignment(name), commands.delete(seq))
         return {"success": True}
 

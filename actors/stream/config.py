@@ -415,14 +415,14 @@ def _check_numbers(config: StreamConfig) -> None:
         raise configuration_error("subject delete marker TTL must not be negative")
     if 0 < config.subject_delete_marker_ttl < 10 * SHORTEST:
         raise configuration_error("subject delete marker TTL must be at least 1 second")
+    if config.deny_purge and config.allow_rollup_hdrs:
+        raise configuration_error("roll-ups require the purge permission")
     if config.discard_new_per_subject and config.discard != "new":
         raise configuration_error("discard new per subject requires discard new policy to be set")
     if config.discard_new_per_subject and config.max_msgs_per_subject <= 0:
         raise configuration_error("discard new per subject requires max msgs per subject > 0")
     if config.mirror_direct:
         raise configuration_error("stream has no mirror but does have mirror direct")
-    if config.deny_purge and config.allow_rollup_hdrs:
-        raise configuration_error("roll-ups require the purge permission")
 
 
 def _check_subjects(config: StreamConfig) -> None:

@@ -138,7 +138,7 @@ class Consumer:
         return done
 
     def forget(self, exists: Callable[[int], bool], first: int, time: int) -> None:
-        """Messages were removed: what is pending of them is done with; the stream now begins at `first`."""
+        """Messages were removed: what is pending of them is done with, and so is what lies before `first`."""
         gone = [sequence for sequence in self.pending if not exists(sequence)]
         self.give_up(gone, time)
         if self.delivered.stream < first - 1:

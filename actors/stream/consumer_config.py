@@ -242,8 +242,10 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
         raise api_error(10116)
     if 0 < config.max_expires < SHORTEST_EXPIRES:
         raise api_error(10115)
-    _check_start(config)
+    if stream.retention == "workqueue" and config.is_pull and not config.acknowledges:
+        raise api_error(10084)
     _check_filters(config)
+    _check_start(config)
     if config.is_pull:
         _check_pull(config)
     else:
@@ -315,7 +317,7 @@ def _check_push(config: ConsumerConfig, stream: StreamConfig) -> None:
 
 def _check_workqueue(config: ConsumerConfig) -> None:
     if config.ack_policy != "explicit":
-        raise api_error(10084 if config.is_pull and not config.acknowledges else 10098)
+        raise api_error(10098)
     if config.deliver_policy not in ("all", "new"):
         raise api_error(10101)
 

@@ -48,10 +48,10 @@ def begin(
             before = last
         case "last":
             newest = select(store, config, stream).last_of_each()
-            before = newest[-1] - 1 if newest else last
+            before = newest[-1] - 1 if newest else 0
         case "last_per_subject":
             initial, resume = select(store, config, stream).last_of_each(), last
-            before = initial[0] - 1 if initial else last
+            before = initial[0] - 1 if initial else last - 1
         case "by_start_sequence":
             before = config.opt_start_seq - 1
         case "by_start_time":
@@ -189,10 +189,10 @@ class Consumers:
 
     # --- what the stream tells
 
-    def removed(self, time: int) -> None:
-        """Messages were purged or deleted."""
+    def removed(self, time: int, first: int) -> None:
+        """Messages were purged or deleted; no consumer stays behind a message `first`."""
         for consumer in self:
-            consumer.forget(self._store.has, self._store.first, time)
+            consumer.forget(self._store.has, first, time)
 
     def release(self, sequences: Iterable[int], stream: StreamConfig) -> None:
         """Drops those messages that no consumer needs any more."""

@@ -243,8 +243,8 @@ class StreamMachine:
         if expected_stream and expected_stream != config.name.encode():
             return refused(10060)
         ttl = asked.get(headers.TTL)
-        if ttl and (not config.allow_msg_ttl or parse_ttl(ttl) is None):
-            return refused(10165 if config.allow_msg_ttl else 10166)
+        if ttl and not config.allow_msg_ttl and parse_ttl(ttl) is not None:
+            return refused(10166)
         for header, err_code in _NOT_SUPPORTED.items():
             if asked.get(header):
                 return refused(err_code)
@@ -253,7 +253,10 @@ class StreamMachine:
             return pack(Status.DUPLICATE, known[0])
         if 0 < config.max_msg_size < size:
             return _REFUSALS.size
-        return self._check_expectations(subject, asked) or self._check_rollup(config, asked)
+        answer = self._check_expectations(subject, asked) or self._check_rollup(config, asked)
+        if answer is None and ttl and parse_ttl(ttl) is None:
+            return refused(10165)
+        return answer
 
     def _check_expectations(self, subject: bytes, asked: Mapping[bytes, bytes]) -> int | None:
         store = self._store
@@ -354,9 +357,9 @@ class StreamMachine:
             case {"op": "configure", "config": dict(fields), "version": int(version)}:
                 return self._configure(fields, version)
             case {"op": "purge", "filter": str(pattern), "seq": int(sequence), "keep": int(keep)}:
-                return self._removing(self._purge(pattern, sequence, keep))
+                return self._removed(self._purge(pattern, sequence, keep), purged=True)
             case {"op": "delete", "seq": int(sequence)}:
-                return self._removing(self._delete(sequence))
+                return self._removed(self._delete(sequence))
             case _ if config is not None:
                 return self._consumer_command(command, config)
             case _:
@@ -398,7 +401,7 @@ class StreamMachine:
         if released:
             self.consumers.sweep(config)
         store = self._store
-        if first_time and config.first_seq > 1 and store.last == 0:
+        if first_time and config.first_seq and store.last == 0:
             store.skip_to(min(config.first_seq, MAX_FIRST))
         self._expire()
         if config.max_msgs_per_subject > 0:
@@ -419,10 +422,10 @@ class StreamMachine:
         assert self.config is not None
         return self.config
 
-    def _removing(self, result: int) -> int:
-        """Tells the consumers of what a command has removed."""
+    def _removed(self, result: int, *, purged: bool = False) -> int:
+        """Tells the consumers of what a command has removed; a purge also moves on who lags behind it."""
         if result >> 56 == Status.DONE:
-            self.consumers.removed(self.clock)
+            self.consumers.removed(self.clock, self._store.first if purged else 0)
         return result
 
     def _purge(self, pattern: str, sequence: int, keep: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 from .machine import StoredMessage, StreamState
 
@@ -46,6 +47,14 @@ def state_json(
         shown["deleted"] = list(deleted)
     shown["consumer_count"] = state.consumers
     return shown
+
+
+def listed(info: Mapping[str, object]) -> dict[str, object]:
+    """A stream's or consumer's information as one of a list, where the server's own versions are left out."""
+    config = cast("Mapping[str, object]", info["config"])
+    metadata = cast("Mapping[str, str]", config.get("metadata", {}))
+    kept = {key: value for key, value in metadata.items() if key not in ("_nats.level", "_nats.ver")}
+    return {**info, "config": {**config, "metadata": kept}}
 
 
 def message_json(message: StoredMessage) -> dict[str, object]:
