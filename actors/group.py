@@ -24,7 +24,7 @@ from ..storage.files import GroupFiles
 from ..storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
 from . import effects as asks
 from . import messages, roles
-from .alarm import Alarm
+from .alarm import Alarms
 from .applier import Applier, MachineFailed
 from .effects import Effect
 from .events import BatchApplied, EventHook, events_of, replica_of, started
@@ -115,6 +115,7 @@ class Group:
         files: GroupFiles,
         storage: Storage,
         clock: Clock,
+        alarms: Alarms,
         events: GroupEvents,
         snapshots: Snapshots,
         repair: Repair,
@@ -138,7 +139,7 @@ class Group:
         self.listen = listen
         """Hears every event; None costs nothing."""
         self._mailbox: Mailbox[Message] = Mailbox(MAILBOX_BOUND)
-        self._alarm = Alarm(self._mailbox.wake)
+        self._alarm = alarms.alarm(self._mailbox.wake)
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
@@ -325,7 +326,6 @@ class Group:
                 nursery.start_soon(self.applier.run)
                 nursery.start_soon(self.snapshots.run)
                 nursery.start_soon(self.repair.run)
-                nursery.start_soon(self._alarm.run)
                 runs = True
                 task_status.started()
                 await self._run_role()
@@ -376,13 +376,17 @@ class Group:
     async def _run_role(self) -> None:
         while True:
             self._alarm.set(self.state.deadline)
-            for message in await self._mailbox.take():
-                self._step(message)
-            if self._clock.monotonic() >= self.state.deadline:
-                self._step(messages.Tick())
+            taken = await self._mailbox.take()
+            now = self._now()
+            for message in taken:
+                self._step(message, now)
+            if now.monotonic >= self.state.deadline:
+                self._step(messages.Tick(), now)
 
-    def _step(self, message: Message) -> None:
-        now = Now(self._clock.monotonic(), self._clock.wall())
+    def _now(self) -> Now:
+        return Now(self._clock.monotonic(), self._clock.wall())
+
+    def _step(self, message: Message, now: Now) -> None:
         effects = roles.step(self.state, message, now)
         if self.listen is not None:
             for event in events_of(self.state, message, effects):
@@ -520,7 +524,8 @@ class Group:
         more."""
         self._closed = True
         try:
-            self._step(messages.StorageFailed() if self._storage.failed is not None else messages.Close())
+            ended = messages.StorageFailed() if self._storage.failed is not None else messages.Close()
+            self._step(ended, self._now())
         except AssertionError as broken:  # it has stopped for this, and said so
             logger.debug("group %s: %s", self.name, broken)
         waiting, self._waiting = self._waiting, {}

@@ -21,6 +21,7 @@ from ..storage.manifest import Manifest, encode_manifest, manifest_crc
 from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, Record
 from ..storage.recovery import RecoveredGroup
 from . import messages
+from .alarm import Alarms
 from .events import EventHook
 from .group import Group
 from .log import EntryId
@@ -118,6 +119,7 @@ class Groups:
         self._dormant: dict[int, Dormant] = {}
         self._leaders: dict[int, Leadership] = {}
         self._leader_changed = trio.Event()
+        self._alarms = Alarms()
         self._nursery: trio.Nursery | None = None
         storage.on_damage = self._on_damage
         peers.handle_messages(self._on_messages)
@@ -133,7 +135,7 @@ class Groups:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            await self._alarms.run()
 
     # --- who is here, who leads ----------------------------------------------------------------------
 
@@ -309,7 +311,17 @@ class Groups:
         snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest, first_transfer)
         repair = Repair(self._storage, self._asks, self._peers, returns=returns)
         group = Group(
-            name, state, machine, files, self._storage, self._clock, self, snapshots, repair, self._listen
+            name,
+            state,
+            machine,
+            files,
+            self._storage,
+            self._clock,
+            self._alarms,
+            self,
+            snapshots,
+            repair,
+            self._listen,
         )
         hosted = _Hosted(group, trio.CancelScope(), trio.Event())
         self._hosted[state.group] = hosted

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import Counter, VirtualClock, until
 from tests.storage.helpers import GatedRunner, opened
+from trimaran.actors.alarm import Alarms
 from trimaran.actors.group import Group, NotDone
 from trimaran.actors.membership import Membership
 from trimaran.actors.messages import Append, Now, PeerMessage
@@ -95,7 +96,9 @@ async def running(
         snapshots = Snapshots(files, Frames(), log_bytes, manifest, 1)
         made = UserMachine("counter", machine)
         repair = Repair(storage, Frames(), Frames())
-        group = Group("hits", state, made, files, storage, VirtualClock(), Around(), snapshots, repair)
+        group = Group(
+            "hits", state, made, files, storage, VirtualClock(), Alarms(), Around(), snapshots, repair
+        )
         await nursery.start(group.run)
         yield group, storage
         nursery.cancel_scope.cancel()
