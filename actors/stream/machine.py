@@ -601,7 +601,7 @@ class StreamMachine:
             config = fields["config"]
             self._adopt(None if config is None else StreamConfig.from_json(cast("dict[str, object]", config)))
             if accept_loss:
-                self.consumers.removed(self.clock)
+                self.consumers.removed(self.clock, 0)
         except (KeyError, TypeError, ValueError, ApiError) as error:
             raise StateDamaged(f"stream {self.name}: the captured state is wrong: {error}") from error
 
