@@ -131,7 +131,12 @@ class MemoryDisk:
         return len(self._descriptors[descriptor][1].content)
 
     def drop_cache(self, descriptor: int) -> None:
-        """Changes nothing: dirty pages stay, as they do in a real page cache."""
+        """Dirty pages stay, as they do in a real page cache. Those whose sync failed count as clean there:
+        they go, and what the disk has is seen again."""
+        _, file = self._descriptors[descriptor]
+        file.content[:] = file.durable
+        for change in file.unsynced:
+            _perform(file.content, change)
 
     def rename(self, old: str, new: str) -> None:
         file = self._file(old)
@@ -238,7 +243,7 @@ class MemoryDisk:
         """Changes bytes of a file where they lie, as a failing disk or a cosmic ray would."""
         file = self._file(path)
         _put(file.content, offset, data)
-        if offset + len(data) <= len(file.durable):
+        if not file.unsynced or offset + len(data) <= len(file.durable):
             _put(file.durable, offset, data)
 
     def shorten(self, path: str, length: int) -> None:

@@ -1,0 +1,370 @@
+"""The clients of a simulated cluster: they publish, read, compare and set, and remember every answer.
+
+Most speak the NATS protocol to the gateway of some node; a group with a machine of their own is asked through
+the node they are embedded in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+from typing import Final, cast
+
+import trio
+
+from ...actors.embedded import GroupHandle
+from ...actors.group import NotDone
+from ...actors.outcomes import Unknown
+from ..linearizability import Operation
+from ..swarm import Work
+from .client import Answer, Client, Disconnected
+from .history import REFUSED, Append, Get, Journal, KeyOperation, Put, Seen
+from .machines import Machines, Process
+from .scheduler import adopt
+
+PATIENCE_SECONDS: Final = 40.0
+"""Every request has an end by then: a leader is waited for 3 s, an answer 10 s, a pause lasts 2 s."""
+RETRY_SECONDS: Final = 0.05
+RECONNECT_SHARE: Final = 0.02
+KEYS: Final = 6
+FILLERS: Final = (0, 0, 10, 300, 8_000)
+LOG, REGISTERS, CONSUMER = "log", "kv", "worker"
+"""Names of the streams and of the consumer that clients use."""
+FETCH: Final = json.dumps({"batch": 8, "expires": 1_000_000_000}).encode()
+
+
+class Ledger:
+    """A user's state machine: remembers every entry in order, and answers with its place."""
+
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+
+    def apply(self, entries: Sequence[bytes], index: int, time: int) -> list[object]:
+        self.entries += entries
+        return [len(self.entries) - len(entries) + position + 1 for position in range(len(entries))]
+
+    def snapshot(self) -> bytes:
+        return b"\n".join(self.entries)
+
+    def restore(self, state: bytes) -> None:
+        self.entries = state.split(b"\n") if state else []
+
+
+@dataclass(slots=True)
+class Deliveries:
+    """What the consumer's clients got."""
+
+    seen: set[int] = field(default_factory=set)
+    confirmed: set[int] = field(default_factory=set)
+    """Acknowledged, and the acknowledgement was answered."""
+
+
+class Load:
+    """All clients of one run. `run` returns once `over` is set and everyone has got an end."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        work: Work,
+        random: Random,
+        complain: Callable[[str, str], None],
+        note: Callable[..., None],
+    ) -> None:
+        self.over = trio.Event()
+        self.log, self.ledger = Journal("stream"), Journal("machine")
+        self.keys: dict[str, list[KeyOperation]] = {f"k{number}": [] for number in range(KEYS)}
+        self.deliveries = Deliveries()
+        self.operations = 0
+        self.ledger_group = 0
+        """Set by whoever made it."""
+        self._machines = machines
+        self._work = work
+        self._random = random
+        self._complain = complain
+        self._note = note
+        self._names = itertools.count()
+
+    @property
+    def acknowledged(self) -> int:
+        """Appends that were acknowledged, of all kinds."""
+        journals = sum(each.is_acknowledged for name in (self.log, self.ledger) for each in name.appends)
+        puts = sum(
+            isinstance(each.call, Put) and each.result != REFUSED and each.ended < inf
+            for history in self.keys.values()
+            for each in history
+        )
+        return journals + puts
+
+    async def run(self, clients: int) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(clients):
+                nursery.start_soon(self._client)
+            nursery.start_soon(self._worker)
+
+    # --- one client
+
+    async def _client(self) -> None:
+        chores = [
+            self._publish,
+            self._publish,
+            self._publish_until_stored,
+            self._put,
+            self._compare_and_set,
+            self._look_up,
+            self._read_last,
+            self._append,
+            self._append,
+            self._read_ledger,
+        ]
+        chair = _Chair(self._machines, self._random, f"c{next(self._names)}")
+        while not self.over.is_set():
+            await trio.sleep(self._random.expovariate(1 / self._work.propose_every) * 2)
+            self.operations += 1
+            try:
+                with trio.fail_after(PATIENCE_SECONDS):
+                    await self._random.choice(chores)(chair)
+            except trio.TooSlowError:
+                self._complain("everything ends", f"a request of {chair.name} has no answer")
+                return
+            except Disconnected:
+                chair.leave()
+
+    def _text(self, chair: _Chair) -> bytes:
+        filler = self._random.choice(FILLERS)
+        return f"{chair.name}-{next(chair.numbers)}-".encode() + b"." * filler
+
+    # --- the stream
+
+    async def _publish(self, chair: _Chair) -> None:
+        append = Append(self._text(chair), chair.name, trio.current_time())
+        self.log.appends.append(append)
+        await self._attempt(chair, append, {})
+
+    async def _publish_until_stored(self, chair: _Chair) -> None:
+        """As a careful client does: again under its id, wherever, until it is acknowledged."""
+        append = Append(self._text(chair), chair.name, trio.current_time())
+        self.log.appends.append(append)
+        headers = {"Nats-Msg-Id": append.text.decode().strip(".")}
+        while not (append.is_acknowledged or self.over.is_set()):
+            try:
+                await self._attempt(chair, append, headers)
+            except Disconnected:
+                chair.leave()
+            await trio.sleep(RETRY_SECONDS)
+
+    async def _attempt(self, chair: _Chair, append: Append, headers: dict[str, str]) -> None:
+        client = await chair.client()
+        doubtful, append.doubtful = append.doubtful, True
+        answer = await client.request(f"{LOG}.{chair.name}", append.text, headers)
+        code, place = _verdict(answer)
+        append.doubtful = doubtful or code == UNKNOWN_CODE
+        if place:
+            append.place, append.ended = place, trio.current_time()
+        self._note(chair.name, "publish", append.text[:24], code, place)
+
+    async def _read_last(self, chair: _Chair) -> None:
+        """The last message that there is."""
+        client, began = await chair.client(), trio.current_time()
+        body = await client.api(f"STREAM.MSG.GET.{LOG}", last_by_subj=f"{LOG}.>")
+        message = body.get("message")
+        ended = trio.current_time()
+        if message is not None:
+            text = _decoded(message)
+            self.log.reads.append(Seen(chair.name, began, ended, message["seq"]))
+            self.log.gets.append((ended, message["seq"], text))
+        elif body.get("error", {}).get("err_code") == 10037:
+            self.log.reads.append(Seen(chair.name, began, ended, 0))
+        self._note(chair.name, "last", message and message["seq"])
+
+    # --- registers
+
+    async def _put(self, chair: _Chair) -> None:
+        await self._write(chair, self._random.choice(list(self.keys)), None)
+
+    async def _compare_and_set(self, chair: _Chair) -> None:
+        key = self._random.choice(list(self.keys))
+        found = await self._get(chair, key)
+        if found is not None:
+            await self._write(chair, key, found[1])
+
+    async def _look_up(self, chair: _Chair) -> None:
+        await self._get(chair, self._random.choice(list(self.keys)))
+
+    async def _write(self, chair: _Chair, key: str, expected: int | None) -> None:
+        client = await chair.client()
+        put = Put(self._text(chair), expected)
+        headers = {} if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+        began, position = trio.current_time(), len(self.keys[key])
+        self.keys[key].append(Operation(put, began))
+        answer = await client.request(f"{REGISTERS}.{key}", put.value, headers)
+        code, place = _verdict(answer)
+        ended = trio.current_time()
+        if place:
+            self.keys[key][position] = Operation(put, began, ended, (put.value, place))
+        elif code == WRONG_REVISION_CODE:
+            self.keys[key][position] = Operation(put, began, ended, REFUSED)
+        self._note(chair.name, "put", key, expected, code, place)
+
+    async def _get(self, chair: _Chair, key: str) -> tuple[bytes, int] | None:
+        client, began = await chair.client(), trio.current_time()
+        body = await client.api(f"STREAM.MSG.GET.{REGISTERS}", last_by_subj=f"{REGISTERS}.{key}")
+        message, found = body.get("message"), None
+        if message is not None:
+            found = _decoded(message), cast(int, message["seq"])
+        elif body.get("error", {}).get("err_code") == 10037:
+            found = b"", 0
+        if found is not None:
+            self.keys[key].append(Operation(Get(), began, trio.current_time(), found))
+        self._note(chair.name, "get", key, found and found[1])
+        return found
+
+    # --- the machine, from inside
+
+    async def _append(self, chair: _Chair) -> None:
+        process = await chair.process()
+        append = Append(self._text(chair), chair.name, trio.current_time(), doubtful=True)
+        self.ledger.appends.append(append)
+        handle = GroupHandle(process.node, self.ledger_group)
+
+        async def propose() -> None:
+            try:
+                place = cast(int, await handle.propose(append.text))
+            except NotDone as end:
+                append.doubtful = isinstance(end.outcome, Unknown)
+            else:
+                append.place, append.ended = place, trio.current_time()
+
+        await _inside(process, propose)
+        self._note(chair.name, "append", append.text[:24], append.place or append.doubtful)
+
+    async def _read_ledger(self, chair: _Chair) -> None:
+        process = await chair.process()
+        handle = GroupHandle(process.node, self.ledger_group)
+        began = trio.current_time()
+
+        async def read() -> None:
+            try:
+                ledger = cast(Ledger, await handle.read())
+            except (NotDone, LookupError):
+                return  # no leader confirmed it in time, or no replica is here at this moment
+            place = len(ledger.entries)
+            if not process.is_cut:
+                self.ledger.reads.append(Seen(chair.name, began, trio.current_time(), place))
+                if place:
+                    self.ledger.gets.append((began, place, ledger.entries[-1]))
+
+        await _inside(process, read)
+
+    # --- the consumer
+
+    async def _worker(self) -> None:
+        """Fetches, and acknowledges most of what it gets, until it is over."""
+        chair = _Chair(self._machines, self._random, CONSUMER)
+        while not self.over.is_set():
+            await trio.sleep(self._random.uniform(0, 0.3))
+            try:
+                await self.fetch(chair, careless=0.2)
+            except Disconnected:
+                chair.leave()
+
+    async def fetch(self, chair: _Chair, careless: float = 0.0) -> int:
+        """One fetch; how many messages came. Some are not acknowledged, so that they come again."""
+        client, fetched = await chair.client(), 0
+        inbox = client.subscribe()
+        client.ask_into(inbox, f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{CONSUMER}", FETCH)
+        try:
+            with trio.move_on_after(2.0):
+                while True:
+                    answer = await client.take(inbox)
+                    if answer.status:
+                        self._note(CONSUMER, "status", answer.status)
+                        break
+                    fetched += 1
+                    await self._consumed(client, answer, careless)
+        finally:
+            client.unsubscribe(inbox)
+        return fetched
+
+    async def _consumed(self, client: Client, answer: Answer, careless: float) -> None:
+        sequence = int(answer.reply.split(".")[5])
+        self.deliveries.seen.add(sequence)
+        if self._random.random() < careless:
+            return
+        with trio.move_on_after(1.0):
+            await client.request(answer.reply, b"+ACK")
+            self.deliveries.confirmed.add(sequence)
+        self._note(CONSUMER, "got", sequence)
+
+    def chair(self, name: str) -> _Chair:
+        """A place for somebody else who wants to talk to the cluster."""
+        return _Chair(self._machines, self._random, name)
+
+
+UNKNOWN_CODE: Final = 20001
+WRONG_REVISION_CODE: Final = 10071
+
+
+def _verdict(answer: Answer) -> tuple[int, int]:
+    """(error code or 0, sequence or 0) of a publish's answer."""
+    if not answer.payload:
+        return int(answer.status or 0), 0  # 503: nobody took it
+    body = answer.json()
+    error = body.get("error")
+    return (error["err_code"], 0) if error else (0, body["seq"])
+
+
+def _decoded(message: dict[str, str]) -> bytes:
+    from base64 import b64decode
+
+    return b64decode(message.get("data", ""))
+
+
+class _Chair:
+    """Where a client sits: at some node, as long as that serves it."""
+
+    def __init__(self, machines: Machines, random: Random, name: str) -> None:
+        self.name = name
+        self.numbers = itertools.count()
+        self._machines = machines
+        self._random = random
+        self._client: Client | None = None
+
+    async def process(self) -> Process:
+        """A node that serves, any."""
+        while not (serving := self._machines.serving()):  # noqa: ASYNC110  # the clock is virtual
+            await trio.sleep(RETRY_SECONDS)
+        process = self._machines[self._random.choice(serving)].process
+        assert process is not None
+        return process
+
+    async def client(self) -> Client:
+        """The connection, or a new one, to any node. Raises Disconnected."""
+        if self._client is not None and self._random.random() < RECONNECT_SHARE:
+            self.leave()
+        if self._client is None or not self._client.is_open:
+            process = await self.process()
+            self._client = await Client.connect(process.port, self.name)
+        return self._client
+
+    def leave(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+
+
+async def _inside(process: Process, work: Callable[[], object]) -> None:
+    """Do something as a task of a process: it is held still with it, and ends with it."""
+
+    async def embedded() -> None:
+        adopt(process.stillness)
+        await work()  # type: ignore[misc]
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(embedded)
+        await process.was_cut.wait()
+        nursery.cancel_scope.cancel()

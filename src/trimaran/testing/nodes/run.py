@@ -1,0 +1,189 @@
+"""One run of the actor tier, from its seed to its report."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+import trio
+
+from ...actors.checker import Checker
+from ...actors.checker import Violation as BrokenRule
+from ...actors.events import Event
+from ...actors.options import KIB
+from ...actors.options import Options as NodeOptions
+from ..report import Options, Report, Trace, Violation
+from ..seeds import Streams
+from ..swarm import Mix, told
+from .account import Account
+from .agenda import Agenda
+from .load import Ledger, Load
+from .machines import Machines
+from .network import SimulatedNetwork
+from .operator import Operator, found
+from .promises import Promises, as_line
+from .scheduler import SimulatedClock, run_simulated
+from .weather import Weather
+
+STORM_SECONDS: Final = (4.0, 12.0)
+LIMIT_SECONDS: Final = 600.0
+"""Virtual: nothing of a run takes as long, unless it hangs."""
+CLIENTS: Final = 6
+MAX_VIOLATIONS: Final = 20
+
+logger = logging.getLogger(__name__)
+
+
+def play(seed: int, options: Options) -> Report:
+    """Play one seed. What goes wrong is in the report, also what a node raised."""
+    streams = Streams(seed)
+    clock = SimulatedClock(streams.stream("clock"))
+    run = _Run(seed, options, streams, clock)
+    try:
+        run_simulated(seed, clock, run.main, LIMIT_SECONDS)
+    except* Exception as errors:  # noqa: BLE001  # whatever a node raises is what this is for
+        run.complain("no actor raises", _told(errors))
+    return run.report(clock.now)
+
+
+class _Run:
+    def __init__(self, seed: int, options: Options, streams: Streams, clock: SimulatedClock) -> None:
+        self._seed = seed
+        self._options = options
+        self._streams = streams
+        self._clock = clock
+        self._trace = Trace(options.story)
+        self._violations: list[Violation] = []
+        self._draw = streams.stream("run")
+        self.mix = Mix.drawn(streams.stream("swarm"))
+        self._weather: Weather | None = None
+        self._load: Load | None = None
+
+    def note(self, *facts: object) -> None:
+        self._trace.note(self._clock.now, *facts)
+
+    def complain(self, rule: str, facts: str) -> None:
+        self.note("VIOLATION", rule, facts)
+        if len(self._violations) < MAX_VIOLATIONS:
+            self._violations.append(Violation(rule, self._clock.now, facts))
+
+    def report(self, seconds: float) -> Report:
+        weather, load = self._weather, self._load
+        return Report(
+            seed=self._seed,
+            tier="actor",
+            trace_hash=self._trace.hexdigest(),
+            operations=load.operations if load is not None else 0,
+            virtual_seconds=round(seconds, 6),
+            faults=weather.faults.sorted() if weather is not None else {},
+            appends=load.acknowledged if load is not None else 0,
+            crashes=weather.crashes if weather is not None else 0,
+            violations=self._violations,
+            seconds=self._options.seconds,
+        )
+
+    async def main(self) -> None:
+        mix = self.mix
+        self.note("mix", told(mix.network), told(mix.disk), told(mix.process), told(mix.work))
+        async with trio.open_nursery() as nursery:
+            await self._play(nursery)
+            nursery.cancel_scope.cancel()
+
+    async def _play(self, nursery: trio.Nursery) -> None:
+        draw, streams = self._draw, self._streams
+        agenda = Agenda()
+        nursery.start_soon(agenda.run)
+        excused: Callable[[str], bool] = lambda name: weather.frail.count(name) > 0  # noqa: E731
+        promises = Promises(excused, self.complain)
+        calm_network = replace(self.mix.network, loss=0.0, duplication=0.0, replay=0.0)
+        network = SimulatedNetwork(
+            agenda, streams.stream("network"), calm_network, self.note, promises.on_frame
+        )
+        checker = Checker(self._broken)
+
+        def listen(machine: str, event: Event) -> None:
+            self.note(machine, *as_line(event))
+            checker(event)
+            promises.on_event(machine, event)
+            weather.on_event(machine, event)
+
+        machines = Machines(
+            nursery,
+            streams,
+            self.mix,
+            node_options(draw),
+            agenda,
+            network,
+            self.note,
+            listen,
+            {"ledger": Ledger},
+        )
+        names = ["a", "b", "c", "d", "e"][: draw.choice((3, 3, 3, 5, 1))]
+        for name in names:
+            machines.add(name)
+        weather = Weather(nursery, machines, network, agenda, self.mix, streams, self.complain, self.note)
+        load = Load(machines, self.mix.work, streams.stream("load"), self.complain, self.note)
+        self._weather, self._load = weather, load
+        account = Account(machines, weather, load, self.complain, self.note)
+        async with trio.open_nursery() as starting:
+            for name in names:
+                starting.start_soon(machines.start, name)
+        await account.founded()
+        await found(load, min(3, len(names)))
+        await account.open_ledger(min(3, len(names)))
+        weather.draw_frail(names)
+        network.faults = self.mix.network
+        operator = Operator(
+            machines,
+            weather,
+            load,
+            self.mix.work,
+            streams.stream("operator"),
+            self.note,
+            single=not weather.frail,
+        )
+        nursery.start_soon(account.watch)
+        async with trio.open_nursery() as working:
+            working.start_soon(load.run, CLIENTS)
+            seconds = self._options.seconds
+            with trio.move_on_after(draw.uniform(*STORM_SECONDS) if seconds is None else seconds):
+                async with trio.open_nursery() as storm:
+                    storm.start_soon(weather.run)
+                    storm.start_soon(operator.run)
+            weather.calm()
+            await account.serves()
+            load.over.set()
+        await account.settled()
+        await account.close()
+
+    def _broken(self, rule: BrokenRule) -> None:
+        self.complain(rule.rule, str(rule))
+
+
+def node_options(draw: Random) -> NodeOptions:
+    """Small files and snapshots, so that a few seconds see many of them."""
+    return NodeOptions(
+        segment_bytes=draw.choice((256, 1024)) * KIB,
+        batch_bytes=128 * KIB,
+        max_payload=16 * KIB,
+        block_bytes=draw.choice((64, 256)) * KIB,
+        log_cache_bytes=draw.choice((64, 256)) * KIB,
+        snapshot_log_bytes=draw.choice((64, 256, 1024)) * KIB,
+        uncommitted_bytes=draw.choice((256, 64 * KIB)) * KIB,
+        quiet_after_ms=draw.choice((200, 2000)),
+    )
+
+
+def _told(errors: BaseExceptionGroup[BaseException]) -> str:
+    """The first error under all groups, and where it was raised."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    logger.error("a node raised", exc_info=errors)
+    frames = traceback.extract_tb(first.__traceback__)[-3:]
+    where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(first).__name__}: {first} ({where})"
