@@ -134,6 +134,7 @@ def refuse_append(state: GroupState, message: Append, now: Now) -> Effect:
         match=message.previous_index,
         hint_index=hint.index,
         hint_term=hint.term,
+        counts=not state.forgetful,
     )
     return state.promise(now, Send(message.sender, reply))
 

@@ -316,6 +316,8 @@ def on_refusal(state: GroupState, reply: AppendReply, progress: Progress) -> lis
     """Go back to where the logs may agree (Raft 5.3, end). What a snapshot covers can't be compared."""
     if reply.session != progress.session or progress.state is ProgressState.SNAPSHOT:
         return []
+    if not reply.counts:
+        progress.forget()
     log = state.log
     if reply.hint_index < log.compacted.index:
         next_index = reply.hint_index + 1

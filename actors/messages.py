@@ -71,7 +71,8 @@ class AppendReply(PeerMessage):
     """Accepted: `match` is synced on the sender. Refused: `match` is the refused previous index and the hint
     names the last entry of the sender that might match (Raft 5.3, end).
 
-    Without `counts` it is progress only: parts of what lies below can't be read on the sender (DESIGN 5)."""
+    Without `counts` it is progress only: parts of what lies below can't be read on the sender (DESIGN 5);
+    refused without `counts`, the sender may have lost what it once acknowledged."""
 
     session: int
     accepted: bool

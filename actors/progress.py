@@ -59,10 +59,10 @@ class Progress:
     state: ProgressState
     """Moved by the `become_` methods only."""
     match: int
-    """Synced and equal to the leader's log up to here. Moved by `acknowledge` only; never falls."""
+    """Synced and equal to the leader's log up to here. Moved by `acknowledge`; falls only by `forget`."""
     vouched: int
     """Up to here its acknowledgements count for commit: `match` without those that were progress only, as
-    something below could not be read there. Moved by `acknowledge` only; never falls."""
+    something below could not be read there. Moved by `acknowledge`; falls only by `forget`."""
     next: int
     """The next index to send."""
     session: int
@@ -160,6 +160,10 @@ class Progress:
         self.next = max(self.next, self.match + 1)
         while self.in_flight and self.in_flight[0][0] <= self.match:
             self.in_flight_bytes -= self.in_flight.popleft()[1]
+
+    def forget(self) -> None:
+        """The follower lost what nobody can name: what it acknowledged may be among it."""
+        self.match = self.vouched = 0
 
     def is_stuck(self, received: int) -> bool:
         """To be asked at each heartbeat's reply: whether frames, or their acknowledgements, must have been

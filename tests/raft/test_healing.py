@@ -1,5 +1,7 @@
 """DESIGN 5, "Recovery decides": what a replica with damage may do, and how it gets whole again."""
 
+from dataclasses import replace
+
 import pytest
 
 from trimaran.actors.effects import Commit, Dropped, Persist, Readable, Send
@@ -13,6 +15,7 @@ from trimaran.actors.messages import (
     Compacted,
     Damaged,
     Mended,
+    PeerUp,
     ProposeMembership,
     Readmitted,
     Resigned,
@@ -405,6 +408,9 @@ def test_what_a_forgetful_replica_says_counts_for_nothing() -> None:
     assert replica.one(Commit).index == 4, "what is committed it may apply"
     [reply] = messages_in(replica.settle(), AppendReply)
     assert not reply.counts
+    replica.step(replica.append(2, 3, (9, 3)))
+    [reply] = messages_in(replica.settle() + replica.all(Send), AppendReply)
+    assert not reply.accepted and not reply.counts, "nor what it said before"
     replica.step(replica.beat(2, 3, read=7))
     assert replica.sent(BeatReply)[0].read == 0, "it may have followed a later leader already"
     replica.step(replica.request_vote(3, 9, (9, 9)))
@@ -446,3 +452,24 @@ def test_a_readmitted_replica_counts_again_but_votes_for_nobody_in_a_term_it_may
     assert [reply.granted for reply in messages_in(replica.all(Send), VoteReply)] == [False]
     replica.step(replica.request_vote(3, 4, (9, 9), transfer=True))
     assert [reply.granted for reply in messages_in(replica.settle(), VoteReply)] == [True]
+
+
+def test_a_leader_sends_again_what_a_forgetful_follower_had_acknowledged() -> None:
+    leader = Replica().serve()
+    for _ in range(3):
+        leader.propose()
+        leader.settle()
+        leader.acknowledge(2, 3)
+    leader.step(PeerUp(2))
+    [probe] = leader.sent(Append, to=2)
+    leader.step(leader.refusal(2, probe, (1, 1)))
+    assert [append.previous_index for append in leader.sent(Append, to=2)] == [4], "it had it"
+    leader.step(PeerUp(2))
+    [probe] = leader.sent(Append, to=2)
+    leader.step(replace(leader.refusal(2, probe, (1, 1)), counts=False))
+    [again] = leader.sent(Append, to=2)
+    assert again.previous_index == 1 and again.batches
+    leader.propose()
+    leader.settle()
+    leader.acknowledge(2, match=2)
+    assert leader.state.commit == 4, "nor does it count for what it may have forgotten"
