@@ -29,7 +29,9 @@ SCENARIOS = "raft/test_scenarios.py::test_"
 QUIET = "raft/test_quiet.py::test_"
 CLUSTER = "actors/test_cluster.py::test_"
 TROUBLE = "actors/test_trouble.py::test_"
+HARD = "actors/test_hard_cases.py::test_"
 DAMAGE = "storage/test_damage.py::test_"
+HEALING = "raft/test_healing.py::test_"
 
 CASES = {
     "only commit in the current term": PAPER + "an_entry_of_an_older_term_is_not_committed_by_counting",
@@ -56,6 +58,10 @@ CASES = {
     "a log that a snapshot does not meet": SEED + "an_installed_snapshot_replaces_a_log",
     "a log that goes on behind a snapshot": SEED + "an_installed_snapshot_keeps_what_follows_it_in_the_log",
     "a second snapshot is ignored": HERE + "an_older_or_equal_snapshot_is_ignored",
+    "a log whose snapshot is gone": "storage/test_files.py::test_a_log_that_lost_its_manifest_says_so",
+    "a group whose snapshot is gone": HEALING + "a_replica_without_its_state_takes_even_the_snapshot",
+    "a snapshot that comes while an own one is made": HARD + "a_leaders_snapshot_that_comes_while_an_own_one",
+    "a snapshot that broke off goes on": HARD + "a_snapshot_that_broke_off_goes_on_where_it_was",
     "a snapshot under way is the only one": SEED + "a_follower_behind_the_log_gets_a_snapshot",
     "no vote after a write error": SEED + "s9_after_a_failed_write_nothing_is_ever_promised_again",
     "an unreadable vote": DAMAGE + "an_unreadable_creation_is_told_apart_from_a_lost_vote",
@@ -67,6 +73,10 @@ CASES = {
     "term-fenced proposals": SEED + "s16_a_proposal_from_an_old_leadership_is_refused",
     "what an old leader had queued is not proposed again": SEED + "s16_what_is_queued_when_a_leadership_ends",
     "an overrun leader refuses and goes on leading": SEED + "uncommitted_bytes_are_capped",
+    "a machine that lags doesn't stop acknowledging": HARD + "a_machine_that_stands_still_stops_neither",
+    "a machine that lags doesn't stop catching up": HARD + "a_machine_that_stands_still_stops_neither",
+    "healthy means to apply in time, not at once": HARD + "a_replica_that_applies_late_is_unhealthy_only",
+    "a slow follower slows nobody": HARD + "a_follower_with_a_slow_disk_slows_nobody",
     "a full disk queue holds back, it doesn't stall": SEED + "s1_without_credit_of_storage_proposals_queue",
     "proposals while a write is in flight": TROUBLE + "s1_proposals_go_on_while_a_sync_takes_half_a_second",
     "a commit with an empty queue is told at once": HERE + "an_eager_commit_is_told_at_once",
@@ -79,15 +89,22 @@ CASES = {
 }
 
 BUG_FAMILIES = {
-    "4: a node that lost acknowledged entries votes again": DAMAGE + "what_a_torn_write_names",
+    "4: a node that lost acknowledged entries votes again": HEALING
+    + "what_a_forgetful_replica_says_counts_for",
+    "4: nor with one that was away": "actors/test_repair.py::test_who_lost_what_nobody_can_name_helps",
+    "4: what a torn write names is not absent": DAMAGE + "what_a_torn_write_names",
     "5: membership changes in partitions lose data": TROUBLE + "a_removed_replica_that_never_heard_of_it",
+    "5: changes, partitions and crashes by chance": "raft/test_cluster.py::test_safe_under_faults",
     "7: a snapshot relies on unsynced data": "stream/test_power_loss.py::test_s12_s13_no_power_loss_loses",
     "8: catch-up livelock of slow followers": TROUBLE + "one_down_and_one_catching_up_still_commit",
-    "9: desync after a catch-up that broke off": PAPER + "lost_appends_are_sent_again",
+    "9: desync after a catch-up that broke off": HARD + "a_snapshot_that_broke_off_goes_on_where_it_was",
+    "9: appends that were lost on the way": PAPER + "lost_appends_are_sent_again",
     "10: a replica never syncs after a restart": CLUSTER + "all_nodes_crash_at_once_and_come_back",
-    "11: back-pressure stalls catch-up": TROUBLE + "a_dead_peer_costs_a_bounded_memory",
+    "11: back-pressure stalls catch-up": HARD + "a_machine_that_stands_still_stops_neither",
     "12: a lost signal freezes a group": QUIET + "what_should_have_woken_it_may_be_lost",
-    "16: disk queues starve elections": TROUBLE + "a_leader_whose_disk_stalls_hands_over",
+    "16: disk queues starve elections": HARD + "slow_disks_cost_latency_and_no_elections",
+    "16: a vote waits for the writes before it": HARD + "a_vote_does_not_wait_for_the_writes_before_it",
+    "16: a leader whose disk stands still leads on": TROUBLE + "a_leader_whose_disk_stalls_hands_over",
     "17: an overrun leader steps down in circles": SEED + "uncommitted_bytes_are_capped",
     "18: log and snapshot do not meet": SEED + "an_installed_snapshot_replaces_a_log",
     "25: no answer during elections": "actors/test_proposals.py::test_chunks_wait_for_a_leader",
@@ -96,11 +113,16 @@ BUG_FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("place", sorted({*CASES.values(), *BUG_FAMILIES.values()}))
-def test_every_case_has_its_test(place: str) -> None:
+def named_there(place: str) -> list[str]:
+    """The tests of a file (`path::test_begin`) whose names begin so."""
     path, name = place.split("::")
     found = re.findall(r"^(?:async )?def (test_\w+)", (TESTS / path).read_text(), re.MULTILINE)
-    assert [each for each in found if each.startswith(name)], place
+    return [each for each in found if each.startswith(name)]
+
+
+@pytest.mark.parametrize("place", sorted({*CASES.values(), *BUG_FAMILIES.values()}))
+def test_every_case_has_its_test(place: str) -> None:
+    assert named_there(place), place
 
 
 def test_the_table_is_as_long_as_promised() -> None:

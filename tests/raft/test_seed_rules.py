@@ -1,16 +1,10 @@
 """The rules of the log that came with the seed (DESIGN 7), in the order of its table.
 
-| rule | beside the tests here |
-|---|---|
-| S1 | measured on a whole node: actors/test_trouble.py (an fdatasync held for 500 ms) |
-| S7 | when a stream grows: actors/test_scaling.py, growing from one replica announces the snapshot first |
-| S10 | the log line: test_s10_the_log_line_has_all_of_it |
-| S11 | stream/test_power_loss.py, blocks are synced when full and before a snapshot |
-| S12, S13 | stream/test_power_loss.py, no power loss loses what was acknowledged |
-| S14 | actors/test_scaling.py: one, three, five, three and one replica under load, with crashes |
+What needs a whole node or a disk is tested elsewhere, and `ELSEWHERE` says where.
 """
 
 import inspect
+import re
 
 import pytest
 from trio.testing import MockClock
@@ -45,6 +39,35 @@ from trimaran.actors.state import RaftOptions, Role
 from trimaran.codec import BATCH_HEADER_SIZE, MAX_ENTRIES, Kind, read_header, walk_batch
 
 from .replica import Replica, batches, chunk_of, messages_in
+from .test_reference_cases import named_there
+
+ELSEWHERE = {
+    "S1": (
+        "actors/test_trouble.py::test_s1_proposals_go_on_while_a_sync_takes_half_a_second",
+        "actors/test_trouble.py::test_s1_as_few_batches_as_the_cap_allows",
+    ),
+    "S7": ("actors/test_scaling.py::test_growing_from_one_replica_announces_the_snapshot_first",),
+    "S11": ("stream/test_power_loss.py::test_s11_",),
+    "S12": ("stream/test_power_loss.py::test_s12_s13_no_power_loss_loses",),
+    "S13": ("stream/test_power_loss.py::test_s12_s13_no_power_loss_loses",),
+    "S14": (
+        "actors/test_scaling.py::test_one_three_five_three_one_under_load",
+        "actors/test_scaling.py::test_crashes_while_scaling_lose_nothing",
+        "system/test_scaling.py::test_one_three_five_three_one_replicas_lose_and_duplicate_nothing",
+    ),
+}
+"""Rule -> tests, by the begin of their names."""
+
+
+def test_every_rule_of_the_table_has_its_test() -> None:
+    here = {
+        rule
+        for name in globals()
+        if name.startswith("test_s")
+        for rule in re.findall(r"(?<=_)s\d+(?=_)", name)
+    }
+    assert {f"S{number}" for number in range(1, 17)} == {rule.upper() for rule in here} | ELSEWHERE.keys()
+    assert [place for places in ELSEWHERE.values() for place in places if not named_there(place)] == []
 
 
 def headers(replica: Replica) -> list[tuple[Kind, int]]:
@@ -297,6 +320,19 @@ def test_s10_a_refused_change_names_node_index_and_the_change_in_the_way() -> No
         pending + 1,
         pending,
     )
+
+
+def test_s10_one_that_makes_no_sense_any_more_when_it_is_sealed_names_the_index_it_would_have_got() -> None:
+    leader = Replica(options=RaftOptions(pipeline_slots=1)).serve()
+    leader.propose(b"in flight")
+    leader.step(ProposeMembership(Change(ChangeKind.REMOVE, 3), 90))
+    last = leader.state.log.last_index
+    leader.state.memberships.reset(Membership.of((1, 2)))  # no rule leads there: what S10 is to find
+    leader.sync()
+    refused = leader.one(ChangeRefused)
+    assert (refused.node, refused.reason, refused.reserved) == (3, "BAD_CHANGE", last + 1)
+    assert leader.outcomes()[90] == NotApplied(Reason.BAD_CHANGE, 1)
+    assert leader.state.log.last_index == last
 
 
 async def test_s10_the_log_line_has_all_of_it(
