@@ -10,9 +10,13 @@ class _Lib:
     TRI_CRC32C_TABLE: int
     TRI_CRC32C_SSE42: int
     TRI_CRC32C_ARMV8: int
+    TRI_CRC32C_AVX512: int
     def tri_crc32c_chosen(self) -> int: ...
     def tri_crc32c(self, value: int, data: CData | bytes, size: int) -> int: ...
     def tri_crc32c_table(self, value: int, data: CData | bytes, size: int) -> int: ...
+    def tri_crc32c_by(
+        self, implementation: int, value: int, data: CData | bytes, size: int, result: CData
+    ) -> int: ...
 
     # batch.h
     TRI_BATCH_MAGIC: int

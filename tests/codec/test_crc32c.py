@@ -40,7 +40,7 @@ def test_a_checksum_continues_over_a_cut(codec: ModuleType, left: bytes, right: 
     assert codec.crc32c(right, codec.crc32c(left)) == codec.crc32c(left + right)
 
 
-@pytest.mark.parametrize("block", [8, 3 * 128, 3 * 2048])
+@pytest.mark.parametrize("block", [8, 64, 192, 256, 3 * 128, 512, 3 * 2048])
 def test_c_agrees_with_python_around_every_block_size(block: int) -> None:
     from trimaran.codec import _compiled_batch as compiled
 
@@ -51,13 +51,24 @@ def test_c_agrees_with_python_around_every_block_size(block: int) -> None:
 
 
 @given(st.binary(max_size=300).map(lambda part: part * 50), st.integers(0, 7), st.integers(0, (1 << 32) - 1))
-def test_the_table_agrees_with_the_processor(data: bytes, start: int, value: int) -> None:
+def test_all_that_the_processor_has_agree(data: bytes, start: int, value: int) -> None:
     from trimaran.codec._native import ffi, lib
 
     pointer = ffi.from_buffer("uint8_t[]", data)
     begin = min(start, len(data))
     size = len(data) - begin
-    assert lib.tri_crc32c_table(value, pointer + begin, size) == lib.tri_crc32c(value, pointer + begin, size)
+    expected = lib.tri_crc32c_table(value, pointer + begin, size)
+    assert lib.tri_crc32c(value, pointer + begin, size) == expected
+    result = ffi.new("uint32_t *")
+    ways = (lib.TRI_CRC32C_TABLE, lib.TRI_CRC32C_SSE42, lib.TRI_CRC32C_ARMV8, lib.TRI_CRC32C_AVX512)
+    had = [way for way in ways if lib.tri_crc32c_by(way, value, pointer + begin, size, result) == 0]
+    for way in had:
+        assert lib.tri_crc32c_by(way, value, pointer + begin, size, result) == 0
+        assert result[0] == expected, way
+    assert lib.TRI_CRC32C_TABLE in had
+    assert lib.tri_crc32c_chosen() in had
+    assert lib.tri_crc32c_by(len(ways), value, pointer, 0, result) == -1
+    assert lib.tri_crc32c_by(-1, value, pointer, 0, result) == -1
 
 
 def test_the_processors_instruction_is_used_where_there_is_one() -> None:
@@ -65,7 +76,9 @@ def test_the_processors_instruction_is_used_where_there_is_one() -> None:
     from trimaran.codec._native import lib
 
     features = _cpu_features()
-    if "sse4_2" in features and "pclmulqdq" in features:
+    if {"avx512f", "avx512vl", "avx512dq", "vpclmulqdq", "sse4_2", "pclmulqdq"} <= features:
+        assert lib.tri_crc32c_chosen() == lib.TRI_CRC32C_AVX512
+    elif {"sse4_2", "pclmulqdq"} <= features:
         assert lib.tri_crc32c_chosen() == lib.TRI_CRC32C_SSE42
     elif "crc32" in features:
         assert lib.tri_crc32c_chosen() == lib.TRI_CRC32C_ARMV8
