@@ -8,7 +8,6 @@ files.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,6 @@ from ..codec import Chunk
 from ..storage.actor import Storage, StorageOptions
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
-from ..storage.recovery import RecoveredGroup
 from .api import ApiDesk, ApiRouter
 from .backup import Backups
 from .balancer import Balancer
@@ -34,9 +32,9 @@ from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
 from .group import Group, NotDone
 from .groups import Birth as GroupBirth
-from .groups import Dormant, Groups
+from .groups import Groups
+from .hosting import Hosting
 from .machine import Machine
-from .membership import Membership
 from .meta import (
     FENCED_REPORTS,
     META_GROUP,
@@ -73,7 +71,6 @@ DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
 DISMISS_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 1.0
-AGAIN_SECONDS: Final = 1.0
 REMOVED_SECONDS: Final = 3.0
 """Above an election with the longest default timeouts: a living cluster has a leader by then."""
 
@@ -348,6 +345,16 @@ class Node:
             self._report_members,
         )
         self.scrub = Scrub(self.storage, self.groups.hosted, world.clock, options.scrub_bytes)
+        self.hosting = Hosting(
+            node.node_id,
+            self.storage,
+            self.groups,
+            lambda: self.state,
+            lambda: self._meta_changed,
+            lambda: self.reads.barrier(META_GROUP),
+            self._has_machine,
+            self.reconciler.wake,
+        )
         self.balancer = Balancer(node.node_id, self.groups.led_by_me, lambda: self.state, self.peers.is_up)
         backend = NodeBackend(
             node.node_id,
@@ -431,11 +438,7 @@ class Node:
             self.peers.learn(record.name, record.address)
         if self.groups.get(META_GROUP) is None:
             await self._start_meta(founding)
-        for recovered in list(self.storage.recovered.groups.values()):
-            if recovered.released and recovered.group != META_GROUP:
-                self.groups.remember(recovered)
-            elif recovered.group != META_GROUP:
-                await self._resume(recovered)
+        await self.hosting.resume_all()
         self.ready.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reconciler.run)
@@ -444,7 +447,8 @@ class Node:
             nursery.start_soon(self.backups.run)
             nursery.start_soon(self.balancer.run)
             nursery.start_soon(self.scrub.run)
-            await self._follow_meta()
+            nursery.start_soon(self._follow_members)
+            await self.hosting.run()
 
     async def _dismiss_removed(self) -> None:
         """End the connections of removed nodes. Level-triggered: a commit of the meta log wakes nobody."""
@@ -481,104 +485,18 @@ class Node:
             birth = GroupBirth(META_GROUP, founding.cluster, META_KIND, META_KIND, voters, founding.pack())
             await self.groups.start_new(birth, campaign=self.me.node == min(voters))
 
-    async def _follow_meta(self) -> None:
-        """Host what meta assigns to this node, and close what meta, having caught up, no longer has."""
+    async def _follow_members(self) -> None:
+        """Dial whom meta lists or invites."""
         while True:
-            changed = self._meta_changed
-            meta = self.groups.get(META_GROUP)
-            state = self.state
+            changed, state = self._meta_changed, self.state
             members = [(each.name, each.address) for each in state.nodes.values()]
             invited = [(each.name, each.address) for each in state.invited.values()]
             for name, address in members + invited:
                 self.peers.learn(name, address)
-            for assignment in list(state.groups.values()):
-                if self._is_host(assignment) and self.groups.get(assignment.group) is None:
-                    await self._host(assignment)
-            for group in list(self.groups.hosted()):
-                caught_up = meta is not None and meta.applier.applied >= group.incarnation
-                if group.number != META_GROUP and caught_up:
-                    await self._close_if_gone(group, state.groups.get(group.number))
-            done = await self._release_dormant()
-            self.reconciler.wake()
-            with trio.move_on_after(math.inf if done else AGAIN_SECONDS):
-                await changed.wait()
+            await changed.wait()
 
-    async def _release_dormant(self) -> bool:
-        """Free the disk of what moved away from here, and forget what was deleted meanwhile. False if that
-        must wait.
-
-        What a restarted node knows of meta may be old, and the whole cluster may be restarting: nothing is
-        given up before a majority of meta has confirmed that nobody needs it. Nothing else hosts or closes
-        groups meanwhile, so what is decided here holds.
-        """
-        dormant = [each for each in self.groups.dormant() if self._is_to_go(each)]
-        if not dormant:
-            return True
-        try:
-            await self.reads.barrier(META_GROUP)
-        except NotDone as refused:
-            logger.debug("nothing is given up yet: %s", refused)
-            return False
-        for each in dormant:
-            if self._is_deleted(each):
-                self.groups.forget(each)
-            elif self._is_to_go(each):
-                await self.groups.release(each)
-        return True
-
-    def _is_deleted(self, dormant: Dormant) -> bool:
-        assignment = self.state.groups.get(dormant.group)
-        return assignment is None or assignment.incarnation != dormant.incarnation
-
-    def _is_to_go(self, dormant: Dormant) -> bool:
-        """Whether meta, as this node knows it, says that a dormant replica is needed no more, and surely."""
-        assignment = self.state.groups.get(dormant.group)
-        if assignment is None or self._is_deleted(dormant):
-            return True
-        return not dormant.released and not self._is_host(assignment) and assignment.settled_at > 0
-
-    def _is_host(self, assignment: Assignment) -> bool:
-        """Whether a replica belongs here: it is wanted, or the group's log may still count on it (S14)."""
-        return self.me.node in assignment.replicas or self.me.node in assignment.settled
-
-    async def _close_if_gone(self, group: Group, assignment: Assignment | None) -> None:
-        if assignment is None:
-            logger.info("group %s is deleted", group.name)
-            await self.groups.close(group.number, delete=True)
-        elif not self._is_host(assignment):
-            logger.info("group %s has moved away", group.name)
-            await self.groups.close(group.number, delete=False)
-
-    async def _resume(self, recovered: RecoveredGroup) -> None:
-        if not recovered.members:
-            logger.error("group %d: its creation can't be read, so it is closed here", recovered.group)
-        elif self._has_machine(recovered.kind, recovered.name):
-            await self.groups.resume(recovered, Membership.decode(recovered.members).voters)
-
-    def _has_machine(self, kind: str, name: str) -> bool:
-        if kind == STREAM_KIND or kind in self._machines:
-            return True
-        logger.error("group %s: this node has no state machine %r", name, kind)
-        return False
-
-    async def _host(self, assignment: Assignment) -> None:
-        if assignment.restoring:
-            return  # `Backups` fills its directory; it starts when that is whole
-        if not self._has_machine(assignment.kind, assignment.name):
-            return
-        dormant = await self.storage.reopen(assignment.group)
-        if dormant is not None and dormant.incarnation == assignment.incarnation:
-            await self._resume(dormant)
-            return
-        birth = GroupBirth(
-            assignment.group,
-            assignment.incarnation,
-            assignment.kind,
-            assignment.name,
-            assignment.initial,
-            Membership.of(assignment.initial).encode(),
-        )
-        await self.groups.create(birth, campaign=assignment.initial[0] == self.me.node)
+    def _has_machine(self, kind: str) -> bool:
+        return kind == STREAM_KIND or kind in self._machines
 
     def _make_machine(self, kind: str, name: str, files: GroupFiles) -> Machine:
         if kind == META_KIND:
