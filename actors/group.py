@@ -144,6 +144,7 @@ class Group:
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
         self._batches = self._entries = self._dropped = 0
+        self._starved = False
         self._nursery: trio.Nursery | None = None
         self._closed = False
         self._progressed = trio.Event()
@@ -452,6 +453,15 @@ class Group:
             closed = False if hard.readmitted else None
             records.append(HardState(group, incarnation, hard.term, hard.vote, hard.commit, closed))
         self._storage.append(records, partial(self._on_synced, persist))
+        if not self._storage.credit():
+            self._starved = True
+            self._mailbox.mark("room", messages.StorageRoom(False))
+
+    def on_credit(self) -> None:
+        """Storage takes more again."""
+        if self._starved:
+            self._starved = False
+            self._mailbox.mark("room", messages.StorageRoom(True))
 
     def _on_synced(self, persist: asks.Persist) -> None:
         for send in persist.release:

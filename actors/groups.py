@@ -122,6 +122,8 @@ class Groups:
         self._alarms = Alarms()
         self._nursery: trio.Nursery | None = None
         storage.on_damage = self._on_damage
+        storage.on_space = self._on_space
+        storage.on_credit = self._on_credit
         peers.handle_messages(self._on_messages)
         peers.handle(FrameKind.LEADERS, self._on_leaders)
         peers.handle(FrameKind.SNAPSHOT_PART, self._on_snapshot_part)
@@ -136,6 +138,13 @@ class Groups:
             self._nursery = nursery
             task_status.started()
             await self._alarms.run()
+
+    async def end(self) -> None:
+        """Stop every group, and return once they have: whoever waits for one of them has got an end."""
+        for hosted in self._hosted.values():
+            hosted.scope.cancel()
+        for hosted in list(self._hosted.values()):
+            await hosted.ended.wait()
 
     # --- who is here, who leads ----------------------------------------------------------------------
 
@@ -329,6 +338,7 @@ class Groups:
         for fault in self._storage.faults(state.group):
             if fault.index not in state.log.holes:  # found since the group was read
                 self._on_damage(state.group, fault.index)
+        group.tell("space", messages.StorageSpace(self._storage.full is None))
         await self._nursery.start(self._run_scoped, hosted)
         return group
 
@@ -360,8 +370,10 @@ class Groups:
         return time
 
     def _options_of(self, group: int) -> RaftOptions:
-        """What meta decides, every node should act upon at once."""
-        return replace(self._options, eager_commit=True) if group == META_GROUP else self._options
+        """What meta decides, every node should act upon at once, also on a full disk."""
+        if group != META_GROUP:
+            return self._options
+        return replace(self._options, eager_commit=True, uses_reserve=True)
 
     def _now(self) -> Now:
         return Now(self._clock.monotonic(), self._clock.wall())
@@ -438,6 +450,20 @@ class Groups:
         group = self.get(number)
         if group is not None:
             group.tell(f"damaged {index}", messages.Damaged(index))
+
+    def _on_space(self) -> None:
+        """The disk has become full, or has space again."""
+        full = self._storage.full
+        if full is not None:
+            logger.warning("Streams led here take no more messages: %s", full)
+        else:
+            logger.info("The disk has space again")
+        for group in self.hosted():
+            group.tell("space", messages.StorageSpace(full is None))
+
+    def _on_credit(self) -> None:
+        for group in self.hosted():
+            group.on_credit()
 
     def _addressed(self, envelope: list[object]) -> Group | None:
         number, incarnation = cast(tuple[int, int], tuple(envelope[:2]))

@@ -18,6 +18,7 @@ from ..codec import (
     BATCH_HEADER_SIZE,
     MAX_ENTRIES,
     Chunk,
+    EntryType,
     Kind,
     payload_size,
     read_header,
@@ -57,6 +58,8 @@ from .state import GroupState, Leading, SealedBatch, Waiting, leading
 
 Proposal = Propose | ProposeTick | ProposeSnapshot | ProposeMembership
 
+COMMAND_BYTES = 64 << 10
+"""What is larger makes the log grow, whatever it does to the state."""
 WAITING_COST = 128
 """Bytes a proposal without a chunk counts in the queue, so that the queue is bounded for them as well."""
 
@@ -90,8 +93,7 @@ def on_rare(state: GroupState, message: Message, now: Now) -> list[Effect]:
             return on_fetched(state, message)
         case SnapshotSent(peer, ok, index) | SnapshotReply(sender=peer, ok=ok, index=index):
             return on_snapshot_sent(state, peer, ok, index)
-        case StorageRoom(room):
-            leading(state).room = room
+        case StorageRoom():
             return seal_ready(state, now)
         case PeerUp(node):
             return on_peer_up(state, node, now)
@@ -163,9 +165,20 @@ def why_not(state: GroupState, message: Proposal, waiting: Waiting, now: Now) ->
         return Reason.TOO_LARGE  # rule S8: it would fit no batch
     if kept.sealed_bytes + kept.queued_bytes + waiting.size > options.uncommitted_bytes:
         return Reason.BUSY
+    if not state.space and not options.uses_reserve and grows(message):
+        return Reason.NO_SPACE
     if isinstance(message, ProposeMembership):
         return changes.why_not(state, message.change, now)
     return None
+
+
+def grows(message: Proposal) -> bool:
+    """Whether a proposal makes what is stored larger. A stream's commands configure, acknowledge, delete and
+    purge: refused, they could not make space."""
+    if not isinstance(message, Propose):
+        return False
+    chunk = message.chunk
+    return chunk.encoded_size > COMMAND_BYTES or set(chunk.types) != {EntryType.STREAM_COMMAND}
 
 
 # --- sealing (rules S2, S5, S6, S8, S15) --------------------------------------------------------------------
@@ -175,7 +188,7 @@ def seal_ready(state: GroupState, now: Now) -> list[Effect]:
     """Seal while the disk has a free slot: a batch is what arrived while the last ones were being written."""
     kept, log, slots = leading(state), state.log, state.options.pipeline_slots
     effects: list[Effect] = []
-    while kept.queue and kept.room and log.last_index - log.synced < slots:
+    while kept.queue and state.room and log.last_index - log.synced < slots:
         if kept.queue[0].kind is Kind.MEMBERSHIP:
             effects += changes.seal_change(state, now)
         else:

@@ -206,9 +206,17 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class StorageRoom:
-    """Whether storage has credit for more bytes. Without it the leader seals nothing, it only queues."""
+    """Whether storage has credit for more bytes. Without it a leader only queues, and a follower takes no
+    batches."""
 
     room: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSpace:
+    """Whether the disk has space for more than what was accepted already; else a leader takes no more."""
+
+    free: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +341,7 @@ Local = (
     | StorageFailed
     | Close
     | StorageRoom
+    | StorageSpace
     | AppliedTo
     | PeerUp
     | PeerDown

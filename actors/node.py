@@ -248,7 +248,9 @@ class Node:
             world.runner,
             name=options.name,
             draw=self._draw_id,
-            options=StorageOptions(segment_bytes=options.segment_bytes),
+            options=StorageOptions(
+                segment_bytes=options.segment_bytes, min_free_bytes=options.min_free_bytes
+            ),
             on_failure=self._on_storage_failure,
         )
 

@@ -281,6 +281,13 @@ class Options:
         minimum=256 * KIB,
         maximum=1 * GIB,
     )
+    min_free_bytes: int = _setting(
+        256 * MIB,
+        Unit.SIZE,
+        "Free disk space below which streams that this node leads take no more messages.",
+        "What was accepted must still reach the log, the blocks and a snapshot; a segment is in reserve.",
+        maximum=1024 * GIB,
+    )
     log_cache_bytes: int = _setting(
         32 * MIB,
         Unit.SIZE,

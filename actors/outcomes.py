@@ -18,6 +18,7 @@ class Reason(enum.Enum):
     NOT_LEADER = "this replica does not lead the group"
     STALE_TERM = "the caller saw an earlier leadership (rule S16)"
     BUSY = "too many bytes are queued or uncommitted"
+    NO_SPACE = "the leader's disk has no space for more"
     TOO_LARGE = "the proposal is larger than any batch may be"
     TRANSFERRING = "leadership is being handed to another replica"
     PENDING_CHANGE = "an earlier membership change is not committed yet"

@@ -44,6 +44,8 @@ from .messages import (
     SnapshotInstalled,
     SnapshotReply,
     StorageFailed,
+    StorageRoom,
+    StorageSpace,
     Synced,
     Unrestored,
     VoteReply,
@@ -138,6 +140,10 @@ def _from_here(state: GroupState, message: Local, now: Now) -> list[Effect]:
         case AppliedTo(index):
             assert index <= state.commit, f"applied {index} is beyond commit {state.commit}"
             state.applied = max(state.applied, index)
+        case StorageRoom(room):
+            state.room = room
+        case StorageSpace(free):
+            state.space = free
         case PeerUp(node):
             state.closed_links.discard(node)
         case PeerDown(node):

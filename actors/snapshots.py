@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from ..codec import crc32c
-from ..storage.errors import ManifestTooLarge, StorageError
+from ..storage.errors import DiskFull, ManifestTooLarge, StorageError
 from ..storage.files import GroupFiles, Incoming
 from ..storage.manifest import (
     MAX_MANIFEST_BYTES,
@@ -46,6 +46,8 @@ PART_BYTES: Final = 512 * 1024
 PARTS_IN_FLIGHT: Final = 4
 PROGRESS_SECONDS: Final = 10.0
 INBOX_BOUND: Final = 4 * PARTS_IN_FLIGHT
+SPACE_SECONDS: Final = 1.0
+"""How often a snapshot is tried again for which there was no space."""
 MANIFEST_PART: Final = (1 << 32) - 1
 """No snapshot has so many files."""
 
@@ -90,6 +92,8 @@ class Snapshots:
         self._due = trio.Event()
         self._changing = trio.Lock()
         self._transfers = itertools.count(first_transfer)  # drawn, so that no earlier process's report fits
+        self._no_space = False
+        """The last attempt found no space."""
         self._progress: dict[int, trio.MemorySendChannel[tuple[str, object]]] = {}
         self._sending = 0
         self._idle = trio.Event()
@@ -107,6 +111,8 @@ class Snapshots:
                 await self._due.wait()
                 self._due = trio.Event()
                 await self.take()
+                if self._no_space:
+                    await trio.sleep(SPACE_SECONDS)
 
     # --- taking one ----------------------------------------------------------------------------------
 
@@ -121,11 +127,19 @@ class Snapshots:
         """Make a manifest of the machine's present state durable, then let the log go up to the one before.
 
         The log between the last two manifests stays, so that a follower that was away for a moment catches up
-        from the log.
+        from the log. Without space for it nothing changes, and it is tried again.
         """
         await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
         async with self._changing:
-            await self._take()
+            try:
+                await self._take()
+            except DiskFull as full:
+                if not self._no_space:
+                    logger.warning("group %s: no snapshot for now: %s", self._group.name, full)
+                self._no_space = True
+                self._due.set()
+            else:
+                self._no_space = False
 
     async def _take(self) -> None:
         group, applier, previous = self._group, self._group.applier, self.manifest

@@ -65,6 +65,7 @@ class RaftOptions:
     eager_commit: bool = False  # tell followers of a commit at once, not with the next append or heartbeat
     quiet_after: float = 2.0  # an idle group stops beating; NEVER: it always beats
     quiet_heartbeat: float = 20.0  # a quiet leader's, in case that what should wake its followers was lost
+    uses_reserve: bool = False  # its few small entries are taken also when the disk is full
     pipeline_slots: int = 2  # own appends under way to the disk; measured: more help nothing
 
 
@@ -124,8 +125,6 @@ class Leading:
     sealed: deque[SealedBatch] = field(default_factory=deque)
     """Uncommitted batches of this leadership in log order."""
     sealed_bytes: int = 0
-    room: bool = True
-    """Storage takes more. Moved by `StorageRoom`."""
     reads: list[int] = field(default_factory=list)
     """Tokens of reads that wait for the next round."""
     read_number: int = 0
@@ -219,6 +218,10 @@ class GroupState:
         self.quiet = False
         # When the leader of `term` was last heard. Moved by the follower. Basis of leader stickiness.
         self.leader_contact = -NEVER
+        # Whether storage takes more bytes now, and whether the disk has space for more than was accepted.
+        # Moved by StorageRoom and StorageSpace.
+        self.room = True
+        self.space = True
         # Peers whose link to this node is closed. Moved by PeerUp, PeerDown.
         self.closed_links: set[int] = set()
 

@@ -64,6 +64,8 @@ class Vitals:
         reasons: list[str] = []
         if self._storage.failed is not None:
             reasons.append(f"the log has failed: {self._storage.failed}")
+        if self._storage.full is not None:
+            reasons.append(f"streams led here take no more messages: {self._storage.full}")
         if self._groups.get(META_GROUP) is None:
             missing = {name for name, _ in self._options.peers} - self._peers.linked().keys()
             waiting = f": waiting for {', '.join(sorted(missing))}" if missing else ""
@@ -124,7 +126,7 @@ class Vitals:
             "out_bytes": gateway.out_bytes,
             "slow_consumers": gateway.slow_consumers,
             "gateway": asdict(gateway),
-            "wal": {**asdict(storage), "syncs": storage.writes},
+            "wal": {**asdict(storage), "syncs": storage.writes, "full": str(self._storage.full or "")},
             "scrub": asdict(self._scrub.statistics),
             "proposals": asdict(self._proposals.statistics()),
             "peers": {name: asdict(link) for name, link in self._peers.statistics().items()},

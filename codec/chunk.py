@@ -57,6 +57,12 @@ class Chunk:
         """Bytes that this chunk adds to a batch; what joins it there may share a few bytes of padding."""
         return len(self.payload)
 
+    @property
+    def types(self) -> bytes:
+        """The type of each entry."""
+        begin = self.entries_size + padding(self.entries_size) + 4 * self.count
+        return self.payload[begin : begin + self.count]
+
 
 def padding(size: int) -> int:
     """Zero bytes that follow `size` bytes up to a multiple of 8."""

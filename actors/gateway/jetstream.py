@@ -421,7 +421,7 @@ def _applied(outcome: Outcome) -> object:
     match outcome:
         case Applied():
             return outcome.result
-        case NotApplied(reason=Reason.BUSY):
+        case NotApplied(reason=Reason.BUSY | Reason.NO_SPACE):
             raise BUSY
         case NotApplied():
             raise UNAVAILABLE

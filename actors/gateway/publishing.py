@@ -199,7 +199,7 @@ class Publishing:
                 # Applied without a result for each message can't say what became of it.
                 self.unknown += owed.count
                 self._answer_all(owed, stream.ref.name, UNKNOWN)
-            case NotApplied(reason=Reason.BUSY):
+            case NotApplied(reason=Reason.BUSY | Reason.NO_SPACE):
                 self._answer_all(owed, stream.ref.name, BUSY)
             case NotApplied(reason=Reason.TOO_LARGE):
                 self._answer_all(owed, stream.ref.name, TOO_LARGE)
