@@ -48,7 +48,7 @@ from .meta import (
 from .monitor import Monitor
 from .network import Listener, join_address, split_address
 from .options import BATCH_OVERHEAD, Options
-from .outcomes import Applied, Outcome
+from .outcomes import Applied, Outcome, Reason
 from .peers import Peers
 from .proposals import Proposals
 from .reads import Reads
@@ -67,6 +67,8 @@ logger = logging.getLogger(__name__)
 
 LINK_BYTES: Final = 64 * 1024 * 1024
 STOP_SECONDS: Final = 2.0
+LAST_WORDS_SECONDS: Final = 0.4
+"""For answers to those who wait, once the disk has failed. The process ends within a second."""
 DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
 DISMISS_SECONDS: Final = 0.5
@@ -124,6 +126,8 @@ class Node:
         self.http_address = options.http or ""
         self.ready = trio.Event()
         """Set once this node belongs to a cluster and has started its groups."""
+        self.on_failure: Callable[[int], None] = lambda exit_code: None
+        """Told when the disk has failed, before the last words: the process is to end with this code."""
         from .. import __version__  # here, since the package's face imports this module
 
         self._version = __version__
@@ -208,9 +212,16 @@ class Node:
             logger.info("group %s: leadership was not handed over: %s", group.name, refused)
 
     async def _watch_failure(self) -> None:
-        """A failed log ends the process; whoever waits is told that the outcome is unknown (rule S9)."""
+        """A failed disk ends the process; whoever waits is told first that the outcome is unknown (S9)."""
         await self._failed.wait()
+        assert self._failure is not None
         logger.critical("%s", self._failure)
+        self.on_failure(self._failure.exit_code)
+        with trio.move_on_after(LAST_WORDS_SECONDS):
+            await self.groups.end()
+            self.proposals.end(Reason.STORAGE_FAILED)
+            await self.gateway.shut_down(LAST_WORDS_SECONDS / 2)
+            await self.peers.flushed()
         self._scope.cancel()
 
     async def _watch_removal(self) -> None:

@@ -33,6 +33,8 @@ OnFrame = Callable[[int, list[object], memoryview], None]
 
 RAFT_KINDS: Final = frozenset(map(int, MESSAGES))
 MAX_ATTACHMENT: Final = 64 * 1024 * 1024
+FLUSHED_LOOK: Final = 0.01
+"""Seconds between looks at what links have not sent yet; only at the end of a node."""
 
 
 class Peers:
@@ -129,6 +131,11 @@ class Peers:
 
     def statistics(self) -> Mapping[str, LinkStatistics]:
         return {name: link.statistics() for name, link in self._links.items()}
+
+    async def flushed(self) -> None:
+        """Wait until everything that was sent has gone out, over the links that are up."""
+        while any(link.up and link.statistics().queued_bytes for link in self._links.values()):  # noqa: ASYNC110
+            await trio.sleep(FLUSHED_LOOK)
 
     @property
     def bad_frames(self) -> int:

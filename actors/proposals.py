@@ -165,8 +165,12 @@ class Proposals:
                 if not self._held and not self._in_flight:
                     self._waiting = trio.Event()
         finally:
-            self._closed = True
-            self._expire(math.inf, Reason.CLOSED, Reason.CLOSED)
+            self.end(Reason.CLOSED)
+
+    def end(self, why: Reason) -> None:
+        """Give everyone who waits an end, and take nothing more."""
+        self._closed = True
+        self._expire(math.inf, why, why)
 
     def _expire(self, now: float, held: Reason = Reason.NO_LEADER, sent: Reason = Reason.NO_ANSWER) -> None:
         self._expire_held(now, held)

@@ -7,7 +7,9 @@ how, is the storage actor's affair.
 from __future__ import annotations
 
 import os
+import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -80,11 +82,17 @@ class Syncer:
             raise OSError(failed, os.strerror(failed))
         return True
 
-    def close(self) -> bool:
-        """End the thread or the ring. False if a job is still under way: then it is left alone, with what it
-        reads from."""
-        if self._stop(self._syncer) != 0:
-            return False
+    def close(self, seconds: float) -> bool:
+        """End the thread or the ring, waiting so many seconds for a job that is under way.
+
+        False if it still is: then it is left alone, with what it reads from.
+        """
+        news, deadline = select.poll(), time.monotonic() + seconds  # select() takes few descriptors
+        news.register(self.receiver, select.POLLIN)
+        while self._stop(self._syncer) != 0:
+            if not news.poll(1000 * max(0.0, deadline - time.monotonic())):
+                return False
+            os.eventfd_read(self.receiver)
         os.close(self.receiver)
         return True
 

@@ -7,6 +7,7 @@ batch, no timer does.
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import trio
 
 from ..codec import CodecError, verify_batch
 from .contents import BadBatch
-from .disk import Disk, Lane, Runner
+from .disk import CLOSE_SECONDS, Disk, Lane, Runner
 from .errors import (
     Compacted,
     DiskFull,
@@ -56,9 +57,13 @@ from .segment import (
 from .upkeep import Upkeep
 from .wal import BuiltWrite, segment_path
 
+logger = logging.getLogger(__name__)
+
 FLUSH_DELAY: Final = 0.02
 """Seconds for which small writes are collected, so that a message does not cost a thread hop of its own."""
 
+FAILED_CLOSE_SECONDS: Final = 0.1
+"""How long to wait for a failed disk at the end: the process is to end, with its code."""
 REWRITE_BYTES: Final = 1 << 20
 """Live records of the oldest segment are read and written again in pieces of this size."""
 CLEAN_SEGMENTS: Final = 2
@@ -366,11 +371,10 @@ class Storage:
             raise self.failed
 
     async def _write_loop(self) -> None:
-        while True:
+        while self.failed is None:
             await self._wait_for_work()
             await self._make_room()
-            if not await self._write():
-                return
+            await self._write()
 
     async def _wait_for_work(self) -> None:
         """Returns when something wants a sync, or when the mark is due."""
@@ -412,14 +416,14 @@ class Storage:
         self._writer.roll(spare)
         self._clean_event.set()
 
-    async def _write(self) -> bool:
-        """One gathered write and its sync, and what waits for it. False if the disk failed."""
+    async def _write(self) -> None:
+        """One gathered write and its sync, and what waits for it, unless the disk fails meanwhile."""
         items, thens, taken = self._take()
         if not items and not self._mark_due:
             # Nothing is in flight, so everything appended before them is synced already.
             for then in thens:
                 then()
-            return True
+            return
         oldest = self._oldest_live()
         built = self._writer.build(items, oldest, self._upkeep.newest)
         self._sync_began = began = trio.current_time()
@@ -429,13 +433,13 @@ class Storage:
             )
         except OSError as error:
             self._fail(error)
-            return False
+        if self.failed is not None:
+            return  # be it another file's failure: after one nothing is acknowledged any more
         self._queued_bytes -= taken
         self._give_credit()
         self._finish(built, oldest, trio.current_time() - began)
         for then in thens:
             then()
-        return True
 
     def _take(self) -> tuple[list[Item], list[Callable[[], None]], int]:
         """As many records as go into one write, what waits for them, and their bytes in the queue.
@@ -496,6 +500,7 @@ class Storage:
             self.failed = self._lane.failed = StorageFailed(f"the disk failed: {error}")
             self.failed.__cause__ = error
             self._queue.clear()
+            self._urgent = 0
             for event in self._waiting:
                 event.set()
             if self._scope is not None:
@@ -822,8 +827,14 @@ class Storage:
         )
 
     async def close(self) -> None:
-        """Ends the lanes and releases the lock. Nothing is flushed: what was not synced stays unknown."""
-        self._runner.close()
+        """Ends the lanes and releases the lock. Nothing is flushed: what was not synced stays unknown.
+
+        If the disk is stuck, all stays open and locked until the process ends. Once it has failed nobody
+        waits for it.
+        """
+        if not self._runner.close(FAILED_CLOSE_SECONDS if self.failed is not None else CLOSE_SECONDS):
+            logger.error("The disk does not answer: its files stay open until this process ends")
+            return
         self._upkeep.close()
         self._disk.close(self._writer.segment.descriptor)
         self._lane.open.close()

@@ -22,6 +22,8 @@ from .errors import DirectoryLocked
 
 T = TypeVar("T")
 
+CLOSE_SECONDS: Final = 5.0
+"""How long a runner waits for its lanes at the end: a disk may be stuck."""
 IOV_MAX: Final = 1024
 """Buffers that one pwritev takes (POSIX guarantees 16, Linux and macOS take 1,024)."""
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -58,8 +60,12 @@ class Runner(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Lets the lanes end their jobs and waits for them, but not forever: a stuck disk must not block."""
+    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
+        """Lets the lanes end their jobs, and waits for all of them so many seconds together.
+
+        False: a job is still under way, on a disk that is stuck. Whatever descriptors it may use must stay
+        open, for their numbers would soon be others' files.
+        """
         ...
 
 

@@ -16,13 +16,9 @@ import trio
 
 from ..codec import Buffer
 from ..codec.syncer import Syncer, Way, open_syncer
-from .disk import Disk, FileDisk, Lane
+from .disk import CLOSE_SECONDS, Disk, FileDisk, Lane
 
 T = TypeVar("T")
-
-CLOSE_SECONDS: Final = 5.0
-"""How long `ThreadRunner.close` waits for all lanes together: a disk may be stuck."""
-
 
 _LEFT_ALONE: Final[list[Syncer]] = []
 """Syncers whose disk did not answer in time: their threads still read from the buffers they were given."""
@@ -86,18 +82,21 @@ class ThreadRunner:
             return None
         return open_syncer(self._way) or open_syncer("thread")
 
-    def close(self) -> None:
-        if self._syncer is not None:
-            if not self._syncer.close():
-                _LEFT_ALONE.append(self._syncer)
-            self._syncer = None
+    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
+        ended, deadline = True, time.monotonic() + seconds
         for thread in self._lanes.values():
             thread.jobs.put(None)
-        deadline = time.monotonic() + CLOSE_SECONDS
+        if self._syncer is not None:
+            if not self._syncer.close(seconds):
+                _LEFT_ALONE.append(self._syncer)
+                ended = False
+            self._syncer = None
         for thread in self._lanes.values():
             thread.join(max(0.0, deadline - time.monotonic()))
+            ended &= not thread.is_alive()
         self._lanes.clear()
         self._wakes.clear()
+        return ended
 
 
 class InlineRunner:
@@ -111,8 +110,9 @@ class InlineRunner:
     ) -> None:
         await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
 
-    def close(self) -> None:
+    def close(self, seconds: float = CLOSE_SECONDS) -> bool:
         """Nothing to end."""
+        return True
 
 
 def _write_and_sync(disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:

@@ -17,7 +17,7 @@ from trimaran import GroupHandle, Node, Options, World, open_group
 from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.network import MemoryNetwork
-from trimaran.actors.node import NodeRemoved
+from trimaran.actors.node import NodeFailed, NodeRemoved
 from trimaran.actors.wire import PROTOCOL_VERSION
 from trimaran.codec import Buffer
 from trimaran.storage.disk import Disk
@@ -96,7 +96,7 @@ class Member:
         self.port = MemoryPort()
         self.scope = trio.CancelScope()
         self.gone = trio.Event()
-        self.ended_by: NodeRemoved | None = None
+        self.ended_by: NodeFailed | NodeRemoved | None = None
         """Why its node ended by itself."""
 
     @property
@@ -162,8 +162,8 @@ class Cluster:
         try:
             with member.scope:
                 await member.running.run(task_status=task_status)
-        except NodeRemoved as removed:
-            member.ended_by = removed
+        except (NodeFailed, NodeRemoved) as ended:
+            member.ended_by = ended
         finally:
             member.node = None
             member.gone.set()

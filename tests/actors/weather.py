@@ -48,11 +48,12 @@ class SlowRunner:
         await self.run(Lane.LOG, disk.pwritev, descriptor, buffers, offset)
         await self.run(Lane.LOG, disk.fdatasync, descriptor)
 
-    def close(self) -> None:
+    def close(self, seconds: float = 0.0) -> bool:
         """Every job that was given is done before this returns, as when threads are joined."""
         for lane in self._lanes.values():
             lane.finish()
         self._lanes.clear()
+        return True
 
     def _lane(self, lane: Lane) -> "_Lane":
         found = self._lanes.get(lane)

@@ -91,8 +91,8 @@ class GatedRunner:
 
         await self.run(Lane.LOG, job)
 
-    def close(self) -> None:
-        pass
+    def close(self, seconds: float = 0.0) -> bool:
+        return True
 
 
 @asynccontextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 import pytest
 import trio
 import trio.lowlevel
 
-from trimaran.storage import MemoryDisk, StorageFailed, StorageOptions
+from trimaran.codec import Buffer
+from trimaran.storage import Disk, MemoryDisk, StorageFailed, StorageOptions
 
-from .helpers import GROUP, SMALL, GatedRunner, batch, create, names, opened, record, state
+from .helpers import GROUP, INCARNATION, SMALL, GatedRunner, batch, create, names, opened, record, state
 
 
 def count(disk: MemoryDisk, operation: str) -> int:
@@ -170,6 +172,42 @@ async def test_run_ends_when_the_disk_fails() -> None:
         with trio.fail_after(5):
             await storage.run()
         assert storage.failed is not None and storage.failed.exit_code == 67
+
+
+class PatientRunner(GatedRunner):
+    """Takes the result of each write, whatever happens meanwhile."""
+
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            await super().write_and_sync(disk, descriptor, buffers, offset)
+
+
+async def test_a_failure_of_another_file_is_one_of_the_log_too() -> None:
+    """What is under way then, and what waits behind it, completes no more: the disk can't be believed."""
+    disk, runner = MemoryDisk(), PatientRunner()
+    done: list[str] = []
+
+    def before(name: str, path: str) -> None:
+        if path.startswith("groups"):
+            raise OSError(errno.EIO, "gone")
+
+    async with opened(disk, runner=runner) as storage:
+        storage.append([create(), record(1)], lambda: done.append("good"))
+        await storage.drain()
+        runner.hold()
+        storage.append([record(2)], lambda: done.append("under way"))
+        await runner.waiting.wait()
+        storage.append([record(3)], lambda: done.append("behind it"))
+        disk.before = before
+        files = storage.group_files(GROUP, INCARNATION)
+        files.write("a", 0, b"x")
+        with pytest.raises(StorageFailed):
+            await files.sync(["a"])
+        runner.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+    assert done == ["good"]
 
 
 async def test_a_stalled_sync_is_visible_while_it_lasts() -> None:

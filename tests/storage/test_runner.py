@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,7 +185,7 @@ class TestSyncer:
             assert syncer.result()
         expected = b"".join(b"%03d" % number + b"." * 10_000 for number in range(200))
         assert (tmp_path / "log").read_bytes() == expected
-        assert syncer.close()
+        assert syncer.close(1)
         for end in (read_end, write_end):
             os.close(end)
 
@@ -191,8 +193,48 @@ class TestSyncer:
         disk, syncer = FileDisk(tmp_path), Syncer(way)
         data = b"." * (32 << 20)
         syncer.submit(disk.open("log", create=True), [data], 0)
-        if not syncer.close():  # it is, unless the disk was faster than that
+        if not syncer.close(0):  # it is, unless the disk was faster than that
             await trio.lowlevel.wait_readable(syncer.receiver)
             assert syncer.result()
-            assert syncer.close()
+            assert syncer.close(0)
         assert (tmp_path / "log").read_bytes() == data
+
+class StuckDisk(FileDisk):
+    """A disk whose reads don't return before `release`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reading = threading.Event()
+        self.release = threading.Event()
+
+    def pread(self, descriptor: int, length: int, offset: int) -> bytes:
+        self.reading.set()
+        self.release.wait()
+        return b""
+
+
+async def test_closing_does_not_wait_for_a_thread_that_is_stuck(tmp_path: Path) -> None:
+    disk, runner = StuckDisk(tmp_path), ThreadRunner()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runner.run, Lane.FILE, disk.pread, 0, 1, 0)
+        await trio.to_thread.run_sync(disk.reading.wait)
+        nursery.cancel_scope.cancel()
+    began = time.monotonic()
+    assert not runner.close(0.05), "a job is under way, and what it uses must stay open"
+    assert time.monotonic() - began < 2
+    disk.release.set()
+
+
+async def test_closing_waits_for_a_write_that_is_under_way(tmp_path: Path) -> None:
+    """A node that is cancelled gives its directory back whole, not while the disk still writes."""
+    disk, runner = FileDisk(tmp_path), ThreadRunner()
+    descriptor = disk.open("log", create=True)
+    await runner.write_and_sync(disk, descriptor, [b"x"], 0)
+    size = 64 << 20
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runner.write_and_sync, disk, descriptor, [bytes(size)], 0)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert runner.close(30)
+    assert disk.size(descriptor) == size
+    disk.close(descriptor)

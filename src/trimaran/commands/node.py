@@ -37,6 +37,9 @@ STOP_SECONDS: Final = 4.0
 """For an orderly stop. Supervisors and test suites kill after five."""
 
 
+FAILED_SECONDS: Final = 0.9
+"""From the failure of the disk to the end of the process."""
+
 SPARE_FILES: Final = 1024
 """Open files beside those of the clients: log, blocks, links."""
 
@@ -120,8 +123,14 @@ def run(options: Options) -> int:
     if IMPLEMENTATION == "python":
         logger.warning("The C codec is not in use: everything works, many times slower")
     allow_files(options.max_connections + SPARE_FILES)
+
+    def make_node() -> Node:
+        node = Node(options)
+        node.on_failure = _exit_with
+        return node
+
     try:
-        trio.run(serve, lambda: Node(options), _exit_anyway)
+        trio.run(serve, make_node, _exit_anyway)
     except BaseExceptionGroup as error:  # a nursery wraps whatever ends it
         return _ended(error, options)
     return 0
@@ -190,11 +199,16 @@ def allow_files(count: int) -> None:
         logger.warning("At most %d open files: %s", soft, error)
 
 
-def _exit_anyway() -> None:
+def _exit_anyway(seconds: float = 2 * STOP_SECONDS, code: int = EXIT_FAILED) -> None:
     """End the process soon even if a disk call never returns. What was acknowledged is synced already."""
-    timer = threading.Timer(2 * STOP_SECONDS, os._exit, [EXIT_FAILED])
+    timer = threading.Timer(seconds, os._exit, [code])
     timer.daemon = True
     timer.start()
+
+
+def _exit_with(code: int) -> None:
+    """The disk has failed: end with its code in time, whatever is stuck."""
+    _exit_anyway(FAILED_SECONDS, code)
 
 
 def _ended(error: BaseExceptionGroup[BaseException], options: Options) -> int:

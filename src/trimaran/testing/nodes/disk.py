@@ -75,7 +75,7 @@ class SimulatedRunner:
         write = partial(disk.pwritev, descriptor, buffers, offset)
         await self._give(Lane.LOG, _Job([write, partial(disk.fdatasync, descriptor)], tear))
 
-    def close(self) -> None:
+    def close(self, seconds: float = 0.0) -> bool:
         """Every job that was given is done before this returns, as when threads are joined."""
         for jobs in self._lanes.values():
             for job in jobs if not self._is_cut else ():
@@ -83,6 +83,7 @@ class SimulatedRunner:
                     job.step()
                 job.done.set()
             jobs.clear()
+        return True
 
     def cut(self) -> None:
         """The process ends. A write to the log that was under way may have been taken in part."""
