@@ -199,6 +199,7 @@ class TestSyncer:
             assert syncer.close(0)
         assert (tmp_path / "log").read_bytes() == data
 
+
 class StuckDisk(FileDisk):
     """A disk whose reads don't return before `release`."""
 
