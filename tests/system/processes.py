@@ -40,6 +40,14 @@ class NodeProcess:
         self.arguments: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
+    def options(self) -> list[str]:
+        """Who it is and where it listens. A broken rule of Raft would stop its group, and be seen."""
+        return [
+            *("--name", self.name, "--data", str(self.data), "--http", f"127.0.0.1:{self.http}"),
+            *("--listen", f"127.0.0.1:{self.client}", "--peer-listen", f"127.0.0.1:{self.peer}"),
+            *("--check-invariants", "on"),
+        ]
+
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.client}"
@@ -97,12 +105,7 @@ class ProcessCluster:
             for number, name in enumerate(names)
         }
         for node in self.nodes.values():
-            node.arguments = [
-                *("--name", node.name, "--data", str(node.data)),
-                *("--listen", f"127.0.0.1:{node.client}", "--peer-listen", f"127.0.0.1:{node.peer}"),
-                *("--http", f"127.0.0.1:{node.http}"),
-                *extra,
-            ]
+            node.arguments = [*node.options(), *extra]
             for other in self.nodes.values():
                 if other is not node:
                     node.arguments += ["--peer", f"{other.name}=127.0.0.1:{other.peer}"]
@@ -110,11 +113,7 @@ class ProcessCluster:
     def add(self, directory: Path, name: str, via: str) -> NodeProcess:
         """One more node, not started, which knows one of the others."""
         node = self.nodes[name] = NodeProcess(name, directory, *free_ports(3))
-        node.arguments = [
-            *("--name", name, "--data", str(node.data)),
-            *("--listen", f"127.0.0.1:{node.client}", "--peer-listen", f"127.0.0.1:{node.peer}"),
-            *("--http", f"127.0.0.1:{node.http}", "--peer", f"{via}=127.0.0.1:{self.nodes[via].peer}"),
-        ]
+        node.arguments = [*node.options(), "--peer", f"{via}=127.0.0.1:{self.nodes[via].peer}"]
         return node
 
     def __getitem__(self, name: str) -> NodeProcess:

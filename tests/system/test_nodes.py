@@ -1,4 +1,5 @@
-"""The operator's commands on real processes, under load: a node alone becomes three, four, three."""
+"""The operator's commands on real processes, under load: a node alone becomes three, four, three, and one of
+them is replaced."""
 
 import asyncio
 import itertools
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.processes import ProcessCluster, running
+from tests.system.processes import NodeProcess, ProcessCluster, running
 from tests.system.rounds import STREAM, Load, api, connect, count_missing, leader_of
 from trimaran.actors.node import NodeRemoved
 
@@ -31,12 +32,20 @@ async def run(cluster: ProcessCluster, via: str, *arguments: str) -> str:
     return done.stdout
 
 
-async def invite(cluster: ProcessCluster, directory: Path, name: str) -> None:
+async def invite(cluster: ProcessCluster, directory: Path, name: str, replaces: str = "") -> None:
     node = cluster.add(directory, name, "a")
-    out = await run(cluster, "a", "cluster", "add", f"{name}=127.0.0.1:{node.peer}")
+    what = ("replace", replaces) if replaces else ("add",)
+    out = await run(cluster, "a", "cluster", *what, f"{name}=127.0.0.1:{node.peer}")
     assert f"--name {name}" in out
     node.start()
     await asyncio.to_thread(cluster.wait_healthy, [name])
+
+
+async def has_left(node: NodeProcess) -> None:
+    """Return once its process has ended by itself, and said why."""
+    assert node.process is not None
+    assert await asyncio.to_thread(node.process.wait, 20) == NodeRemoved.exit_code
+    assert "was removed from cluster" in node.log.read_text().splitlines()[-1]
 
 
 def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) -> None:
@@ -52,17 +61,19 @@ def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) 
         await invite(cluster, tmp_path, "d")
         await run(cluster, "a", "cluster", "remove", "b")
         removed = cluster["b"]
-        assert removed.process is not None
-        assert await asyncio.to_thread(removed.process.wait, 10) == NodeRemoved.exit_code
-        assert "was removed from cluster" in removed.log.read_text().splitlines()[-1]
+        await has_left(removed)
+        await invite(cluster, tmp_path, "e", replaces="c")
+        await has_left(cluster["c"])
+        assert "replicas are even" in await run(cluster, "d", "rebalance")
         stop.set()
         await writing
         removed.start()  # what it is told when it comes back
-        assert await asyncio.to_thread(removed.process.wait, 10) == NodeRemoved.exit_code
-        del cluster.nodes["b"]
+        await has_left(removed)
+        for name in "bc":
+            del cluster.nodes[name]
         await asyncio.to_thread(cluster.wait_healthy)
         assert load.refused == 0
-        assert await count_missing(client, ["a", "c", "d"], load.acknowledged) == 0
+        assert await count_missing(client, ["a", "d", "e"], load.acknowledged) == 0
         info = await api(client, f"STREAM.INFO.{STREAM}")
         assert info["state"]["messages"] == len(load.acknowledged)  # type: ignore[index]
         await client.close()
