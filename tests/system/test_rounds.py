@@ -1,14 +1,19 @@
 """Real processes, real disks, SIGKILL: what nats-py saw acknowledged is on every replica afterwards."""
 
 import asyncio
+import base64
+import json
 import shutil
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from nats.aio.client import Client
 
 from tests.system.processes import NodeProcess, running
-from tests.system.rounds import Load, api, connect, count_missing, leader_of, play
+from tests.system.rounds import Load, api, connect, count_missing, difference, leader_of, play
 
 MESSAGES = 3000
 LEADER_OUTAGE_SECONDS = 2.0
@@ -190,3 +195,22 @@ def test_a_node_that_was_away_too_long_or_lost_its_disk_comes_back_with_everythi
 
     with running(tmp_path, extra=(*SMALL, *SMALL_BLOCKS)) as cluster:
         asyncio.run(scenario())
+
+
+class Unsure:
+    """A server that says twice that it can't answer now, and then what it has."""
+
+    def __init__(self, has: bytes) -> None:
+        unavailable: dict[str, object] = {"error": {"code": 503, "err_code": 10008}}
+        message = {"message": {"data": base64.b64encode(has).decode()}}
+        self._answers = [unavailable, unavailable, message]
+
+    async def request(self, *question: object, **more: object) -> SimpleNamespace:
+        return SimpleNamespace(data=json.dumps(self._answers.pop(0)).encode())
+
+
+@pytest.mark.parametrize("has", [b"what was acknowledged", b"something else"])
+def test_unavailable_is_no_difference(has: bytes) -> None:
+    client = cast(Client, Unsure(has))
+    found = asyncio.run(difference(client, asyncio.Semaphore(1), 7, b"what was acknowledged"))
+    assert bool(found) == (has == b"something else")
