@@ -1,5 +1,8 @@
 """The storage actor: owner of every file of the node. One write, one sync at a time, for all groups.
 
+    pending.py    what waits for the disk          reading.py   batches read back and verified
+    upkeep.py     segments, space, background      cleaning.py  live records of old segments, written again
+
 `append` queues; the write loop takes what is queued, makes one gathered write of it, syncs once, and then
 runs what waits for it, in order. While that sync runs, the next write collects: back-pressure makes the
 batch, no timer does.
@@ -10,21 +13,18 @@ from __future__ import annotations
 import logging
 import statistics
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
-from ..codec import CodecError, verify_batch
+from .cleaning import Cleaner
 from .contents import BadBatch
 from .disk import CLOSE_SECONDS, Disk, Lane, Runner
 from .errors import (
-    Compacted,
     DiskFull,
     ForeignDirectory,
-    LogDamaged,
-    NotStored,
     RecordTooLarge,
     StorageFailed,
 )
@@ -32,30 +32,25 @@ from .files import (
     FileLane,
     FoundFiles,
     GroupFiles,
-    OpenFiles,
     group_directory,
     recover_files,
 )
-from .index import Fault, Place
+from .index import Fault
 from .node import NodeHeader, write_node_header
-from .records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record
+from .pending import Pending
+from .reading import LogReader
+from .records import Record
 from .recovery import Opened, Recovered, RecoveredGroup, apply_item, describe, recover
 from .segment import (
-    BATCH,
-    CLOSED,
-    COMPACT,
-    CREATE,
     DATA_START,
     DELETE,
     FRAME_SIZE,
-    HARD_STATE,
-    READMITTED,
     Item,
     encode_record,
     write_size,
 )
 from .upkeep import Upkeep
-from .wal import BuiltWrite, segment_path
+from .wal import BuiltWrite
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +59,8 @@ FLUSH_DELAY: Final = 0.02
 
 FAILED_CLOSE_SECONDS: Final = 0.1
 """How long to wait for a failed disk at the end: the process is to end, with its code."""
-REWRITE_BYTES: Final = 1 << 20
-"""Live records of the oldest segment are read and written again in pieces of this size."""
-CLEAN_SEGMENTS: Final = 2
-"""Below this many closed segments nothing is rewritten, however little of them is live."""
-CLEAN_SHARE: Final = 0.5
-"""Rewriting begins when less than this share of the closed segments is live: the log is then at most
-about twice what its groups need."""
 LATENCIES: Final = 1024
 """Sync times kept for the statistics."""
-READ_GAP_BYTES: Final = 4096
-"""Batches closer than this in a segment are read with one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,28 +107,6 @@ class StorageStatistics:
     """What of the log a restart still needs."""
     rewritten_records: int
     damaged_reads: int
-
-
-@dataclass(slots=True)
-class _Queued:
-    """One record in the queue, and what is to run once it is synced."""
-
-    item: Item | None
-    then: Callable[[], None] | None
-    urgent: bool
-    """Whether it asks for a sync by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rewrite:
-    """A live record of the oldest segment, to be written again at the log's end."""
-
-    segment: int
-    group: int
-    kind: int
-    """BATCH, or which of the group's single records: CREATE, HARD_STATE, COMPACT."""
-    index: int = 0
-    batch: Item | None = None
 
 
 class Storage:
@@ -201,26 +165,22 @@ class Storage:
         )
         self._lane.on_no_space = self._upkeep.note_no_space
 
-        self._queue: deque[_Queued] = deque()
-        self._urgent = 0
-        self._queued_bytes = 0
-        self._starved = False
-        """Somebody was told that there is no credit."""
-        self._hard: dict[int, tuple[int, int, int]] = {
-            log.group: (log.incarnation, log.term, log.vote) for log in self._index.groups.values()
-        }
-        """(incarnation, term, vote) of each group's last HardState in queue order."""
-        self._closed = {log.group for log in self._index.groups.values() if log.closed}
-        """Groups that are closed, in queue order."""
-        self._rewrites: deque[_Rewrite] = deque()
-        self._suspects: set[int] = set()
-        """Closed segments that turned out to be damaged."""
+        self._reader = LogReader(self._index, self._lane, lambda group, index: self.on_damage(group, index))
+        self._cleaner = Cleaner(
+            self._index,
+            self._reader,
+            self._writer,
+            self._upkeep,
+            wake=lambda: self._work_event.set(),
+            synced=self._synced,
+        )
+        self._pending = Pending(
+            self._writer, self._index.groups.values(), options.queue_bytes, lambda: self.on_credit()
+        )
 
         self._work_event = trio.Event()
         self._unmarked_event = trio.Event()
         self._flush_event = trio.Event()
-        self._clean_event = trio.Event()
-        self._rewritten_event = trio.Event()
         self._scope: trio.CancelScope | None = None
         self._waiting: set[trio.Event] = set()
         """Set when storage fails, so that nobody waits for a sync that will never end."""
@@ -232,7 +192,6 @@ class Storage:
         self._sync_began: float | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._appends = self._records = self._writes = self._written_bytes = 0
-        self._rewritten = self._damaged_reads = 0
 
     @classmethod
     async def open(
@@ -269,7 +228,7 @@ class Storage:
             nursery.start_soon(self._mark_loop)
             nursery.start_soon(self._flush_loop)
             nursery.start_soon(self._upkeep.run)
-            nursery.start_soon(self._clean_loop)
+            nursery.start_soon(self._cleaner.run)
             if self.failed is not None:
                 nursery.cancel_scope.cancel()
             task_status.started()
@@ -292,54 +251,12 @@ class Storage:
         if self.failed is not None:
             return
         self._appends += 1
-        last = len(items) - 1
-        for position, item in enumerate(items):
-            queued = _Queued(item, then if position == last else None, self._needs_sync(item))
-            self._enqueue(queued)
-        if not items and then is not None:
-            self._enqueue(_Queued(None, then, True))
+        self._pending.put(items, then)
         self._work_event.set()
-
-    def _enqueue(self, queued: _Queued) -> None:
-        queued.urgent |= queued.then is not None
-        self._queue.append(queued)
-        self._urgent += queued.urgent
-        if queued.item is not None:
-            self._queued_bytes += len(queued.item.body) + FRAME_SIZE
-
-    def _needs_sync(self, item: Item) -> bool:
-        """False for a HardState that only moves the commit hint: it rides along with the next write."""
-        if item.kind == DELETE:
-            self._hard.pop(item.group, None)
-            self._closed.discard(item.group)
-        if item.kind != HARD_STATE:
-            return True
-        if item.flags or item.group in self._closed:
-            self._follow_closing(item)
-            return True
-        state = (item.incarnation, item.term, item.index)
-        same = self._hard.get(item.group) == state
-        self._hard[item.group] = state
-        return not same
-
-    def _follow_closing(self, item: Item) -> None:
-        """A closed group's hard states all say so: only the newest one stays when segments are freed."""
-        if item.flags & READMITTED:
-            self._closed.discard(item.group)
-        else:
-            item.flags |= CLOSED
-            self._closed.add(item.group)
 
     def credit(self) -> int:
         """Bytes that may be appended now without exceeding the queue's bound."""
-        credit = max(0, self._options.queue_bytes - self._queued_bytes)
-        self._starved |= not credit
-        return credit
-
-    def _give_credit(self) -> None:
-        if self._starved and self._queued_bytes <= self._options.queue_bytes // 2:
-            self._starved = False
-            self.on_credit()
+        return self._pending.credit()
 
     @property
     def full(self) -> DiskFull | None:
@@ -378,10 +295,10 @@ class Storage:
 
     async def _wait_for_work(self) -> None:
         """Returns when something wants a sync, or when the mark is due."""
-        while not self._urgent and not self._rewrites and not self._mark_due:
+        while not self._pending.urgent and not self._cleaner.waits and not self._mark_due:
             await self._work_event.wait()
             self._work_event = trio.Event()
-            if self._queue and self._marked:
+            if self._pending and self._marked:
                 # A record that rides along waits for company, but not longer than a mark would.
                 self._last_write_at = trio.current_time()
                 self._unmark()
@@ -405,26 +322,25 @@ class Storage:
 
     async def _make_room(self) -> None:
         """Goes on in the next segment if the next record doesn't fit this one."""
-        first = next((queued.item for queued in self._queue if queued.item is not None), None)
-        size = len(first.body) if first is not None else 0
-        if self._rewrites and (batch := self._rewrites[0].batch) is not None:
-            size = max(size, len(batch.body))
-        if self._writer.fits(1, size):
+        if self._writer.fits(1, max(self._pending.next_size, self._cleaner.next_size)):
             return
         spare = await self._upkeep.spare()
         self._upkeep.close_segment(self._writer.segment, self._writer.sequence)
         self._writer.roll(spare)
-        self._clean_event.set()
+        self._cleaner.look()
 
     async def _write(self) -> None:
         """One gathered write and its sync, and what waits for it, unless the disk fails meanwhile."""
-        items, thens, taken = self._take()
+        limit = min(self._options.write_bytes, self._writer.room())
+        # What is written again repeats what is synced, so nothing newer may come before it.
+        items = self._cleaner.take(limit)
+        thens, taken = self._pending.take(items, limit)
         if not items and not self._mark_due:
             # Nothing is in flight, so everything appended before them is synced already.
             for then in thens:
                 then()
             return
-        oldest = self._oldest_live()
+        oldest = self._cleaner.oldest_live()
         built = self._writer.build(items, oldest, self._upkeep.newest)
         self._sync_began = began = trio.current_time()
         try:
@@ -435,39 +351,10 @@ class Storage:
             self._fail(error)
         if self.failed is not None:
             return  # be it another file's failure: after one nothing is acknowledged any more
-        self._queued_bytes -= taken
-        self._give_credit()
+        self._pending.release(taken)
         self._finish(built, oldest, trio.current_time() - began)
         for then in thens:
             then()
-
-    def _take(self) -> tuple[list[Item], list[Callable[[], None]], int]:
-        """As many records as go into one write, what waits for them, and their bytes in the queue.
-
-        Those to be rewritten go first: they repeat what is synced, so nothing newer may come before them.
-        """
-        limit = min(self._options.write_bytes, self._writer.room())
-        items = self._take_rewrites(limit)
-        bodies = sum(len(item.body) for item in items)
-        thens: list[Callable[[], None]] = []
-        taken = 0
-        queue = self._queue
-        while queue:
-            item = queue[0].item
-            if item is not None:
-                size = len(item.body)
-                if write_size(len(items) + 1, bodies + size) > limit and (
-                    items or not self._writer.fits(1, size)
-                ):
-                    break
-                items.append(item)
-                bodies += size
-                taken += size + FRAME_SIZE
-            queued = queue.popleft()
-            self._urgent -= queued.urgent
-            if queued.then is not None:
-                thens.append(queued.then)
-        return items, thens, taken
 
     def _finish(self, built: BuiltWrite, oldest: int, seconds: float) -> None:
         """The sync ended: the records count from here on."""
@@ -499,8 +386,7 @@ class Storage:
         if self.failed is None:
             self.failed = self._lane.failed = StorageFailed(f"the disk failed: {error}")
             self.failed.__cause__ = error
-            self._queue.clear()
-            self._urgent = 0
+            self._pending.clear()
             for event in self._waiting:
                 event.set()
             if self._scope is not None:
@@ -516,35 +402,7 @@ class Storage:
 
         Compacted or NotStored if `first` isn't in the log, LogDamaged if it can't be read as it was written.
         """
-        places = self._places(group, first, last, max_bytes)
-        names = [(group, index) for index in range(first, first + len(places))]
-        if batches := await self._read_sound(places, names):
-            return batches
-        # The log may have moved on while the disk was read: then the bytes are somebody else's by now.
-        if self._is_damaged(places[0], names[0]):
-            raise LogDamaged(segment_path(places[0].segment), places[0].offset, group, first, first)
-        return await self.read_batches(group, first, last, max_bytes)
-
-    async def _read_sound(self, places: Sequence[Place], names: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The batches at these places, up to the first that can't be read or isn't the one named."""
-        try:
-            return await self._lane.run(_read_places, self._lane.open, places, names)
-        except OSError:
-            # A segment may have been freed meanwhile. If it is the disk, those before the bad one are lost
-            # to this read only: one by one they can be read.
-            return await self._read_sound(places[:1], names[:1]) if len(places) > 1 else []
-
-    def _is_damaged(self, place: Place, name: tuple[int, int]) -> bool:
-        """A batch could not be read at its place. False if that isn't its place any more."""
-        if self._index.place(*name) != place:
-            return False
-        self._note_damage(*name)
-        return True
-
-    def _note_damage(self, group: int, index: int, crc: int = 0) -> None:
-        self._damaged_reads += 1
-        self._index.mark_faulty(group, index, crc)
-        self.on_damage(group, index)
+        return await self._reader.read_batches(group, first, last, max_bytes)
 
     def faults(self, group: int) -> list[Fault]:
         """What of a group's log can't be read, as of now."""
@@ -561,65 +419,12 @@ class Storage:
         for segment in sorted(number for number in self._upkeep.sizes if number != self._upkeep.newest):
             if segment == self._writer.segment.number:
                 continue  # its reads would compete with the writes, and it is young
-            for places, names in self._pieces(segment):
+            for places, names in self._reader.pieces(segment):
                 await pace(sum(place.length for place in places))
-                found += await self._check(places, names)
+                found += await self._reader.check(places, names)
         return found
-
-    async def _check(self, places: list[Place], names: list[tuple[int, int]]) -> int:
-        """How many of these batches are damaged."""
-        found = 0
-        while places:
-            sound = len(await self._read_sound(places, names))
-            if sound < len(places):
-                found += self._is_damaged(places[sound], names[sound])
-                sound += 1
-            places, names = places[sound:], names[sound:]
-        return found
-
-    def _pieces(self, segment: int) -> Iterator[tuple[list[Place], list[tuple[int, int]]]]:
-        """The live batches of a segment, about REWRITE_BYTES at a time, as they are when asked for."""
-        entries = self._index.entries_in(segment)
-        while entries:
-            places: list[Place] = []
-            names: list[tuple[int, int]] = []
-            size = 0
-            while entries and size < REWRITE_BYTES:
-                log, index = entries.pop()
-                place = self._index.place(log.group, index)
-                if place is not None and place.segment == segment:
-                    places.append(place)
-                    names.append((log.group, index))
-                    size += place.length
-            yield places, names
-
-    def _places(self, group: int, first: int, last: int, max_bytes: int) -> list[Place]:
-        log = self._index.groups.get(group)
-        if log is None:
-            raise NotStored(group, first)
-        if first <= log.prefix.index:
-            raise Compacted(group, first)
-        if first > log.last or not log.terms:
-            raise NotStored(group, first)
-        places: list[Place] = []
-        total = 0
-        for index in range(first, min(last, log.last) + 1):
-            place = self._index.place(group, index)
-            if place is None or (places and total + place.length > max_bytes):
-                break
-            places.append(place)
-            total += place.length
-        if not places:
-            segment = log.segments[first - log.first] if first >= log.first else 0
-            raise LogDamaged(segment_path(segment), 0, group, first, first)
-        return places
 
     # --- segments
-
-    def _oldest_live(self) -> int:
-        """The oldest segment that a restart needs. Segments go oldest first, so all behind it are kept."""
-        current = self._writer.segment.number
-        return min((number for number, use in self._index.uses.items() if use.groups), default=current)
 
     def pinned(self) -> dict[int, int]:
         """Per group, the bytes of closed segments that can't be reused because of its live records.
@@ -635,113 +440,14 @@ class Storage:
 
     def _on_freed(self, number: int) -> None:
         self._index.uses.pop(number, None)
-        self._suspects.discard(number)
+        self._cleaner.forget(number)
 
     def _on_bad(self, number: int, batches: list[BadBatch]) -> None:
         """A closed segment is damaged: these batches are faulty, its other records are written again."""
         for bad in batches:
             if self._index.place(bad.group, bad.index) == bad.place:
-                self._note_damage(bad.group, bad.index, bad.crc)
-        self._suspects.add(number)
-        self._clean_event.set()
-
-    async def _clean_loop(self) -> None:
-        """Writes the oldest segment's live records again when most of the log is dead behind them."""
-        try:
-            while True:
-                await self._clean_event.wait()
-                self._clean_event = trio.Event()
-                while self._suspects:
-                    await self._rewrite_homes(self._suspects.pop())
-                while self._wants_cleaning():
-                    oldest = self._oldest_live()
-                    if not await self._clean(oldest) or self._oldest_live() == oldest:
-                        break  # something in it is damaged: it stays for repair
-        except StorageFailed:
-            pass  # told by whoever found it
-
-    def _wants_cleaning(self) -> bool:
-        current = self._writer.segment.number
-        sizes = self._upkeep.sizes
-        closed = [number for number in sizes if self._upkeep.oldest <= number < current]
-        total = sum(sizes[number] for number in closed)
-        return (
-            len(closed) > CLEAN_SEGMENTS
-            and self._oldest_live() < current
-            and self._index.live_bytes(closed) < total * CLEAN_SHARE
-        )
-
-    async def _clean(self, segment: int) -> bool:
-        """Rewrites a segment's live records; False if one can't be read."""
-        for places, names in self._pieces(segment):
-            batches = await self._read_sound(places, names)
-            if len(batches) < len(places) and self._is_damaged(places[len(batches)], names[len(batches)]):
-                return False
-            items = [encode_record(BatchRecord(batch, repair=True)) for batch in batches]
-            await self._rewrite([_Rewrite(segment, item.group, BATCH, item.index, item) for item in items])
-        await self._rewrite_homes(segment)
-        return True
-
-    async def _rewrite_homes(self, segment: int) -> None:
-        """Rewrites a segment's live records that are no batches: what they say is known."""
-        homes = self._index.homes_in(segment)
-        await self._rewrite([_Rewrite(segment, log.group, kind) for log, kind in homes])
-
-    async def _rewrite(self, rewrites: list[_Rewrite]) -> None:
-        """Hands records to the write loop and waits until they are synced."""
-        self._rewrites.extend(rewrites)
-        while self._rewrites:
-            self._rewritten_event = trio.Event()
-            self._work_event.set()
-            await self._rewritten_event.wait()
-        await self._synced()
-
-    def _take_rewrites(self, limit: int) -> list[Item]:
-        """The rewritten records that go into this write, if they are still live where they were.
-
-        The index says what is synced, and no write is in flight: nothing newer can be overtaken.
-        """
-        items: list[Item] = []
-        bodies = 0
-        while self._rewrites:
-            item = self._renewed(self._rewrites[0])
-            if item is not None:
-                size = len(item.body)
-                if write_size(len(items) + 1, bodies + size) > limit and (
-                    items or not self._writer.fits(1, size)
-                ):
-                    break
-                items.append(item)
-                bodies += size
-            self._rewrites.popleft()
-        self._rewritten += len(items)
-        self._rewritten_event.set()
-        return items
-
-    def _renewed(self, rewrite: _Rewrite) -> Item | None:
-        """A live record as it is now; None if it is no longer live in the segment to be freed."""
-        log = self._index.groups.get(rewrite.group)
-        if log is None:
-            return None
-        if rewrite.batch is not None:
-            place = self._index.place(log.group, rewrite.index)
-            live = place is not None and place.segment == rewrite.segment
-            return rewrite.batch if live and log.incarnation == rewrite.batch.incarnation else None
-        if log.homes.get(rewrite.kind, (0, 0))[0] != rewrite.segment:
-            return None
-        record: Record
-        if rewrite.kind == CREATE:
-            if not log.created:
-                return None  # only its frame was readable
-            record = GroupCreate(log.group, log.incarnation, log.kind, log.name, log.members)
-        elif rewrite.kind == HARD_STATE:
-            closed = True if log.closed else None
-            record = HardState(log.group, log.incarnation, log.term, log.vote, log.commit, closed)
-        else:
-            assert rewrite.kind == COMPACT
-            prefix = log.prefix
-            record = CompactPrefix(log.group, log.incarnation, prefix.index, prefix.term, prefix.manifest_crc)
-        return encode_record(record)
+                self._reader.note_damage(bad.group, bad.index, bad.crc)
+        self._cleaner.suspect(number)
 
     async def reopen(self, group: int) -> RecoveredGroup | None:
         """A group as a restart would find it now; None if the log doesn't have it. Nobody may be using it.
@@ -814,7 +520,7 @@ class Storage:
             records=self._records,
             writes=self._writes,
             written_bytes=self._written_bytes,
-            queue_bytes=self._queued_bytes,
+            queue_bytes=self._pending.bytes,
             last_sync_seconds=latencies[-1] if latencies else 0.0,
             sync_p50_seconds=statistics.median(latencies) if latencies else 0.0,
             sync_max_seconds=max(latencies, default=0.0),
@@ -822,8 +528,8 @@ class Storage:
             segments=len(self._upkeep.sizes),
             log_bytes=sum(self._upkeep.sizes.values()),
             live_bytes=self._index.live_bytes(self._upkeep.sizes),
-            rewritten_records=self._rewritten,
-            damaged_reads=self._damaged_reads,
+            rewritten_records=self._cleaner.rewritten,
+            damaged_reads=self._reader.damaged,
         )
 
     async def close(self) -> None:
@@ -840,38 +546,3 @@ class Storage:
         self._lane.open.close()
         self._disk.close(self._lock)
         await trio.lowlevel.checkpoint()
-
-
-def _is_named(batch: bytes, group: int, index: int) -> bool:
-    """Whether these bytes are a sound batch of this group and index."""
-    try:
-        header = verify_batch(batch)
-    except CodecError:
-        return False
-    return (header.group, header.index) == (group, index)
-
-
-def _read_places(files: OpenFiles, places: Sequence[Place], names: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The batches at these places up to the first that isn't the one named; one call reads neighbours."""
-    batches: list[bytes] = []
-    start = 0
-    while start < len(places):
-        end = start + 1
-        while end < len(places) and _is_next(places[end - 1], places[end]):
-            end += 1
-        run = places[start:end]
-        base = run[0].offset
-        span = run[-1].offset + run[-1].length - base
-        data = files.read(segment_path(run[0].segment), span, base)
-        for place, (group, index) in zip(run, names[start:end], strict=True):
-            batch = data[place.offset - base : place.offset - base + place.length]
-            if not _is_named(batch, group, index):
-                return batches
-            batches.append(batch)
-        start = end
-    return batches
-
-
-def _is_next(one: Place, other: Place) -> bool:
-    gap = other.offset - one.offset - one.length
-    return one.segment == other.segment and 0 <= gap <= READ_GAP_BYTES

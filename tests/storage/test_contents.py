@@ -18,7 +18,7 @@ from trimaran.storage import (
     Record,
     StorageOptions,
     TruncateSuffix,
-    actor,
+    cleaning,
     contents,
 )
 from trimaran.storage.contents import (
@@ -282,7 +282,7 @@ async def test_damage_that_a_table_hid_is_found_right_after_the_start(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Start-up believes the tables; then the segments are read, and what they lack is faulty."""
-    monkeypatch.setattr(actor, "CLEAN_SHARE", 0)  # nothing is written again for another reason
+    monkeypatch.setattr(cleaning, "CLEAN_SHARE", 0)  # nothing is written again for another reason
     disk = MemoryDisk()
     options = StorageOptions(segment_bytes=16 << 10)
     async with opened(disk, options=options) as storage:
