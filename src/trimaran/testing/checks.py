@@ -143,19 +143,20 @@ class Checks:
 
     def check_promise(self, node: int, log: GroupLog, peer: int, message: PeerMessage) -> None:
         """A message leaves; `log` is what is synced at this moment."""
+        term_kept = max(log.term, log.prefix.term, log.terms[-1] if log.terms else 0)
         match message:
             case AppendReply(accepted=True, match=match):
                 last = max(log.last, log.prefix.index)
                 require(last >= match, "promises", node, "acknowledges", match, "has synced", last)
             case VoteReply(granted=True, pre=False, term=term):
-                kept = log.term > term or (log.term == term and log.vote == peer)
+                kept = term_kept > term or (log.term == term and log.vote == peer)
                 require(kept, "promises", node, "votes", (term, peer), "has synced", (log.term, log.vote))
                 self._check_vote(node, term, peer)
             case RequestVote(pre=False, term=term):
-                require(log.term >= term, "promises", node, "stands in", term, "has synced", log.term)
+                require(term_kept >= term, "promises", node, "stands in", term, "has synced", term_kept)
                 self._check_vote(node, term, node)
             case BeatReply(term=term):
-                require(log.term >= term, "promises", node, "answers in", term, "has synced", log.term)
+                require(term_kept >= term, "promises", node, "answers in", term, "has synced", term_kept)
 
     def _check_vote(self, node: int, term: int, candidate: int) -> None:
         vote = self._votes.setdefault((node, term), candidate)
@@ -190,6 +191,14 @@ class Checks:
                 continue
             kept = log.first <= index <= log.last and log.terms[index - log.first] == term
             require(kept, "recovery", node, "lost", (index, term), "of", before.uncut)
+
+    def check_recovered(self, state: GroupState, before: Synced | None) -> None:
+        """What the rules go on with."""
+        for position, term in enumerate(before.terms if before is not None else ()):
+            index = before.first + position if before is not None else 0
+            if state.log.compacted.index < index and before is not None and index <= before.uncut:
+                has = state.log.term_at(index)
+                require(has == term, "recovery", state.node, "goes on without", (index, term))
 
     # --- the state machine ----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ..actors import effects as asks
 from ..actors import messages, roles
 from ..actors.effects import Effect
 from ..actors.events import BatchApplied, events_of, replica_of, started
+from ..actors.groups import _holds, readable_entries
 from ..actors.liveness import Liveness
 from ..actors.log import EntryId
 from ..actors.membership import Membership
@@ -123,8 +124,12 @@ class Process:
         found = opened.recovered.groups.get(GROUP)
         losses = opened.recovered.losses
         require(not losses, "recovery", self.id, "gave up", losses)
-        self.cluster.checks.check_recovery(self.id, self.log.log(GROUP), self._before)
-        self._begin(found, draw)
+        try:
+            self._begin(found, draw)
+        except PowerCut:
+            self.state = None
+            self._lose_power()
+            return False
         return True
 
     def _open_log(self, opened: Opened, draw: Random) -> StableLog:
@@ -156,7 +161,10 @@ class Process:
         self._armed = NEVER
         self._grown = 0
         self.paused_until = 0.0
+        log, before = self.log.log(GROUP), self._before
+        self.cluster.checks.check_recovery(self.id, log, before)
         self.state = self._recovered_state(found, draw)
+        self.cluster.checks.check_recovered(self.state, before)
         cluster.checks.checker(started(self.state))
         self.liveness = Liveness(cluster.options.election_max)
         if self.manifest is not None:
@@ -188,8 +196,13 @@ class Process:
             self.manifest_crc = manifest_crc(encode_manifest(manifest))
         index = manifest.index if manifest is not None else 0
         compacted = (found.compacted.index, found.compacted.term)
-        entries = [(each.index, each.term, each.kind, each.size) for each in found.entries]
+        entries = readable_entries(found)
+        require(len(entries) == len(found.entries), "recovery", self.id, "has names without terms")
         if manifest is not None and not _holds(compacted, entries, manifest):
+            # A snapshot was installed, and the record that resets the log behind it did not get here.
+            self.log.write_at_once(
+                [CompactPrefix(GROUP, INCARNATION, manifest.index, manifest.term, self.manifest_crc)]
+            )
             compacted, entries = (manifest.index, manifest.term), []
         changes = [
             (each, members)
@@ -310,7 +323,7 @@ class Process:
         state = self.state
         if state is None:
             return
-        role, term, commit, members = state.role, state.term, state.commit, state.membership
+        role, term, members = state.role, state.term, state.membership
         effects = roles.step(state, message, self.now())
         checks = self.cluster.checks
         for event in events_of(state, message, effects):
@@ -318,7 +331,7 @@ class Process:
         checks.check_step(state)
         try:
             for effect in effects:
-                if isinstance(effect, asks.Commit) and role is Role.LEADER and state.commit > commit:
+                if isinstance(effect, asks.Commit) and role is Role.LEADER and state.term == term:
                     self.cluster.check_durable(EntryId(state.commit, term), members)
                 self._carry_out(effect)
         except PowerCut:
@@ -703,11 +716,3 @@ class Process:
 def _contradicts(log: GroupLog, entry: EntryId) -> bool:
     """Whether the log has another batch at an entry's index."""
     return log.first <= entry.index <= log.last and log.terms[entry.index - log.first] != entry.term
-
-
-def _holds(compacted: tuple[int, int], entries: list[tuple[int, int, int, int]], manifest: Manifest) -> bool:
-    """Whether the log has the manifest's last entry; if not, the manifest replaces the whole log."""
-    if manifest.index <= compacted[0]:
-        return (manifest.index, manifest.term) == compacted
-    position = manifest.index - compacted[0] - 1
-    return position < len(entries) and entries[position][1] == manifest.term
