@@ -91,14 +91,22 @@ class Chaos:
             self._ask(node, lambda token: Transfer(target, token))
 
     def _change(self) -> None:
-        """Any single change; removing is for good, so it is rare."""
-        leader = self._cluster.leader()
+        """Any single change, often a second one at once; removing is for good, so it is rare."""
+        leader = self._cluster.clients.node()
         if leader is None:
             return
+        if self._draw.random() < 0.3:
+            leader.later(0.0, self._change_at, leader)
+        self._change_at(leader)
+
+    def _change_at(self, leader: Process) -> None:
         kind = self._draw.choice(list(ChangeKind))
         change = Change(kind, self._draw.choice(list(self._cluster.processes)))
         if kind is ChangeKind.REMOVE and self._draw.random() < 0.7:
             return
+        grows = kind in (ChangeKind.ADD_LEARNER, ChangeKind.PROMOTE)
+        if not grows and any(process.still_bad() for process in self._cluster.processes.values()):
+            return  # the only good copy of something might leave with it: no operator does that
         self._strike("membership change", kind.value, change.node)
         self._ask(leader, lambda token: ProposeMembership(change, token))
 
@@ -208,6 +216,9 @@ class Chaos:
                 process.later(self._draw.uniform(0, 0.1), process.scrub)
 
     def _has_good_copy(self, process: Process, state: GroupState, place: EntryId) -> bool:
+        leader = self._cluster.leader()
+        if leader is None or leader.state is None or leader.state.membership != state.membership:
+            return False  # whoever has the good copy may be leaving
         others = [other for other in self._cluster.processes.values() if other is not process]
         if any(place in other.bad for other in (*others, process)):
             return False

@@ -57,11 +57,13 @@ class Clients:
         return first
 
     def node(self) -> Process | None:
-        """Usually the leader, as clients find it; sometimes anyone."""
-        leader = self._cluster.leader()
-        if leader is not None and self._draw.random() < 0.9:
-            return leader
+        """Whom a client asks: the leader, somebody who thinks that he leads, or anyone."""
         up = self._cluster.up()
+        leaders = [process for process in up if process.leads]
+        chance = self._draw.random()
+        if leaders and chance < 0.92:
+            newest = self._cluster.leader()
+            return newest if chance < 0.6 else self._draw.choice(leaders)
         return self._draw.choice(up) if up else None
 
     # --- appends --------------------------------------------------------------------------------------------

@@ -182,6 +182,9 @@ class Cluster:
             process.cut_in = self._draw.randrange(8)
 
     def _crash_soon(self, kind: str, process: Process) -> None:
+        if process.doomed == process.life:
+            return
+        process.doomed = process.life
         self.struck[kind] += 1
         delay = self._draw.choice((0.0, 1.0)) * self._draw.expovariate(1 / self.mix.disk.sync)
         process.later(delay, self.crash, process)

@@ -83,6 +83,8 @@ class Process:
         self.life = 0
         """Counts starts."""
         self.applied = 0
+        self.doomed = 0
+        """The life that is about to end."""
         self.paused_until = 0.0
         self.stalled_until = 0.0
         """Until then no sync ends."""
@@ -98,6 +100,11 @@ class Process:
     @property
     def up(self) -> bool:
         return self.state is not None
+
+    @property
+    def leads(self) -> bool:
+        """As far as it knows."""
+        return self.state is not None and self.state.role is Role.LEADER
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -312,8 +319,8 @@ class Process:
 
     # --- the rules ------------------------------------------------------------------------------------------
 
-    def receive(self, message: PeerMessage) -> None:
-        """A message of a peer arrives. Nobody hears it if the process is down."""
+    def receive(self, message: Message) -> None:
+        """Something arrives from outside. It waits while the process is paused."""
         if self.paused_until > self.cluster.heap.time:
             self.later(0.0, self.step, message)
         else:
@@ -390,11 +397,11 @@ class Process:
 
     def ask(self, token: int, message: Message, done: Done) -> None:
         """Something of a client's, with its token in it. `done` is called exactly once."""
-        if self.state is None or self.paused_until > self.cluster.heap.time:
+        if self.state is None:
             done(NotApplied(Reason.NO_LEADER))
             return
         self._waiting[token] = done
-        self.step(message)
+        self.receive(message)
 
     def _resolve(self, token: int, outcome: Outcome) -> None:
         done = self._waiting.pop(token, None)
@@ -462,6 +469,16 @@ class Process:
         self.cluster.trace("damage found", self.id, index)
         self.step(messages.Damaged(index))
         self._heal_soon()
+
+    def still_bad(self) -> set[EntryId]:
+        """Batches that are damaged on this disk and still part of its log."""
+        log = self.log.log(GROUP)
+        self.bad = {
+            place
+            for place in self.bad
+            if log.first <= place.index <= log.last and log.terms[place.index - log.first] == place.term
+        }
+        return self.bad
 
     def scrub(self) -> None:
         """Look for damage, as the node does in quiet times."""

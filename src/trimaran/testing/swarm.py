@@ -29,7 +29,7 @@ class NetworkFaults:
     """Share of messages that take up to `straggler` longer, and so arrive after later ones."""
     straggler: float = 0.3
     replay: float = 0.0
-    """Share of messages that come once more, up to 10 s later: after elections and restarts."""
+    """Share of messages that come once more, a second later (mean): after elections and restarts."""
     slow_links: float = 0.0
     """Share of directed links on which everything takes 20 times `delay`."""
     partition_every: float = NEVER
@@ -50,7 +50,7 @@ class NetworkFaults:
             replay=maybe(draw, 0.3, 0.0, 0.05),
             slow_links=maybe(draw, 0.2, 0.1, 0.5),
             partition_every=maybe(draw, 0.5, 0.3, 1.5, NEVER),
-            partition_for=draw.choice((0.3, 1.0)),
+            partition_for=draw.choice((0.3, 1.0, 2.0)),
             clog_every=maybe(draw, 0.3, 0.2, 1.0, NEVER),
             clog_for=draw.choice((0.2, 1.0)),
             reset_every=maybe(draw, 0.3, 0.2, 2.0, NEVER),
@@ -158,7 +158,7 @@ class Work:
             propose_every=draw.choice((0.005, 0.02, 0.1)),
             read_every=draw.choice((0.02, 0.1)),
             transfer_every=maybe(draw, 0.2, 0.3, 1.0, NEVER),
-            change_every=maybe(draw, 0.3, 0.1, 0.6, NEVER),
+            change_every=maybe(draw, 0.3, 0.05, 0.6, NEVER),
             snapshot_after=draw.choice((3, 20, 10**9)),
         )
 

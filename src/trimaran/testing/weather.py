@@ -21,8 +21,8 @@ Deliver = Callable[[int, int, Any], None]
 
 SLOW = 20
 """How much longer everything takes on a slow link."""
-REPLAY_WITHIN = 10.0
-"""Seconds within which a message may come once more."""
+REPLAYED_AFTER = 1.0
+"""Seconds (mean) after which a message comes once more: elections and restarts later."""
 
 
 class Weather:
@@ -64,7 +64,7 @@ class Weather:
             self._heap.after(self._delay(link), self._arrive, link, message, self._ages.get(link, 0))
         if faults.replay and draw.random() < faults.replay:
             self._struck["late replay"] += 1
-            self._heap.after(draw.uniform(0, REPLAY_WITHIN), self._arrive, link, message, None)
+            self._heap.after(draw.expovariate(1 / REPLAYED_AFTER), self._arrive, link, message, None)
 
     def _delay(self, link: Link) -> float:
         faults, draw = self.faults, self._draw
