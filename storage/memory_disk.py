@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -226,6 +227,35 @@ class MemoryDisk:
         for file in self._files():
             _crash_file(file, random, (0.0, 1.0) if whole else (0.0, 1.0, random.random()), garbage)
 
+    def unsynced(self) -> list[int]:
+        """Every change that is not synced, in the order in which `crash_to` numbers them: the sectors of a
+        write, 1 for anything else."""
+        counts = [1 for directory in self._directories.values() for _ in directory.unsynced]
+        return counts + [len(_sectors(change)) for file in self._all_files() for change in file.unsynced]
+
+    def crash_to(self, keep: Callable[[int, int], bool]) -> None:
+        """The power is gone, and of each unsynced change exactly that survives which `keep` names, by the
+        number of the change and that of its sector."""
+        files = self._all_files()
+        self.kill()
+        number = 0
+        for directory in self._directories.values():
+            survived = dict(directory.durable)
+            for change in directory.unsynced:
+                if keep(number, 0):
+                    _apply(survived, change)
+                number += 1
+            directory.entries, directory.durable, directory.unsynced = survived, dict(survived), []
+        for file in files:
+            content = bytearray(file.durable)
+            for written in file.unsynced:
+                for sector, piece in enumerate(_sectors(written)):
+                    if keep(number, sector):
+                        _perform(content, piece)
+                number += 1
+            file.content[:] = file.durable[:] = content
+            file.unsynced = []
+
     def fork(self) -> MemoryDisk:
         """An independent copy as a new process would find it, to try another fate."""
         before, self.before = self.before, None
@@ -279,6 +309,14 @@ class MemoryDisk:
                     found[id(file)] = file
         return list(found.values())
 
+    def _all_files(self) -> list[_File]:
+        """Also those whose names are durably there but no longer seen, or seen but not yet durable."""
+        found: dict[int, _File] = {}
+        for directory in self._directories.values():
+            for names in (directory.durable, *directory.unsynced, directory.entries):
+                found.update((id(file), file) for file in names.values() if file is not None)
+        return [file for file in found.values() if file is not _GONE]
+
     def _used(self) -> int:
         return sum(len(file.content) for file in self._files())
 
@@ -310,6 +348,15 @@ def _perform(content: bytearray, change: tuple[int, bytes] | int) -> None:
         _resize(content, change)
     else:
         _put(content, *change)
+
+
+def _sectors(change: tuple[int, bytes] | int) -> list[tuple[int, bytes] | int]:
+    """A change as what can survive apart: a write's sectors; a truncation is one."""
+    if isinstance(change, int):
+        return [change]
+    offset, data = change
+    cuts = [0, *range(SECTOR - offset % SECTOR, len(data), SECTOR), len(data)]
+    return [(offset + start, data[start:end]) for start, end in itertools.pairwise(cuts)]
 
 
 def _put(content: bytearray, offset: int, data: bytes) -> None:

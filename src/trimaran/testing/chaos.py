@@ -142,6 +142,7 @@ class Chaos:
         """Halves, a lone node, one way only, or a bridge: two that reach everyone but each other."""
         cluster, draw = self._cluster, self._draw
         ids = list(cluster.processes)
+        leader = cluster.leader()
         links: list[Link] = []
         shape = draw.random()
         if shape < 0.25 and len(ids) > 2:
@@ -149,8 +150,7 @@ class Chaos:
             links = [(one, other), (other, one)]
         else:
             side = set(draw.sample(ids, draw.randint(1, len(ids))))
-            leader = cluster.leader()
-            if shape > 0.8 and leader is not None:
+            if shape > 0.7 and leader is not None:
                 side = {leader.id}
             links = [(a, b) for a in sorted(side) for b in ids if b not in side]
             if shape < 0.75:
@@ -159,10 +159,30 @@ class Chaos:
         cluster.weather.sever(links)
         if draw.random() < 0.5:
             cluster.notice(sorted(cluster.weather.cut), down=True)
+        if leader is not None:
+            self._press(leader)
         cluster.heap.after(draw.expovariate(1 / cluster.mix.network.partition_for), self._heal)
 
+    def _press(self, leader: Process) -> None:
+        """Much is asked of a leader that may be cut off from its followers, and may not know it."""
+        cluster, draw = self._cluster, self._draw
+        for _ in range(draw.choice((0, 0, 3, 10))):
+            leader.later(draw.uniform(0, 0.5), cluster.clients.append, leader)
+        if cluster.mix.work.change_every != NEVER and draw.random() < 0.5:
+            for _ in range(draw.choice((1, 2, 3))):
+                leader.later(draw.choice((0.0, 0.05)), self._change_at, leader)
+
     def _heal(self) -> None:
-        self._cluster.heal()
+        cluster = self._cluster
+        leader = cluster.leader()
+        if (
+            leader is not None
+            and not cluster.calm
+            and self._draw.random() < cluster.mix.process.crash_at_heal
+        ):
+            self._strike("crash at heal", leader.id)
+            cluster.crash(leader)
+        cluster.heal()
 
     def _link(self) -> Link:
         return tuple(self._draw.sample(list(self._cluster.processes), 2))  # type: ignore[return-value]

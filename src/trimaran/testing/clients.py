@@ -68,10 +68,10 @@ class Clients:
 
     # --- appends --------------------------------------------------------------------------------------------
 
-    def append(self) -> None:
-        """One to a dozen entries at once, all or none."""
-        node, draw = self.node(), self._draw
-        if node is None:
+    def append(self, node: Process | None = None) -> None:
+        """One to a dozen entries at once, all or none; where a client finds it best, or at this node."""
+        node, draw = node or self.node(), self._draw
+        if node is None or self.stopped:
             return
         count = draw.choice((1, 1, 2, 4, 12))
         token = self.token(count)

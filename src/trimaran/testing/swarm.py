@@ -111,6 +111,9 @@ class ProcessFaults:
     crash_at_term_change: float = 0.0
     crash_at_apply: float = 0.0
     """Between the log's write and the state machine's."""
+    crash_at_heal: float = 0.0
+    """Share of partitions at whose end the newest leader crashes: who was cut off may stand with its own
+    log."""
     crash_in_files: float = 0.0
     """Share of recoveries and snapshots inside which the power goes, between two operations on files."""
     pause_every: float = NEVER
@@ -132,6 +135,7 @@ class ProcessFaults:
             crash_at_truncation=maybe(draw, 0.3, 0.1, 0.7),
             crash_at_term_change=maybe(draw, 0.2, 0.05, 0.3),
             crash_at_apply=maybe(draw, 0.3, 0.01, 0.1),
+            crash_at_heal=maybe(draw, 0.4, 0.2, 0.8),
             crash_in_files=maybe(draw, 0.3, 0.05, 0.4),
             pause_every=maybe(draw, 0.3, 0.2, 1.5, NEVER),
             pause_for=draw.choice((0.1, 0.7, 2.0)),
