@@ -358,15 +358,18 @@ class Groups:
         return Membership.decode(walk_batch(batch).entry(0))
 
     async def _last_time(self, recovered: RecoveredGroup, entries: Sequence[LogEntry]) -> int:
-        """The log clock never falls, also across a restart: the newest batch has the highest time."""
+        """The log clock never falls, also across a restart: the newest batch that is sound has the highest
+        time that is known."""
         time = recovered.manifest.time if recovered.manifest is not None else 0
-        last = recovered.last_index
-        if entries and not any(fault.index == last for fault in self._storage.faults(recovered.group)):
+        damaged = {fault.index for fault in self._storage.faults(recovered.group)}
+        for index, *_ in reversed(entries):
+            if index in damaged:
+                continue
             try:
-                [batch] = await self._storage.read_batches(recovered.group, last, last, READ_BYTES)
+                [batch] = await self._storage.read_batches(recovered.group, index, index, READ_BYTES)
             except LogDamaged:
-                return time
-            time = max(time, walk_batch(batch).header.time)
+                continue
+            return max(time, walk_batch(batch).header.time)
         return time
 
     def _options_of(self, group: int) -> RaftOptions:

@@ -217,3 +217,17 @@ async def test_who_lost_what_nobody_can_name_helps_nobody_to_lead(autojump_clock
         assert seen[5:14] == [b"without %d" % number for number in range(9)]
         await cluster.crash(first)
         await count_until_taken(cluster, forgets, group, b"on")
+
+
+async def test_the_log_s_clock_outlives_the_damage_of_the_newest_batch(autojump_clock: MockClock) -> None:
+    """The next batch may be sealed before that one is mended, or in its place; a wall clock may be behind."""
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        number = await fill(cluster, 5)
+        clock = replica(cluster, "c", number).state.log.last_time
+        await stop_all(cluster)
+        disk = cluster.members["c"].disk
+        hurt_batches(disk, number, max(record.index for _, record in batches(disk, number)))
+        await cluster.start("c")
+        await until(lambda: cluster["c"].groups.get(number) is not None)
+        log = replica(cluster, "c", number).state.log
+        assert log.holes and log.last_time > clock - 10**9

@@ -17,7 +17,7 @@ from ..actors import effects as asks
 from ..actors import messages, roles
 from ..actors.effects import Effect
 from ..actors.events import BatchApplied, events_of, replica_of, started
-from ..actors.groups import _holds, readable_entries
+from ..actors.groups import LogEntry, _holds, readable_entries
 from ..actors.liveness import Liveness
 from ..actors.log import EntryId
 from ..actors.membership import Membership
@@ -234,12 +234,12 @@ class Process:
         batches, _ = self.log.read(GROUP, index, index, 1)
         return Membership.decode(walk_batch(batches[0]).entry(0)) if batches else None
 
-    def _last_time(self, found: RecoveredGroup, entries: Sequence[object]) -> int:
+    def _last_time(self, found: RecoveredGroup, entries: Sequence[LogEntry]) -> int:
         time = found.manifest.time if found.manifest is not None else 0
-        if entries:
-            batches, _ = self.log.read(GROUP, found.last_index, found.last_index, 1)
+        for index, *_ in reversed(entries):
+            batches, _ = self.log.read(GROUP, index, index, 1)
             if batches:
-                time = max(time, read_header(batches[0]).time)
+                return max(time, read_header(batches[0]).time)
         return time
 
     def _restore(self, manifest: Manifest) -> None:
