@@ -27,7 +27,7 @@ import trio
 from ..codec import crc32c
 from ..storage.actor import Storage
 from ..storage.errors import StorageError
-from ..storage.files import Incoming
+from ..storage.incoming import Incoming
 from ..storage.manifest import Manifest, decode_manifest, encode_manifest
 from ..storage.records import CompactPrefix, GroupCreate
 from .group import Group
@@ -244,14 +244,14 @@ class Backups:
             if crc32c(data) != crc:
                 raise NOT_WHOLE
             if part == 0:
-                self._write_manifest(writing, offset, data)
+                await self._write_manifest(writing, offset, data)
             elif writing.incoming is None:
                 raise NOT_WHOLE
             else:
                 await writing.incoming.write_chunk(part - 1, offset, data, crc)
         return {}
 
-    def _write_manifest(self, writing: _Writing, offset: int, data: bytes) -> None:
+    async def _write_manifest(self, writing: _Writing, offset: int, data: bytes) -> None:
         if offset != len(writing.encoded) or offset + len(data) > writing.length:
             raise NOT_WHOLE
         writing.encoded += data
@@ -270,6 +270,7 @@ class Backups:
                 members=Membership.of((self._host.node_id,)).encode(),
             )
         )
+        await writing.incoming.begin()
 
     async def _finish(self, session: int) -> dict[str, object]:
         """Everything is here and has its checksum: the group starts, and then may have more replicas."""

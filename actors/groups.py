@@ -97,6 +97,7 @@ class Groups:
         rng: random.Random,
         options: RaftOptions,
         snapshot_log_bytes: int,
+        transfer_log_bytes: int,
         make_machine: MakeMachine,
         asks: Asks,
         listen: EventHook | None = None,
@@ -112,6 +113,7 @@ class Groups:
         self._random = rng
         self._options = options
         self._snapshot_log_bytes = snapshot_log_bytes
+        self._transfer_log_bytes = transfer_log_bytes
         self._make_machine = make_machine
         self._asks = asks
         self._listen = listen
@@ -317,7 +319,14 @@ class Groups:
         files = self._storage.group_files(state.group, state.incarnation)
         machine = self._make_machine(kind, name, files)
         first_transfer = self._random.getrandbits(62)
-        snapshots = Snapshots(files, self._peers, self._snapshot_log_bytes, manifest, first_transfer)
+        snapshots = Snapshots(
+            files,
+            self._peers,
+            self._snapshot_log_bytes,
+            self._transfer_log_bytes,
+            manifest,
+            first_transfer,
+        )
         repair = Repair(self._storage, self._asks, self._peers, returns=returns)
         group = Group(
             name,
@@ -492,6 +501,7 @@ class Groups:
     def _on_peer_down(self, peer: int) -> None:
         for hosted in self.hosted():
             hosted.tell(f"link {peer}", messages.PeerDown(peer))
+            hosted.snapshots.on_peer_down(peer)
 
     def _on_peer_silent(self, peer: int) -> None:
         """Quiet groups trusted it; the others hear for themselves."""

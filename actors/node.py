@@ -311,6 +311,7 @@ class Node:
             world.random,
             raft_options(options),
             options.snapshot_log_bytes,
+            options.transfer_log_bytes,
             self._make_machine,
             self.requests,
             self._listener(),

@@ -304,6 +304,14 @@ class Options:
         minimum=64 * KIB,
         maximum=64 * GIB,
     )
+    transfer_log_bytes: int = _setting(
+        1 * GIB,
+        Unit.SIZE,
+        "Log of one group that is kept behind a snapshot while a follower gets it.",
+        "A minute or so of full load: one snapshot is enough, and a follower that is too slow fills no disk.",
+        minimum=64 * KIB,
+        maximum=1024 * GIB,
+    )
     scrub_bytes: int = _setting(
         2 * MIB,
         Unit.SIZE,

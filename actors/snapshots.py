@@ -5,7 +5,11 @@ applier: the machine is captured between two batches, the rest happens beside it
 sync the named files, write the manifest, and only then let the log go.
 
 Sent, it is the manifest followed by its files in checksummed parts, a few in flight at a time. What the
-follower reports back is progress, never a vote for commit.
+follower reports back is progress, never a vote for commit. A transfer that is cut goes on where it stopped,
+also after a restart of either side: the follower says what it has.
+
+While one is under way, new snapshots are taken all the same. But the files of the one that is sent stay, and
+so does the log behind it, up to a bound: else the follower would have to begin again when it is done.
 
 Taking and installing exclude each other: the manifest never goes back, and neither removes the other's files.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
@@ -21,7 +26,8 @@ import trio
 
 from ..codec import crc32c
 from ..storage.errors import DiskFull, ManifestTooLarge, StorageError
-from ..storage.files import GroupFiles, Incoming
+from ..storage.files import GroupFiles
+from ..storage.incoming import Incoming
 from ..storage.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -77,27 +83,29 @@ class Snapshots:
         files: GroupFiles,
         peers: Frames,
         log_bytes: int,
+        kept_bytes: int,
         manifest: Manifest | None,
         first_transfer: int,
     ) -> None:
+        """`log_bytes` of log make the next snapshot due; `kept_bytes` is the most that is kept for followers
+        that are getting one."""
         self.manifest = manifest
         """The newest durable one; what the machine starts from after a crash, and what a follower gets."""
         self.manifest_crc = manifest_crc(encode_manifest(manifest)) if manifest is not None else 0
         self.taken = self.sent = self.installed = 0
-        self.received_parts = 0
+        self.received_parts = self.sent_parts = 0
         self._files = files
         self._peers = peers
         self._log_bytes = log_bytes
         self._grown = 0
+        self._retained = Retained(kept_bytes)
         self._due = trio.Event()
         self._changing = trio.Lock()
         self._transfers = itertools.count(first_transfer)  # drawn, so that no earlier process's report fits
         self._no_space = False
         """The last attempt found no space."""
-        self._progress: dict[int, trio.MemorySendChannel[tuple[str, object]]] = {}
-        self._sending = 0
-        self._idle = trio.Event()
-        self._idle.set()
+        self._progress: dict[int, tuple[int, trio.MemorySendChannel[tuple[str, object]]]] = {}
+        """By transfer: to whom it goes, and where its reports go."""
         self._inbox, self._parts = trio.open_memory_channel[Part](INBOX_BOUND)
         self._group: Group
 
@@ -118,6 +126,7 @@ class Snapshots:
 
     def on_applied(self, size: int) -> None:
         """A batch of this many bytes was applied."""
+        self._retained.grew(size)
         self._grown += size
         if self._grown >= self._log_bytes:
             self._grown = 0
@@ -129,7 +138,6 @@ class Snapshots:
         The log between the last two manifests stays, so that a follower that was away for a moment catches up
         from the log. Without space for it nothing changes, and it is tried again.
         """
-        await self._idle.wait()  # a follower is reading files that the next manifest may make obsolete
         async with self._changing:
             try:
                 await self._take()
@@ -169,52 +177,90 @@ class Snapshots:
         self.taken += 1
         group.machine.captured(capture)
         if previous is not None:
-            group.tell("compacted", messages.Compacted(previous.index, previous.term))
+            self._retained.may_go(previous.index, previous.term)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the log go, as far as no follower needs it that is getting, or has just got, a snapshot."""
+        group = self._group
+        leading = group.state.leading
+        for peer, size in self._retained.needed_by():
+            progress = leading.progress.get(peer) if leading is not None else None
+            caught_up = progress is None or progress.match >= self._retained.wanted
+            if caught_up and not self._is_sending(peer):
+                self._retained.release(peer)
+            elif self._retained.is_too_much(size):
+                logger.warning(
+                    "group %s: %016x is too slow, the log behind its snapshot goes", group.name, peer
+                )
+                self._retained.release(peer)
+        place = self._retained.take()
+        if place is not None:
+            group.tell("compacted", messages.Compacted(*place))
+
+    def _is_sending(self, peer: int) -> bool:
+        return any(to == peer for to, _ in self._progress.values())
 
     # --- sending one -----------------------------------------------------------------------------------
 
     async def send(self, peer: int) -> None:
         """Send the newest manifest and its files to a follower; the role learns how it ended."""
-        manifest = self.manifest
         ok = False
-        self._sending += 1
-        self._idle = trio.Event()
+        index = 0
         try:
-            if manifest is not None:
-                await self._send(peer, manifest)
-                ok = True
-                self.sent += 1
+            with self._files.hold() as manifest:
+                if manifest is not None and self.manifest is not None:
+                    index = manifest.index
+                    self._retained.keep(peer, index)
+                    await self._send(peer, manifest)
+                    ok = True
+                    self.sent += 1
         except (SendRefused, StorageError, trio.TooSlowError) as error:
             logger.info("group %s: snapshot to %016x ended: %s", self._group.name, peer, describe(error))
         finally:
-            self._sending -= 1
-            if not self._sending:
-                self._idle.set()
-            index = manifest.index if manifest is not None else 0
             self._group.tell(f"snapshot sent {peer}", messages.SnapshotSent(peer, ok, index))
 
     async def _send(self, peer: int, manifest: Manifest) -> None:
         transfer = next(self._transfers)
         report, reports = trio.open_memory_channel[tuple[str, object]](PARTS_IN_FLIGHT + 1)
-        self._progress[transfer] = report
+        self._progress[transfer] = (peer, report)
         try:
             resume = await self._send_manifest(peer, transfer, manifest, reports)
             in_flight = 0
             for number, file in enumerate(manifest.files):
+                crc = 0
                 for offset in range(resume[number], file.length, PART_BYTES):
                     size = min(PART_BYTES, file.length - offset)
                     part = await self._files.read(file.name, offset, size)
+                    crc = crc32c(part, crc)
                     self._send_part(peer, transfer, number, offset, file.length, part)
+                    self.sent_parts += 1
                     in_flight += 1
                     if in_flight == PARTS_IN_FLIGHT:
                         await self._reported(reports)
                         in_flight -= 1
+                if not resume[number] and crc != file.crc32c:
+                    await self._look_for_damage()
+                    raise SendRefused(f"the own file {file.name} does not have its checksum any more")
             for _ in range(in_flight):
                 await self._reported(reports)
             self._send_part(peer, transfer, len(manifest.files), 0, 0, b"")
             await self._reported(reports)
         finally:
             self._progress.pop(transfer, None)
+
+    async def _look_for_damage(self) -> None:
+        """A file turned out to be damaged as it was sent: repair is told which of its records are."""
+        damage = self._group.machine.damage
+        if damage is not None:
+            await damage.scrub(_at_once)
+
+    def on_peer_down(self, peer: int) -> None:
+        """What is being sent there can't be reported any more."""
+        for to, channel in self._progress.values():
+            if to == peer:
+                with suppress(trio.WouldBlock):
+                    channel.send_nowait(("lost", "the link to the follower went down"))
 
     async def _send_manifest(
         self, peer: int, transfer: int, manifest: Manifest, reports: Reports
@@ -253,12 +299,10 @@ class Snapshots:
     def on_progress(self, envelope: list[object]) -> None:
         """The follower's answer to one part. A late one, for a transfer that ended, is dropped."""
         _, _, transfer, verdict, detail = cast(tuple[int, int, int, str, object], tuple(envelope))
-        channel = self._progress.get(transfer)
-        if channel is not None:
-            try:
-                channel.send_nowait((verdict, detail))
-            except trio.WouldBlock:
-                pass  # more answers than parts: the peer is confused, and the transfer will time out
+        if transfer in self._progress:
+            with suppress(trio.WouldBlock):
+                # More answers than parts: the peer is confused, and the transfer will time out.
+                self._progress[transfer][1].send_nowait((verdict, detail))
 
     # --- installing one --------------------------------------------------------------------------------
 
@@ -293,7 +337,7 @@ class Snapshots:
         if receiving is None or (receiving.sender, receiving.transfer) != (part.sender, part.transfer):
             raise SendRefused("no such transfer")
         if part.number == MANIFEST_PART:
-            return receiving, self._collect_manifest(receiving, part)
+            return receiving, await self._collect_manifest(receiving, part)
         if receiving.incoming is None:
             raise SendRefused("the manifest comes first")
         if part.number < len(receiving.incoming.manifest.files):
@@ -302,7 +346,7 @@ class Snapshots:
         await self._finish(receiving.incoming)
         return None, True
 
-    def _collect_manifest(self, receiving: Receiving, part: Part) -> object:
+    async def _collect_manifest(self, receiving: Receiving, part: Part) -> object:
         """Once the manifest is whole: per file, how much of it is here already."""
         packed = receiving.packed
         if part.offset != len(packed) or len(packed) + len(part.data) > part.total:
@@ -314,7 +358,7 @@ class Snapshots:
             return True
         receiving.incoming = self._begin(bytes(packed))
         packed.clear()
-        return list(receiving.incoming.offsets())
+        return list(await receiving.incoming.begin())
 
     def _begin(self, packed: bytes) -> Incoming:
         group = self._group
@@ -348,6 +392,57 @@ class Snapshots:
         )
 
 
+class Retained:
+    """How far the log may go while followers get snapshots: not beyond those, unless that is too much."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._grown = 0
+        self._kept: dict[int, tuple[int, int]] = {}
+        """By follower: the index of its snapshot, and how much was applied by then."""
+        self._places: list[tuple[int, int]] = []
+        """(index, term) of the manifests up to which the log may go otherwise, oldest first."""
+        self._gone = 0
+
+    def grew(self, size: int) -> None:
+        """A batch of this many bytes was applied."""
+        self._grown += size
+
+    def may_go(self, index: int, term: int) -> None:
+        """This node needs nothing up to there any more."""
+        self._places.append((index, term))
+
+    def keep(self, peer: int, index: int) -> None:
+        """A follower begins to get the snapshot as of an index. The same one again is no new beginning."""
+        if self._kept.get(peer, (0, 0))[0] != index:
+            self._kept[peer] = (index, self._grown)
+
+    def release(self, peer: int) -> None:
+        self._kept.pop(peer, None)
+
+    def needed_by(self) -> list[tuple[int, int]]:
+        """(follower, how much of the log lies behind its snapshot)."""
+        return [(peer, self._grown - since) for peer, (_, since) in self._kept.items()]
+
+    def is_too_much(self, size: int) -> bool:
+        return size > self._most
+
+    @property
+    def wanted(self) -> int:
+        """Up to here the log may go but for the followers."""
+        return self._places[-1][0] if self._places else 0
+
+    def take(self) -> tuple[int, int] | None:
+        """(index, term) up to which the log may go now, if that is further than before."""
+        floor = min((index for index, _ in self._kept.values()), default=self.wanted)
+        free = [place for place in self._places if place[0] <= floor]
+        self._places = [place for place in self._places if place[0] > floor]
+        if not free or free[-1][0] <= self._gone:
+            return None
+        self._gone = free[-1][0]
+        return free[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A piece of a snapshot: of the manifest, of the file with this number, or, after the last file, the
@@ -373,3 +468,8 @@ class Receiving:
     """The manifest, as far as it has come."""
     incoming: Incoming | None = None
     """Where the files go, once the manifest is here."""
+
+
+async def _at_once(size: int) -> None:
+    """Reading need not wait: somebody does."""
+    await trio.lowlevel.checkpoint()

@@ -21,7 +21,8 @@ from .errors import (
     StorageError,
     StorageFailed,
 )
-from .files import GroupFiles, Incoming
+from .files import GroupFiles
+from .incoming import Incoming
 from .index import Entry, Fault, Prefix, Range
 from .manifest import FileEntry, Manifest, decode_manifest, encode_manifest, manifest_crc
 from .memory_disk import MemoryDisk

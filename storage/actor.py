@@ -15,6 +15,7 @@ import statistics
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -34,6 +35,7 @@ from .files import (
     GroupFiles,
     group_directory,
     recover_files,
+    trim_quarantine,
 )
 from .index import Fault
 from .node import NodeHeader, write_node_header
@@ -164,6 +166,7 @@ class Storage:
             fail=self._fail,
         )
         self._lane.on_no_space = self._upkeep.note_no_space
+        self._lane.trim = partial(trim_quarantine, disk, options.quarantine_bytes)
 
         self._reader = LogReader(self._index, self._lane, lambda group, index: self.on_damage(group, index))
         self._cleaner = Cleaner(

@@ -12,8 +12,8 @@ import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ import trio
 from ..codec import Buffer, crc32c
 from .disk import NO_SPACE, Disk, Lane, Runner, sync_strictly
 from .errors import DiskFull, FileDamaged, ManifestDamaged, ManifestTooLarge, NewerFormat, StorageFailed
+from .incoming import Incoming, Received, decode_received
 from .manifest import (
     MAX_MANIFEST_BYTES,
     FileEntry,
@@ -38,14 +39,13 @@ T = TypeVar("T")
 GROUPS: Final = "groups"
 MANIFEST: Final = "manifest"
 QUARANTINE: Final = "quarantine"
+INCOMING: Final = "incoming"
 PAGE_BYTES: Final = 4096
 """A disk that refuses a read usually refuses one of these: what lies around it can be read."""
 OPEN_FILES: Final = 128
 """Descriptors kept open; a node with many groups must stay below its limit of open files."""
 SPACE_SECONDS: Final = 1.0
 """How often writes that wait for space are tried again by whoever waits for them."""
-INCOMING_PENDING_BYTES: Final = 8 << 20
-"""A snapshot being received waits for the disk beyond this."""
 
 _NUMBERED: Final = re.compile(r"-([0-9a-f]{8})$")
 
@@ -67,6 +67,8 @@ class FoundFiles:
     """There is a manifest and it can't be used."""
     broken: tuple[str, ...] = ()
     """Files that the manifest names and that are missing, or shorter than it says."""
+    incoming: Received | None = None
+    """What a snapshot on its way in had come to; its files are left where they are."""
     next_number: int = 1
     """Behind every number that a name in the directory ends in."""
 
@@ -94,9 +96,22 @@ def recover_files(disk: Disk, directory: str) -> FoundFiles:
         files = found.manifest.files
         found.broken = tuple(file.name for file in files if not _cut(disk, directory, file))
     named = {file.name for file in found.manifest.files} if found.manifest is not None else set()
-    unnamed = [name for name in names if name not in named and name not in (MANIFEST, QUARANTINE)]
+    named |= {MANIFEST, QUARANTINE}
+    found.incoming = _read_incoming(disk, directory) if INCOMING in names else None
+    if found.incoming is not None and named.isdisjoint(found.incoming.names):
+        named |= {INCOMING, *found.incoming.names}
+    else:
+        found.incoming = None  # it was adopted, or can't be read
+    unnamed = [name for name in names if name not in named]
     _move_aside(disk, directory, unnamed, aside)
     return found
+
+
+def _read_incoming(disk: Disk, directory: str) -> Received | None:
+    try:
+        return decode_received(read_file(disk, f"{directory}/{INCOMING}"))
+    except OSError:
+        return None
 
 
 def _number(name: str) -> int:
@@ -140,19 +155,27 @@ def trim_quarantine(disk: Disk, limit: int) -> int:
         path = f"{GROUPS}/{directory}/{QUARANTINE}"
         if not disk.exists(path):
             continue
-        for name in disk.listdir(path):
-            descriptor = disk.open(f"{path}/{name}")
-            kept.append((name, f"{path}/{name}", disk.size(descriptor)))
-            disk.close(descriptor)
+        with suppress(FileNotFoundError):  # its group may be deleted at this moment
+            for name in disk.listdir(path):
+                kept.append((name, f"{path}/{name}", _size(disk, f"{path}/{name}")))
     total = sum(size for _, _, size in kept)
     removed = 0
     for _, path, size in sorted(kept):
         if total <= limit:
             break
-        disk.unlink(path)
+        with suppress(FileNotFoundError):
+            disk.unlink(path)
         total -= size
         removed += 1
     return removed
+
+
+def _size(disk: Disk, path: str) -> int:
+    descriptor = disk.open(path)
+    try:
+        return disk.size(descriptor)
+    finally:
+        disk.close(descriptor)
 
 
 class OpenFiles:
@@ -294,6 +317,8 @@ class FileLane:
         self.failed: StorageFailed | None = None
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to write behind; set by the actor."""
+        self.trim: Callable[[], object] = lambda: None
+        """Keeps quarantine within its bound, in the background; set by the actor."""
         self.on_no_space: Callable[[], None] = lambda: None
         """Called after each job behind which a write waits for space; set by the actor."""
 
@@ -508,9 +533,18 @@ class _Directory:
         replace_file(self.disk, self.path, f"{self.path}/{MANIFEST}.tmp", f"{self.path}/{MANIFEST}", encoded)
 
     def keep_only(self, names: frozenset[str]) -> None:
-        for name in self.disk.listdir(self.path):
-            if name not in names and name not in (MANIFEST, QUARANTINE):
-                self.unlink(name)
+        """Moves all other files to quarantine. What is noted of the snapshot that came has had its use."""
+        self.unlink(INCOMING)
+        others = [name for name in self.disk.listdir(self.path) if name not in names]
+        others = [name for name in others if name not in (MANIFEST, QUARANTINE)]
+        for name in others:
+            self.open.forget(f"{self.path}/{name}")
+        aside = f"{self.path}/{QUARANTINE}"
+        _move_aside(self.disk, self.path, others, self.disk.listdir(aside) if self.disk.exists(aside) else ())
+
+    def note_incoming(self, encoded: bytes) -> None:
+        self._make()
+        replace_file(self.disk, self.path, f"{self.path}/{INCOMING}.tmp", f"{self.path}/{INCOMING}", encoded)
 
     def remove(self) -> None:
         """The group is deleted: its directory goes, files first."""
@@ -540,7 +574,7 @@ class _Directory:
 class Background(Protocol):
     """Runs a job, which nobody waits for, in the BACKGROUND lane behind all that was deferred so far."""
 
-    def __call__(self, job: Callable[[], None], /) -> None: ...
+    def __call__(self, job: Callable[[], object], /) -> None: ...
 
 
 class GroupFiles:
@@ -564,6 +598,8 @@ class GroupFiles:
         self._holds = 0
         self._forgotten: list[str] = []
         self._incoming: Incoming | None = None
+        self._earlier = found.incoming
+        """What an earlier process had received of a snapshot."""
 
     @property
     def pending_bytes(self) -> int:
@@ -681,18 +717,26 @@ class GroupFiles:
                 self.forget(names)
 
     def incoming(self, manifest: Manifest) -> Incoming:
-        """A snapshot being received from a peer; the same one as before if the manifest is the same."""
+        """A snapshot being received from a peer; the same one as before if the manifest is the same.
+
+        Of another one it takes over the files that are the same.
+        """
         if (manifest.group, manifest.incarnation) != (self.group, self.incarnation):
             raise ValueError(f"a manifest of group {manifest.group}-{manifest.incarnation}")
         if self._incoming is not None:
             if self._incoming.manifest == manifest:
                 return self._incoming
-            self._incoming.abandon()
-        self._incoming = Incoming(self, manifest)
+            self._earlier = self._incoming.left()
+        self._incoming = Incoming(self, manifest, self._earlier)
+        self._earlier = None
         return self._incoming
 
+    async def note_incoming(self, encoded: bytes) -> None:
+        """Keeps what a restart needs to go on with a snapshot that comes in. DiskFull without space."""
+        await self._lane.commit(self._directory.note_incoming, encoded)
+
     async def adopt(self, manifest: Manifest) -> int:
-        """Switches to a received snapshot: everything else in the directory goes once it is durable."""
+        """Switches to a received snapshot: everything else goes to quarantine once it is durable."""
         await self.sync([file.name for file in manifest.files])
         crc = await self.write_manifest(manifest)
         names = frozenset(file.name for file in manifest.files)
@@ -701,6 +745,7 @@ class GroupFiles:
         self._lane.defer(
             Removal(partial(self._directory.keep_only, names), lambda path: self._has(path, paths))
         )
+        self._background(self._lane.trim)
         return crc
 
     def close_incoming(self, incoming: Incoming) -> None:
@@ -715,61 +760,3 @@ class GroupFiles:
     def _has(self, path: str, others: Container[str]) -> bool:
         """Whether a file is in this directory, and none of the others."""
         return path.startswith(f"{self._directory.path}/") and path not in others
-
-
-class Incoming:
-    """A snapshot on its way in, beside the files in use. It becomes the group's state only in `finish`."""
-
-    def __init__(self, files: GroupFiles, manifest: Manifest) -> None:
-        self.manifest = manifest
-        """The sender's manifest."""
-        self._files = files
-        self._names = [files.new_name("received") for _ in manifest.files]
-        self._received = [0] * len(manifest.files)
-        self._crcs = [0] * len(manifest.files)
-        for name in self._names:
-            files.write(name, 0, b"")  # a file may be empty, and must exist all the same
-
-    def offsets(self) -> tuple[int, ...]:
-        """Per file of the manifest, how many bytes are here already: where a resumed transfer goes on."""
-        return tuple(self._received)
-
-    async def write_chunk(self, position: int, offset: int, data: Buffer, crc: int) -> None:
-        """Stores the next piece of file number `position`.
-
-        FileDamaged if its CRC32C is wrong or it isn't the next one; the transfer can go on at `offsets`.
-        """
-        if not 0 <= position < len(self._received):
-            raise FileDamaged(f"file {position}", f"the snapshot has {len(self._received)} files")
-        name, entry = self._names[position], self.manifest.files[position]
-        if crc32c(data) != crc:
-            raise FileDamaged(name, f"the chunk at {offset} has a wrong checksum")
-        if offset != self._received[position] or len(data) > entry.length - offset:
-            raise FileDamaged(name, f"a chunk at {offset}, expected at {self._received[position]}")
-        self._files.write(name, offset, bytes(data))
-        self._received[position] += len(data)
-        self._crcs[position] = crc32c(data, self._crcs[position])
-        await self._files.settle(INCOMING_PENDING_BYTES)
-
-    async def finish(self) -> tuple[Manifest, int]:
-        """Checks every file, makes all durable and switches the group to it.
-
-        Nobody may write the group's old files any more. Returns the local manifest (with local names) and
-        its CRC32C. FileDamaged if a file isn't what the sender's manifest says; the old state stands then.
-        """
-        local: list[FileEntry] = []
-        for entry, name, size, crc in zip(
-            self.manifest.files, self._names, self._received, self._crcs, strict=True
-        ):
-            if (size, crc) != (entry.length, entry.crc32c):
-                raise FileDamaged(name, f"{size} bytes with another checksum than the sender's {entry.name}")
-            local.append(FileEntry(name, size, crc))
-        manifest = replace(self.manifest, files=tuple(local))
-        manifest_checksum = await self._files.adopt(manifest)
-        self._files.close_incoming(self)
-        return manifest, manifest_checksum
-
-    def abandon(self) -> None:
-        """Gives the transfer up and removes what was received."""
-        self._files.close_incoming(self)
-        self._files.forget(self._names)

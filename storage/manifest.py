@@ -126,7 +126,7 @@ def is_file_name(name: object) -> bool:
     )
 
 
-RESERVED_NAMES: Final = frozenset({"manifest", "quarantine"})
+RESERVED_NAMES: Final = frozenset({"manifest", "quarantine", "incoming", "evidence"})
 
 
 def _check(manifest: Manifest) -> None:

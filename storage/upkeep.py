@@ -123,7 +123,7 @@ class Upkeep:
         self._spare_refused = self._reserve_refused = False
         self._has_reserve = False
         self._closed: list[Segment] = []
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[Callable[[], object]] = deque()
         self._untabled = deque(_Untabled(number, limit) for number, limit in sorted(limits.items()))
         self._reader: SegmentReader | None = None
         self._verifier: SegmentReader | None = None
@@ -157,7 +157,7 @@ class Upkeep:
             self.oldest = oldest
             self._event.set()
 
-    def run_later(self, job: Callable[[], None]) -> None:
+    def run_later(self, job: Callable[[], object]) -> None:
         """Runs a job in the BACKGROUND lane behind everything that was deferred so far."""
         self._jobs.append(job)
         self._event.set()

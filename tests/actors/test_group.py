@@ -93,7 +93,7 @@ async def running(
             entries=[(index, 1, Kind.NORMAL, len(each)) for index, each in enumerate(stored, 1)],
         )
         files = storage.group_files(GROUP, INCARNATION)
-        snapshots = Snapshots(files, Frames(), log_bytes, manifest, 1)
+        snapshots = Snapshots(files, Frames(), log_bytes, log_bytes, manifest, 1)
         made = UserMachine("counter", machine)
         repair = Repair(storage, Frames(), Frames())
         group = Group(

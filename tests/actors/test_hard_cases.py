@@ -17,7 +17,8 @@ from trimaran.actors.group import Group
 from trimaran.actors.progress import WINDOW_BYTES, WINDOW_MESSAGES, ProgressState
 from trimaran.actors.vitals import CATCH_UP_SECONDS
 from trimaran.codec import Buffer, EntryType, make_chunk
-from trimaran.storage.files import GroupFiles, Incoming
+from trimaran.storage.files import GroupFiles
+from trimaran.storage.incoming import Incoming
 
 
 def replica(cluster: Cluster, name: str, handle: GroupHandle) -> Group:

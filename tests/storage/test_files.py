@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from functools import partial
 from random import Random
 
@@ -30,7 +31,7 @@ from trimaran.storage.actor import FLUSH_DELAY
 from trimaran.storage.errors import ManifestTooLarge
 from trimaran.storage.recovery import recover
 
-from .helpers import GROUP, INCARNATION, create, opened, record
+from .helpers import GROUP, INCARNATION, SMALL, create, opened, record
 
 DIRECTORY = f"groups/{GROUP}-{INCARNATION}"
 
@@ -251,6 +252,7 @@ async def test_a_snapshot_from_a_peer_replaces_the_files_in_one_step() -> None:
         await files.sync(["x-1"])
         await files.write_manifest(manifest(3, {"x-1": b"mine"}))
         incoming = files.incoming(theirs)
+        assert await incoming.begin() == (0, 0, 0)
         await incoming.write_chunk(0, 0, b"1" * 3000, crc32c(b"1" * 3000))
         with pytest.raises(FileDamaged):
             await incoming.write_chunk(0, 3000, b"1" * 2000, 77)
@@ -259,7 +261,7 @@ async def test_a_snapshot_from_a_peer_replaces_the_files_in_one_step() -> None:
         with pytest.raises(FileDamaged):
             await incoming.finish()
         assert files.incoming(theirs) is incoming
-        assert incoming.offsets() == (3000, 0, 0), "a resumed transfer goes on here"
+        assert await incoming.begin() == (3000, 0, 0), "a resumed transfer goes on here"
         await incoming.write_chunk(0, 3000, b"1" * 2000, crc32c(b"1" * 2000))
         await incoming.write_chunk(2, 0, b"2" * 100, crc32c(b"2" * 100))
         assert await files.read("x-1", 0, 10) == b"mine", "the old state stands until the end"
@@ -271,7 +273,9 @@ async def test_a_snapshot_from_a_peer_replaces_the_files_in_one_step() -> None:
         assert files.manifest == local
         storage.append([CompactPrefix(GROUP, INCARNATION, 40, 1, crc)])
         await storage.drain()
-        assert len(disk.listdir(DIRECTORY)) == 4
+        assert len(disk.listdir(DIRECTORY)) == 5
+        [kept] = disk.listdir(f"{DIRECTORY}/quarantine")
+        assert disk.read(f"{DIRECTORY}/quarantine/{kept}") == b"mine", "nothing is thrown away"
     disk.crash(Random(1))
     async with opened(disk) as storage:
         group = storage.recovered.groups[GROUP]
@@ -281,16 +285,21 @@ async def test_a_snapshot_from_a_peer_replaces_the_files_in_one_step() -> None:
         assert own(storage).new_name("received") not in {file.name for file in local.files}
 
 
-async def test_a_chunk_that_makes_the_whole_file_wrong_is_found_at_the_end() -> None:
+async def test_a_chunk_that_makes_the_whole_file_wrong_is_found_with_the_last_one() -> None:
     async with opened(MemoryDisk()) as storage:
         files = own(storage)
         incoming = files.incoming(manifest(9, {"a": b"right"}))
-        await incoming.write_chunk(0, 0, b"wrong", crc32c(b"wrong"))
+        await incoming.begin()
+        await incoming.write_chunk(0, 0, b"wr", crc32c(b"wr"))
+        with pytest.raises(FileDamaged, match="checksum"):
+            await incoming.write_chunk(0, 2, b"ong", crc32c(b"ong"))
+        assert incoming.offsets() == (0,), "it comes again"
         with pytest.raises(FileDamaged):
             await incoming.finish()
         assert files.manifest is None
         other = files.incoming(manifest(10, {"a": b"right"}))
         assert other is not incoming
+        await other.begin()
         other.abandon()
         await storage.drain()
         assert storage.failed is None
@@ -309,6 +318,7 @@ async def test_power_loss_during_an_install_leaves_the_old_or_the_new_state() ->
         await storage.drain()
         disk.before = lambda operation, path: cuts.append(disk.fork())
         incoming = files.incoming(manifest(9, {"b": b"new" * 900}))
+        await incoming.begin()
         await incoming.write_chunk(0, 0, b"new" * 900, crc32c(b"new" * 900))
         await incoming.finish()
         await storage.drain()
@@ -325,7 +335,69 @@ async def test_power_loss_during_an_install_leaves_the_old_or_the_new_state() ->
         data = cut.read(f"{DIRECTORY}/{file.name}")
         assert data == {3: b"old" * 500, 9: b"new" * 900}[group.manifest.index]
         seen.add(group.manifest.index)
+        await install_again(cut)
     assert seen == {3, 9}
+
+
+async def install_again(disk: MemoryDisk) -> None:
+    """What a cut left is no obstacle to the next attempt, which takes over what is whole of it."""
+    disk.kill()
+    async with opened(disk) as storage:
+        incoming = own(storage).incoming(manifest(9, {"b": b"new" * 900}))
+        [offset] = await incoming.begin()
+        assert offset in (0, 2700)
+        if not offset:
+            await incoming.write_chunk(0, 0, b"new" * 900, crc32c(b"new" * 900))
+        local, _ = await incoming.finish()
+        assert await own(storage).read(local.files[0].name, 0, 5000) == b"new" * 900
+        await storage.drain()
+
+
+async def test_what_an_install_replaces_stays_in_quarantine_as_far_as_there_is_room() -> None:
+    disk = MemoryDisk()
+    async with opened(disk, options=replace(SMALL, quarantine_bytes=3000)) as storage:
+        for index in range(1, 5):
+            incoming = own(storage).incoming(manifest(index, {"b": bytes(1000)}))
+            await incoming.begin()
+            await incoming.write_chunk(0, 0, bytes(1000), crc32c(bytes(1000)))
+            await incoming.finish()
+        await storage.drain()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(disk.listdir(f"{DIRECTORY}/quarantine")) == 3
+        for _ in range(3):
+            incoming = own(storage).incoming(manifest(9, {"b": bytes(1000)}))
+            await incoming.begin()
+            await incoming.write_chunk(0, 0, bytes(1000), crc32c(bytes(1000)))
+            await incoming.finish()
+        await storage.drain()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(disk.listdir(f"{DIRECTORY}/quarantine")) == 3
+
+
+@pytest.mark.parametrize("power", [False, True])
+async def test_a_transfer_goes_on_after_a_restart_with_the_files_that_are_whole(power: bool) -> None:
+    disk = MemoryDisk()
+    sent = {"x-1": b"1" * 5000, "x-2": b"2" * 5000, "x-3": b"3" * 5000}
+    async with opened(disk) as storage:
+        storage.append([create()])
+        incoming = own(storage).incoming(manifest(40, sent))
+        await incoming.begin()
+        for position, size in ((0, 5000), (1, 5000), (2, 3000)):
+            piece = list(sent.values())[position][:size]
+            await incoming.write_chunk(position, 0, piece, crc32c(piece))
+        await own(storage).sync([incoming._names[0]])
+        await storage.drain()
+        if power:
+            disk.damage(f"{DIRECTORY}/{incoming._names[1]}", 100, bytes(512))
+    disk.kill()
+    newer = manifest(44, sent | {"x-3": b"3" * 9000, "x-4": b"4"})
+    async with opened(disk) as storage:
+        assert not disk.exists(f"{DIRECTORY}/quarantine")
+        incoming = own(storage).incoming(newer)
+        whole = (5000, 0 if power else 5000, 0, 0)
+        assert await incoming.begin() == whole, "also of a newer snapshot of the same sender"
+        await storage.drain()
+        assert len([name for name in disk.listdir(DIRECTORY) if name.startswith("received")]) == 4
 
 
 @pytest.mark.parametrize("operation", ["write", "sync", "rename"])
