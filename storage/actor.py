@@ -63,6 +63,9 @@ FAILED_CLOSE_SECONDS: Final = 0.1
 """How long to wait for a failed disk at the end: the process is to end, with its code."""
 LATENCIES: Final = 1024
 """Sync times kept for the statistics."""
+OVERLAP_BYTES: Final = 256 << 10
+"""With this much in the queue the next write begins before what waited for the last one runs: the disk is not
+to wait for that. With less, what runs may add to the next write, which saves a sync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,10 @@ class Storage:
             self._writer, self._index.groups.values(), options.queue_bytes, lambda: self.on_credit()
         )
 
+        self._synced_thens: deque[Callable[[], None]] = deque()
+        """What a sync that ended lets run, in order."""
         self._work_event = trio.Event()
+        self._then_event = trio.Event()
         self._unmarked_event = trio.Event()
         self._flush_event = trio.Event()
         self._scope: trio.CancelScope | None = None
@@ -228,6 +234,7 @@ class Storage:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             nursery.start_soon(self._write_loop)
+            nursery.start_soon(self._then_loop)
             nursery.start_soon(self._mark_loop)
             nursery.start_soon(self._flush_loop)
             nursery.start_soon(self._upkeep.run)
@@ -340,8 +347,8 @@ class Storage:
         thens, taken = self._pending.take(items, limit)
         if not items and not self._mark_due:
             # Nothing is in flight, so everything appended before them is synced already.
-            for then in thens:
-                then()
+            self._synced_thens += thens
+            self._run_thens()
             return
         oldest = self._cleaner.oldest_live()
         built = self._writer.build(items, oldest, self._upkeep.newest)
@@ -356,8 +363,24 @@ class Storage:
             return  # be it another file's failure: after one nothing is acknowledged any more
         self._pending.release(taken)
         self._finish(built, oldest, trio.current_time() - began)
-        for then in thens:
-            then()
+        self._synced_thens += thens
+        if self._pending.bytes < OVERLAP_BYTES:
+            self._run_thens()
+        else:
+            self._then_event.set()
+
+    def _run_thens(self) -> None:
+        """Runs what was synced, in the order in which it was appended; nothing more after a failure."""
+        thens = self._synced_thens
+        while thens and self.failed is None:
+            thens.popleft()()
+
+    async def _then_loop(self) -> None:
+        """Runs what the last write lets run, while the next one is under way."""
+        while True:
+            await self._then_event.wait()
+            self._then_event = trio.Event()
+            self._run_thens()
 
     def _finish(self, built: BuiltWrite, oldest: int, seconds: float) -> None:
         """The sync ended: the records count from here on."""

@@ -26,6 +26,7 @@ from .segment import (
     READMITTED,
     REPAIR,
     TRUNCATE,
+    Item,
     decode_commit,
     decode_create,
     decode_manifest_crc,
@@ -283,6 +284,19 @@ class LogIndex:
         elif kind == DELETE:
             self._drop(log)
             self._deleted[group] = incarnation
+
+    def extend(self, item: Item, segment: int, offset: int) -> bool:
+        """Takes in a batch that its group's log simply goes on with; the same as `apply`, in a third of the
+        time. False, with nothing done, if it is anything else."""
+        log = self.groups.get(item.group)
+        if log is None or log.incarnation != item.incarnation or not log.terms or item.index != log.last + 1:
+            return False
+        body = item.body
+        self._push(log, item.term, segment, offset, len(body), body[3])
+        self._count(segment, item.group, 1, len(body) + FRAME_SIZE)
+        if log.checksums:
+            log.checksums.pop(item.index, None)
+        return True
 
     def apply_run(self, run: Run, columns: Columns, segment: int) -> None:
         """Takes in successive batches of one group, all intact; the same as `apply` for each of them."""

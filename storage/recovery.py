@@ -345,6 +345,8 @@ def describe(log: GroupLog, files: FoundFiles) -> RecoveredGroup:
 
 def apply_item(index: LogIndex, item: Item, segment: int, offset: int) -> None:
     """Takes a record that was just written (its body at `offset`) into the index."""
+    if item.kind == BATCH and not item.flags and index.extend(item, segment, offset):
+        return
     index.apply(
         item.kind,
         item.flags,

@@ -11,6 +11,7 @@ import trio.lowlevel
 
 from trimaran.codec import Buffer
 from trimaran.storage import Disk, MemoryDisk, StorageFailed, StorageOptions
+from trimaran.storage.actor import OVERLAP_BYTES
 
 from .helpers import GROUP, INCARNATION, SMALL, GatedRunner, batch, create, names, opened, record, state
 
@@ -238,3 +239,53 @@ async def test_credit_shrinks_with_what_waits_and_comes_back() -> None:
         runner.gate.set()
         await storage.drain()
         assert storage.credit() == 4000
+
+
+def note_writes(disk: MemoryDisk, order: list[str]) -> None:
+    """Lets a disk note when the log is written and synced."""
+
+    def before(operation: str, path: str) -> None:
+        if path.startswith("wal/0"):
+            order.append(operation)
+
+    disk.before = before
+
+
+@pytest.mark.parametrize("waiting", [1, 400])
+async def test_the_next_write_does_not_wait_for_callbacks_if_it_is_large(waiting: int) -> None:
+    """A small one does: what the callbacks append may go into it."""
+    disk, runner = MemoryDisk(), GatedRunner()
+    order: list[str] = []
+    options = StorageOptions(segment_bytes=4 << 20, write_bytes=1 << 20)
+    async with opened(disk, runner=runner, options=options) as storage:
+        storage.append([create()])
+        await storage.drain()
+        while storage.statistics().segments < 2:
+            await trio.lowlevel.checkpoint()
+        runner.hold()
+        storage.append([record(1)], lambda: order.append("first"))
+        await runner.waiting.wait()
+        for index in range(2, 2 + waiting):
+            storage.append([record(index, size=1000)], lambda: order.append("later"))
+        note_writes(disk, order)
+        runner.gate.set()
+        await storage.drain()
+    begin = ["write", "sync", "first", "write", "sync"]
+    if waiting * 1000 > OVERLAP_BYTES:
+        begin = ["write", "sync", "write", "sync", "first"]
+    assert order[: len(begin) + waiting] == begin + ["later"] * waiting
+
+
+async def test_nothing_completes_once_another_file_has_failed() -> None:
+    done: list[str] = []
+    async with opened(MemoryDisk()) as storage:
+
+        def fail() -> None:
+            storage._fail(OSError(errno.EIO, "a block file"))
+
+        storage.append([create()], lambda: done.append("create"))
+        storage.append([record(1)], fail)
+        storage.append([record(2)], lambda: done.append("late"))
+        with pytest.raises(StorageFailed):
+            await storage.drain()
+    assert done == ["create"]
