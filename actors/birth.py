@@ -21,6 +21,7 @@ import msgpack
 import trio
 
 from ..storage.actor import Storage
+from ..storage.errors import LogDamaged
 from ..storage.records import GroupCreate
 from .meta import META_GROUP, META_KIND, NodeRecord
 from .requests import Malformed, PeerLost, Refusal, Requests, describe, shaped
@@ -133,9 +134,16 @@ class Birth:
         requests.handle(JOIN, self._on_join, (int, str, str))
 
     def _recovered(self) -> Founding | None:
-        """What an earlier run of this node prepared, confirmed or not."""
+        """What an earlier run of this node prepared, confirmed or not.
+
+        Raises LogDamaged for a member whose log has forgotten whom it was founded with.
+        """
         group = self._storage.recovered.groups.get(META_GROUP)
-        return Founding.unpack(group.members) if group is not None else None
+        if group is None or (not group.members and not self.cluster):
+            return None  # a creation that was torn was never promised to anyone
+        if not group.members:
+            raise LogDamaged("wal", 0, META_GROUP)
+        return Founding.unpack(group.members)
 
     async def run(self) -> Founding:
         """Wait until this node belongs to a cluster. Level-triggered: it asks again until it knows."""

@@ -120,9 +120,12 @@ class LedConsumer:
     # --- what happens ---------------------------------------------------------------------------------
 
     def take_over(self, now: float, wall: int) -> None:
-        """Start the timers of what an earlier leader had delivered, counted from when it did."""
+        """Start the timers of what an earlier leader had delivered, counted from when it did.
+
+        Nobody waits longer than configured, though that leader's clock may have been ahead of this one."""
         for sequence, pending in self.consumer.pending.items():
-            wait = self.consumer.config.wait_before(pending.count) - (wall - pending.time)
+            passed = max(0, wall - pending.time)
+            wait = self.consumer.config.wait_before(pending.count) - passed
             self.arm(sequence, now + max(0, wait) / 1e9)
 
     def arm(self, sequence: int, deadline: float) -> None:

@@ -16,7 +16,7 @@ from ...actors.stream.machine import StreamMachine
 from .client import Disconnected
 from .history import Contents, check_keys
 from .load import LOG, REGISTERS, Ledger, Load
-from .machines import Machines
+from .machines import SPARE, Machine, Machines
 from .weather import Weather
 
 FOUND_SECONDS: Final = 60.0
@@ -107,12 +107,17 @@ class Account:
 
     def _unwell(self) -> Iterable[str]:
         for name, machine in self._machines.all.items():
-            if name in self._weather.retired:
+            if name in self._weather.retired or self._is_stranger(machine):
                 continue
             if machine.node is None:
                 yield f"{name} is down"
             else:
                 yield from (f"{name}: {reason}" for reason in machine.node.vitals.health())
+
+    def _is_stranger(self, machine: Machine) -> bool:
+        """Whether the spare machine waits for an invitation that nobody got through."""
+        meta = self._meta()
+        return machine.name == SPARE and meta is not None and meta.node_named(SPARE) is None
 
     def _meta(self) -> MetaState | None:
         """What the node knows that has applied most of the meta log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,9 @@ import trio
 
 from ...actors.events import Event as GroupEvent
 from ...actors.gateway.port import MemoryPort
-from ...actors.node import MakeStateMachine, Node, NodeFailed, NodeRemoved
+from ...actors.node import MakeStateMachine, Node
 from ...actors.options import Options as NodeOptions
 from ...actors.world import World
-from ...storage.errors import StorageError
 from ...storage.memory_disk import MemoryDisk
 from ..seeds import Streams
 from ..swarm import Mix
@@ -25,6 +25,10 @@ from .scheduler import Stillness, adopt, hold, release
 
 EPOCH: Final = 1_800_000_000_000_000_000
 """What wall clocks show (ns since 1970) when a run begins."""
+
+
+SPARE: Final = "spare"
+"""The machine that comes and goes."""
 
 
 class MachineClock:
@@ -184,7 +188,7 @@ class Machines:
         try:
             with process.scope:
                 await process.node.run(task_status=process)
-        except* (NodeFailed, NodeRemoved, StorageError, OSError) as errors:
+        except* Exception as errors:  # noqa: BLE001  # whatever a node raises is told, and judged
             process.ended_by = _first(errors)
         finally:
             self._bury(process)
@@ -247,13 +251,30 @@ class Machines:
         self._note("still", process.machine.name)
         hold(process.stillness)
 
+    def go_on_all(self) -> None:
+        """At the end, so that everyone can be cancelled."""
+        for machine in self.all.values():
+            if machine.process is not None and machine.process.stillness.still:
+                self.go_on(machine.process)
+
     def go_on(self, process: Process) -> None:
         self._note("go on", process.machine.name)
         release(process.stillness)
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    first: BaseException = errors
-    while isinstance(first, BaseExceptionGroup):
+def told(error: BaseException | None) -> str:
+    """What was raised, the first of a group of errors, and where."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is None:
+        return "nothing was raised"
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__}: {error} ({where})"
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    first: Exception = errors  # type: ignore[assignment]  # a group of Exceptions is one
+    while isinstance(first, ExceptionGroup):
         first = first.exceptions[0]
     return first

@@ -26,7 +26,8 @@ from .agenda import Agenda
 
 WINDOW_BYTES: Final = 256 * 1024
 """What a connection takes before its reader has taken it: the kernels' buffers on both sides."""
-SLOW_FACTOR: Final = 20
+SLOW_SECONDS: Final = 0.05
+"""The mean delay of a slow way: an election's timeout is ten times as long, and must be."""
 REPLAY_SECONDS: Final = 10.0
 SPLIT_SHARE: Final = 0.05
 """Of arrivals come in two pieces, cut anywhere."""
@@ -363,7 +364,7 @@ class SimulatedNetwork:
 
     def _delay(self, way: Way) -> float:
         faults, random = self.faults, self._random
-        delay = random.expovariate(1 / faults.delay) * (SLOW_FACTOR if way.slow else 1)
+        delay = random.expovariate(1 / (max(faults.delay, SLOW_SECONDS) if way.slow else faults.delay))
         if random.random() < faults.straggling:
             delay += random.uniform(0, faults.straggler)
         return delay

@@ -17,11 +17,9 @@ import trio
 from ..swarm import Work
 from .client import Disconnected
 from .load import CONSUMER, LOG, REGISTERS, Load
-from .machines import Machines
+from .machines import SPARE, Machines
 from .weather import STRETCH, Weather
 
-SPARE: Final = "spare"
-"""The machine that comes and goes."""
 PATIENCE_SECONDS: Final = 3.0
 ADMINISTRATION: Final = "$TRIMARAN.API.CLUSTER."
 

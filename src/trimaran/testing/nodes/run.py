@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -23,6 +22,7 @@ from .account import Account
 from .agenda import Agenda
 from .load import Ledger, Load
 from .machines import Machines
+from .machines import told as raised
 from .network import SimulatedNetwork
 from .operator import Operator, found
 from .promises import Promises, as_line
@@ -45,8 +45,9 @@ def play(seed: int, options: Options) -> Report:
     run = _Run(seed, options, streams, clock)
     try:
         run_simulated(seed, clock, run.main, LIMIT_SECONDS)
-    except* Exception as errors:  # noqa: BLE001  # whatever a node raises is what this is for
-        run.complain("no actor raises", _told(errors))
+    except* Exception as errors:  # whatever a node raises is what this is for
+        logger.error("the run broke off", exc_info=errors)
+        run.complain("the run ends", raised(errors))
     return run.report(clock.now)
 
 
@@ -128,21 +129,32 @@ class _Run:
         weather = Weather(nursery, machines, network, agenda, self.mix, streams, self.complain, self.note)
         load = Load(machines, self.mix.work, streams.stream("load"), self.complain, self.note)
         self._weather, self._load = weather, load
+        try:
+            await self._storm_and_calm(nursery, machines, network, names)
+        finally:
+            machines.go_on_all()
+
+    async def _storm_and_calm(
+        self, nursery: trio.Nursery, machines: Machines, network: SimulatedNetwork, names: list[str]
+    ) -> None:
+        weather, load, draw = self._weather, self._load, self._draw
+        assert weather is not None and load is not None
         account = Account(machines, weather, load, self.complain, self.note)
         async with trio.open_nursery() as starting:
             for name in names:
                 starting.start_soon(machines.start, name)
         await account.founded()
-        await found(load, min(3, len(names)))
-        await account.open_ledger(min(3, len(names)))
-        weather.draw_frail(names)
+        replicas = min(3, len(names))
+        await found(load, replicas)
+        await account.open_ledger(replicas)
+        weather.draw_frail(names, replicas)
         network.faults = self.mix.network
         operator = Operator(
             machines,
             weather,
             load,
             self.mix.work,
-            streams.stream("operator"),
+            self._streams.stream("operator"),
             self.note,
             single=not weather.frail,
         )
@@ -176,14 +188,3 @@ def node_options(draw: Random) -> NodeOptions:
         uncommitted_bytes=draw.choice((256, 64 * KIB)) * KIB,
         quiet_after_ms=draw.choice((200, 2000)),
     )
-
-
-def _told(errors: BaseExceptionGroup[BaseException]) -> str:
-    """The first error under all groups, and where it was raised."""
-    first: BaseException = errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    logger.error("a node raised", exc_info=errors)
-    frames = traceback.extract_tb(first.__traceback__)[-3:]
-    where = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
-    return f"{type(first).__name__}: {first} ({where})"

@@ -27,7 +27,7 @@ from ..seeds import Streams
 from ..swarm import Mix, NetworkFaults
 from .agenda import Agenda
 from .disk import damage, used
-from .machines import Machine, Machines, Process
+from .machines import Machine, Machines, Process, told
 from .network import SimulatedNetwork
 
 STRETCH: Final = 1.5
@@ -75,10 +75,10 @@ class Weather:
         self._starting: dict[str, None] = {}
         machines.on_end = self._judge
 
-    def draw_frail(self, names: list[str]) -> None:
-        """Fewer than half of the founders."""
+    def draw_frail(self, names: list[str], replicas: int) -> None:
+        """Some of the founders, fewer than half of any group's replicas."""
         if self._mix.process.wipe or self._mix.disk.flip_every < inf:
-            self.frail = self._random.sample(names, (len(names) - 1) // 2)
+            self.frail = self._random.sample(names, (replicas - 1) // 2)
 
     async def run(self) -> None:
         """Bad weather, until cancelled."""
@@ -257,7 +257,7 @@ class Weather:
                 self._machines.wipe(machine.name)
                 machine.damages = 0
             case end:
-                self._complain("a restart needs no operator", f"{machine.name} ended: {end!r}")
+                self._complain("a restart needs no operator", f"{machine.name} ended: {told(end)}")
 
     # --- disks
 
