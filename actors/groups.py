@@ -182,8 +182,12 @@ class Groups:
     async def create(self, birth: Birth, *, campaign: bool) -> Group:
         """Make a group durable on this node and run it. With `campaign` it stands for election at once, a few
         times."""
-        await self._store(GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members))
+        await self.record(birth)
         return await self.start_new(birth, campaign=campaign)
+
+    async def record(self, birth: Birth) -> None:
+        """Make a group's creation durable, for the first time or in place of one that can't be read."""
+        await self._store(GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members))
 
     async def start_new(self, birth: Birth, *, campaign: bool) -> Group:
         """Run a group whose record is durable and whose log is empty."""

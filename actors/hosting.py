@@ -89,10 +89,6 @@ class Hosting:
             return  # `Backups` fills its directory; it starts when that is whole
         if not self._can_run(assignment.kind, assignment.name):
             return
-        dormant = await self._storage.reopen(assignment.group)
-        if dormant is not None and dormant.incarnation == assignment.incarnation:
-            await self._resume(dormant)
-            return
         birth = Birth(
             assignment.group,
             assignment.incarnation,
@@ -101,11 +97,20 @@ class Hosting:
             assignment.initial,
             Membership.of(assignment.initial).encode(),
         )
-        await self._groups.create(birth, campaign=assignment.initial[0] == self._me)
+        dormant = await self._storage.reopen(assignment.group)
+        if dormant is None or dormant.incarnation != assignment.incarnation:
+            await self._groups.create(birth, campaign=assignment.initial[0] == self._me)
+            return
+        if not dormant.created:
+            # Meta knows what the damaged record said: the log gets it again.
+            await self._groups.record(birth)
+            dormant = await self._storage.reopen(assignment.group)
+        assert dormant is not None
+        await self._resume(dormant)
 
     async def _resume(self, recovered: RecoveredGroup) -> None:
-        if not recovered.members:
-            logger.error("group %d: its creation can't be read, so it is closed here", recovered.group)
+        if not recovered.created:
+            logger.warning("group %d: its creation can't be read here: it waits for meta", recovered.group)
         elif self._can_run(recovered.kind, recovered.name):
             await self._groups.resume(recovered, Membership.decode(recovered.members).voters)
 

@@ -46,11 +46,15 @@ async def until(condition: Callable[[], bool], seconds: float = SETTLE_SECONDS) 
 class VirtualClock:
     """Trio's clock for both readings, so that nothing depends on the machine's."""
 
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        """Seconds by which what people call the time is wrong."""
+
     def monotonic(self) -> float:
         return trio.current_time()
 
     def wall(self) -> int:
-        return 1_800_000_000_000_000_000 + int(trio.current_time() * 1e9)
+        return 1_800_000_000_000_000_000 + int((trio.current_time() + self.ahead) * 1e9)
 
 
 class Counter:
@@ -90,6 +94,7 @@ class Member:
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self.random = Random(seed)
+        self.clock = VirtualClock()
         self.disk = MemoryDisk()
         self.runner = SlowRunner()
         self.node: Node | None = None
@@ -153,7 +158,7 @@ class Cluster:
         return World(
             disk=member.disk,
             runner=member.runner,
-            clock=VirtualClock(),
+            clock=member.clock,
             random=member.random,
             network=self.network,
         )

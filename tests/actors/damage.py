@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from trimaran.codec import BATCH_HEADER_SIZE
 from trimaran.storage.memory_disk import MemoryDisk
-from trimaran.storage.segment import BATCH, DATA_START, Found, SegmentScan, Write, decode_segment_header
+from trimaran.storage.segment import (
+    BATCH,
+    CREATE,
+    DATA_START,
+    Found,
+    SegmentScan,
+    Write,
+    decode_segment_header,
+)
 from trimaran.storage.wal import segment_numbers, segment_path
 
 
@@ -40,6 +48,19 @@ def hurt_batches(disk: MemoryDisk, group: int, *indexes: int) -> None:
     assert {record.index for _, record in found} == set(indexes)
     for path, record in found:
         flip(disk, path, record.offset + min(record.length - 1, BATCH_HEADER_SIZE + 1))
+
+
+def hurt_creation(disk: MemoryDisk, group: int) -> None:
+    """Every copy of the record that made a group gets a bit flipped."""
+    found = [
+        (path, record)
+        for path, write in writes(disk)
+        for record in write.records
+        if record.kind == CREATE and record.group == group
+    ]
+    assert found
+    for path, record in found:
+        flip(disk, path, record.offset + 8)
 
 
 def lose_write(disk: MemoryDisk, group: int) -> None:

@@ -316,6 +316,22 @@ async def test_every_consumer_survives_a_restart_of_all_nodes(autojump_clock: Mo
         assert info["config"]["filter_subject"] == "s.0"
 
 
+async def test_a_clock_that_was_ahead_keeps_nobody_waiting(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        leader = it.leader
+        it.cluster.members[leader].clock.ahead = 3600.0
+        it.client = await it.connect(next(name for name in "abc" if name != leader))
+        await it.client.fill("s.x")
+        await it.consumer(ack_wait=2 * SECOND)
+        [message] = await it.client.fetch("S.c", 1)
+        await it.cluster.crash(leader)
+        await until(lambda: bool(it.cluster.leaders(it.group)))
+        with trio.fail_after(30):
+            while (again := await it.client.fetch("S.c", 1))[0].status:
+                pass
+        assert again[0].payload == message.payload and again[0].numbers[0] == 2
+
+
 async def test_waiting_requests_are_told_when_leadership_moves_or_the_consumer_goes(
     autojump_clock: MockClock,
 ) -> None:

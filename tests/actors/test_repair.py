@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
-from tests.actors.damage import batches, hurt_batches, lose_writes
+from tests.actors.damage import batches, hurt_batches, hurt_creation, lose_writes
 from tests.actors.test_cluster import count_until_taken
-from trimaran import GroupHandle, NotDone
+from trimaran import GroupHandle, Node, NotDone
+from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.group import Group
 from trimaran.actors.meta import META_GROUP
 from trimaran.actors.state import Role
+from trimaran.storage.errors import LogDamaged
 
 KIB = 1024
 LOG_ONLY = replace(OPTIONS, snapshot_log_bytes=64 * 1024 * KIB)
@@ -231,3 +234,33 @@ async def test_the_log_s_clock_outlives_the_damage_of_the_newest_batch(autojump_
         await until(lambda: cluster["c"].groups.get(number) is not None)
         log = replica(cluster, "c", number).state.log
         assert log.holes and log.last_time > clock - 10**9
+
+
+async def test_a_group_whose_creation_is_damaged_gets_it_from_meta(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 5)
+        await cluster.crash("b")
+        hurt_creation(cluster.members["b"].disk, group)
+        await cluster.start("b")
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        await whole(cluster, group, "a", "b", "c")
+        await cluster.crash("b")
+        await cluster.start("b")
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        assert cluster["b"].storage.recovered.groups[group].created, "its own log knows again"
+
+
+async def test_a_member_that_forgot_whom_it_was_founded_with_does_not_start(
+    autojump_clock: MockClock,
+) -> None:
+    """Like any directory that can't be served: a person replaces it by an empty one."""
+    async with open_memory_cluster() as cluster:
+        await cluster.crash("b")
+        member = cluster.members["b"]
+        hurt_creation(member.disk, META_GROUP)
+        options = replace(OPTIONS, name="b", data=Path("b"), peer_listen="b:1", peers=(("a", "a:1"),))
+        with pytest.raises(LogDamaged):
+            await Node(options, cluster.world(member), {}, MemoryPort()).run()
+        cluster.wipe("b")
+        await cluster.start("b")
+        await cluster.ready("a", "b", "c")
