@@ -1,11 +1,17 @@
 """Byte streams between nodes: TCP, or connections inside one Trio program."""
 
+import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+
+from .certificates import PeerTls
+
+logger = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 64 * 1024
 Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
@@ -128,6 +134,87 @@ class TcpNetwork:
     async def listen(self, address: str) -> Listener:
         host, port = split_address(address)
         return TcpListener(await trio.open_tcp_listeners(port, host=host or None))
+
+
+HANDSHAKE_SECONDS = 5.0
+"""For a TLS handshake on a link; a peer that needs longer dials again."""
+
+
+class TlsStream(trio.abc.HalfCloseableStream):
+    """An encrypted connection whose handshake is done."""
+
+    def __init__(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(max_bytes if max_bytes is not None else RECEIVE_BYTES))
+
+    async def send_eof(self) -> None:
+        """TLS ends both directions at once."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+class TlsListener:
+    def __init__(self, listeners: list[trio.SocketListener], context: ssl.SSLContext) -> None:
+        self._listeners = listeners
+        self._context = context
+        host, port = listeners[0].socket.getsockname()[:2]
+        self.address = join_address(host, port)
+
+    async def serve(self, handler: Serve) -> None:
+        async def take(raw: trio.SocketStream) -> None:
+            stream = trio.SSLStream(raw, self._context, server_side=True)
+            try:
+                await _shake_hands(stream)
+            except OSError as error:
+                logger.warning("a peer connection was refused: %s", error)
+                return
+            await handler(TlsStream(stream))
+
+        await trio.serve_listeners(take, self._listeners)
+
+
+class TlsNetwork:
+    """TCP under TLS, both ends of which show a certificate of the cluster's authority."""
+
+    def __init__(self, tls: PeerTls) -> None:
+        self._tls = tls
+
+    async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
+        host, port = split_address(address)
+        raw = await trio.open_tcp_stream(host, port)
+        stream = trio.SSLStream(raw, self._tls.client)
+        await _shake_hands(stream)
+        return TlsStream(stream)
+
+    async def listen(self, address: str) -> Listener:
+        host, port = split_address(address)
+        return TlsListener(await trio.open_tcp_listeners(port, host=host or None), self._tls.server)
+
+
+async def _shake_hands(stream: "trio.SSLStream[trio.SocketStream]") -> None:
+    """Raises OSError, with the connection closed."""
+    done = False
+    try:
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            await stream.do_handshake()
+        done = True
+    except trio.TooSlowError:
+        raise OSError("the TLS handshake took too long") from None
+    except trio.BrokenResourceError as error:
+        raise OSError(f"the TLS handshake failed: {error.__cause__ or error}") from error
+    finally:
+        if not done:
+            await trio.aclose_forcefully(stream)
 
 
 class MemoryNetwork:

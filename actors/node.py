@@ -46,7 +46,7 @@ from .meta import (
     NodeRecord,
 )
 from .monitor import Monitor
-from .network import Listener, join_address, split_address
+from .network import Listener, TlsNetwork, join_address, split_address
 from .options import BATCH_OVERHEAD, Options
 from .outcomes import Applied, Outcome, Reason
 from .peers import Peers
@@ -55,6 +55,7 @@ from .reads import Reads
 from .reconciler import Reconciler
 from .requests import Refusal, Requests
 from .scrub import Scrub
+from .security import Security, load_security
 from .state import RaftOptions
 from .stream import commands
 from .stream.machine import StreamMachine
@@ -131,6 +132,7 @@ class Node:
         from .. import __version__  # here, since the package's face imports this module
 
         self._version = __version__
+        self._own_world = world is None
         self._world = world if world is not None else World.real(options.data, wal_sync=options.wal_sync)
         self._machines = dict(machines or {})
         self._port = port
@@ -145,6 +147,7 @@ class Node:
         self._directory = StreamDirectory()
         self._meta_changed = trio.Event()
         self._stopping = False
+        self._security = Security()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -152,11 +155,15 @@ class Node:
         """Run until cancelled or stopped; `started()` once clients can connect.
 
         Raises:
+            BadSecurity: users or certificates can't be read.
             OSError: an address can't be bound.
             StorageError: the data directory can't be served; each kind has its exit code.
             NodeFailed: the disk failed while running.
             NodeRemoved: the cluster removed this node, now or while it was away.
         """
+        self._security = load_security(self.options)
+        if self._own_world and self._security.peer_tls is not None:
+            self._world = replace(self._world, network=TlsNetwork(self._security.peer_tls))
         self.storage = await self._open_storage()
         try:
             await self._run_tree(task_status)
@@ -191,6 +198,14 @@ class Node:
                 self.http_address = await nursery.start(Monitor(self.vitals, self.options.http).run)
             nursery.start_soon(self._join_cluster)
             task_status.started()
+
+    def reload(self) -> None:
+        """Read users, permissions and clients' certificates again; clients no longer welcome are closed.
+
+        Raises BadSecurity; then everything stays as it was. Links keep their certificates until a restart.
+        """
+        security = load_security(self.options)
+        self.gateway.reload(security.access, security.tls)
 
     async def stop(self) -> None:
         """Hand leaderships over, stop taking clients, and end `run` in order."""
@@ -381,7 +396,10 @@ class Node:
             self.deliveries,
         )
         port = self._port or SocketPort(*split_address(options.listen))
-        self.gateway = Gateway(backend, port, world.random, gateway_settings(options))
+        security = self._security
+        self.gateway = Gateway(
+            backend, port, world.random, gateway_settings(options), security.access, security.tls
+        )
         self.deliveries.carrier = self.gateway
         self.vitals = Vitals(
             options,
@@ -621,6 +639,7 @@ def gateway_settings(options: Options) -> Settings:
         max_control_line=options.max_control_line,
         max_pending=options.max_pending,
         max_connections=options.max_connections,
+        max_subscriptions=options.max_subscriptions,
         auth_timeout=options.auth_timeout_ms / 1000,
         ping_interval=options.ping_interval_ms / 1000,
         chunk_bytes=options.batch_bytes - BATCH_OVERHEAD,

@@ -74,6 +74,7 @@ class Unit(enum.Enum):
     TEXT = "text"
     NAME = "name"
     PATH = "directory"
+    FILE = "file"
     ADDRESS = "address"
     PEERS = "peers"
     DURATION = "duration"
@@ -115,6 +116,7 @@ METAVARS: Final[Mapping[Unit, str]] = {
     Unit.TEXT: "TEXT",
     Unit.NAME: "NAME",
     Unit.PATH: "DIR",
+    Unit.FILE: "FILE",
     Unit.ADDRESS: "HOST:PORT",
     Unit.PEERS: "NAME=HOST:PORT",
     Unit.DURATION: "DURATION",
@@ -162,7 +164,7 @@ class Options:
         "Name of this node in its cluster.",
         "A single node needs no other; in a cluster every node has its own.",
     )
-    data: Path = _setting(  # noqa: RUF009  # a Path is as immutable as the str beside it
+    data: Path = _setting(
         DATA_DIRECTORY,
         Unit.PATH,
         "Directory of everything durable. Made if missing; used by one process at a time.",
@@ -172,7 +174,7 @@ class Options:
         "127.0.0.1:4222",
         Unit.ADDRESS,
         "Address for NATS clients. Port 0 or -1 takes a free one.",
-        "The port NATS clients try first, on loopback because there is no authentication yet.",
+        "The port NATS clients try first, on loopback until somebody says who may connect.",
     )
     peer_listen: str | None = _setting(
         None,
@@ -378,6 +380,70 @@ class Options:
         minimum=10,
         maximum=86_400_000,
     )
+    max_subscriptions: int = _setting(
+        0,
+        Unit.COUNT,
+        "Most subscriptions of one client; 0: no limit.",
+        "What NATS servers do; each costs about 1 KiB.",
+        minimum=0,
+        maximum=100_000_000,
+    )
+    access: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "Users, passwords, nkeys and permissions, in nats-server's configuration syntax.",
+        "Everybody may connect who reaches the port; docs/security.md says how to close it.",
+    )
+    tls_cert: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "Certificate for clients, as PEM, with the chain behind it.",
+        "Without it clients' connections are not encrypted.",
+    )
+    tls_key: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "Private key of --tls-cert, as PEM, without a password.",
+        "A node starts with nobody at the terminal.",
+    )
+    tls_ca: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "Authority of the clients' certificates, as PEM.",
+        "Needed to verify them.",
+    )
+    tls_verify: Literal["off", "on", "map"] = _setting(
+        "off",
+        Unit.CHOICE,
+        "Whether clients must show a certificate of --tls-ca; map: it also says which user they are.",
+        "Passwords do for most.",
+        choices=("off", "on", "map"),
+    )
+    tls_first: Literal["off", "on"] = _setting(
+        "off",
+        Unit.CHOICE,
+        "Encrypt before the server introduces itself; clients must be told to expect it.",
+        "Clients expect to be told whether to encrypt.",
+        choices=("off", "on"),
+    )
+    peer_tls_cert: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "This node's certificate for the other nodes, as PEM.",
+        "Without it links are not encrypted, and whoever reaches the peer port may claim to be a node.",
+    )
+    peer_tls_key: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "Private key of --peer-tls-cert, as PEM, without a password.",
+        "A node starts with nobody at the terminal.",
+    )
+    peer_tls_ca: Path | None = _setting(
+        None,
+        Unit.FILE,
+        "Authority of all nodes' certificates, as PEM; one that signs for this cluster alone.",
+        "Whoever has a certificate of it is taken for a node.",
+    )
     log_format: Literal["human", "json"] = _setting(
         "human",
         Unit.CHOICE,
@@ -400,6 +466,7 @@ class Options:
         _check_sizes(self)
         _check_addresses(self)
         _check_peers(self)
+        _check_certificates(self)
 
     @property
     def peer_address(self) -> str:
@@ -598,6 +665,7 @@ _PARSERS: Final[Mapping[Unit, Callable[[object], object]]] = {
     Unit.TEXT: _parse_text,
     Unit.NAME: _parse_text,
     Unit.PATH: lambda raw: raw if isinstance(raw, Path) else _parse_path(raw),
+    Unit.FILE: lambda raw: raw if isinstance(raw, Path) else _parse_path(raw),
     Unit.ADDRESS: _parse_address,
     Unit.PEERS: _parse_peers,
     Unit.DURATION: parse_duration,
@@ -608,6 +676,21 @@ _PARSERS: Final[Mapping[Unit, Callable[[object], object]]] = {
 
 _FORBIDDEN_IN_NAMES: Final = set(" .*>/\\=,")
 _LONGEST_NAME: Final = 64
+
+
+def _check_certificates(options: Options) -> None:
+    """Files that only work together."""
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise BadOption("tls-cert", "a certificate and its key are needed, --tls-key")
+    if options.tls_verify != "off" and (options.tls_cert is None or options.tls_ca is None):
+        raise BadOption("tls-verify", "verifying clients needs --tls-cert and --tls-ca")
+    if options.tls_verify == "map" and options.access is None:
+        raise BadOption("tls-verify", "certificates are mapped to users, and --access names none")
+    if options.tls_first == "on" and options.tls_cert is None:
+        raise BadOption("tls-first", "there is no --tls-cert")
+    of_peers = {options.peer_tls_cert is None, options.peer_tls_key is None, options.peer_tls_ca is None}
+    if len(of_peers) > 1:
+        raise BadOption("peer-tls-cert", "certificate, key and authority are needed, all three")
 
 
 def _check_value(each: Setting, value: object) -> None:

@@ -6,32 +6,36 @@ client, and then nothing but (`+OK` when verbose and) PONG before anything else.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+import trio
+
 from ...codec.protocol import OpKind, Scanner, valid_publish_subject, valid_subject
 from ...codec.protocol_types import ProtocolError
+from ..strict_json import BadJson, read_json
 from .subjects import MAX_TOKENS, Subscription
 
 if TYPE_CHECKING:
+    from .access import Permissions, User
     from .port import Wire
     from .router import Message
 
-__all__ = ["Authenticate", "Client", "Hub", "Inbox", "Settings"]
+__all__ = ["Client", "Hub", "Inbox", "Settings"]
 
 FLUSH_BYTES: Final = 1024 * 1024
 """Output of one pass that is handed to the socket before the pass ends, so that fan-out doesn't pile up."""
+
+REMEMBERED: Final = 1024
+"""Subjects whose verdict, and requests whose reply, are remembered of one client with permissions."""
 
 PINGS_MAX: Final = 2
 """Unanswered PINGs after which a connection is stale."""
 
 
-class Authenticate(Protocol):
-    """Decides on a CONNECT. Its presence makes INFO say `auth_required`, and gives new clients a timeout."""
-
-    def __call__(self, connect: Mapping[str, object]) -> bool: ...
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class Settings:
     """Seconds."""
     chunk_bytes: int = (4 << 20) - 4096
     """Encoded size up to which publishes to one stream are proposed together; a batch holds it."""
+    max_subscriptions: int = 0
+    """Of one client; 0: no limit."""
     publish_window: int = 16 << 20
     """Bytes proposed to one stream and not yet settled, beyond which its publishers are read no more."""
 
@@ -72,7 +78,12 @@ class Hub(Protocol):
     def info(self, client: Client) -> bytes:
         """The INFO line."""
 
-    def authenticate(self, connect: Mapping[str, object]) -> bool: ...
+    def authenticate(self, client: Client, connect: Mapping[str, object]) -> bool | None:
+        """Whether a CONNECT is admitted, and as whom (`client.admit`); None: `client.decided` will tell."""
+
+    @property
+    def closed_to_strangers(self) -> bool:
+        """Whether a client must introduce itself before it does anything."""
 
     def subscribe(self, subscription: Subscription) -> None: ...
 
@@ -121,6 +132,13 @@ class Client:
         self.language = ""
         self.language_version = ""
         self.subscriptions: dict[bytes, Subscription] = {}
+        self.nonce = b""
+        """What it is to sign, if clients may show an nkey."""
+        self.user = ""
+        self.limits: Limits | None = None
+        """What it may do, if not everything."""
+        self._undecided: tuple[Mapping[str, object], int, int] | None = None
+        """Its CONNECT, while that is being checked, and the operations behind it: next, end."""
         self.inbox: Inbox | None = None
         self.next_ping = now + settings.ping_interval
         self.pings = 0
@@ -147,16 +165,18 @@ class Client:
         self.scanner.wrote(size)
         self.in_bytes += size
         self.pings = 0  # whoever sends is alive
-        try:
-            while self.open and (count := self.scanner.scan()):
-                self._act(count)
-        except ProtocolError as error:
-            self.fail(error.text)
+        self._scan()
         return size
 
-    def _act(self, count: int) -> None:
+    def _scan(self) -> None:
+        try:
+            while self.open and self._undecided is None and (count := self.scanner.scan()):
+                self._act(0, count)
+        except ProtocolError as error:
+            self.fail(error.text)
+
+    def _act(self, number: int, count: int) -> None:
         scanner = self.scanner
-        number = 0
         while number < count and self.open:
             kind = scanner.kind(number)
             if kind == OpKind.PUB or kind == OpKind.HPUB:
@@ -170,6 +190,9 @@ class Client:
                 self._ping()
             elif kind == OpKind.CONNECT:
                 self._connect(scanner.args(number))
+                if self._undecided is not None:
+                    self._undecided = (self._undecided[0], number + 1, count)
+                    return
             # PONG has done its work by arriving; INFO, +OK and -ERR mean nothing from a client.
             number += 1
 
@@ -182,6 +205,11 @@ class Client:
                 self.fail("message headers not supported")
                 return 1
             count = number + 1  # the next one may be an HPUB
+        if self.limits is not None:
+            count = self._permitted(self.limits, number, count)
+            if count == number:
+                self._violation(b'Publish to "%b"' % self.scanner.subject(number))
+                return 1
         taken = self._hub.store(self, number, count)
         if not taken:
             self._publish_core(number)
@@ -209,10 +237,20 @@ class Client:
         if not valid_subject(subject) or subject.count(b".") >= MAX_TOKENS:
             self.write(b"-ERR 'Invalid Subject'\r\n")
             return
+        if self.limits is not None and not self.limits.may_subscribe(subject, queue):
+            group = b' using queue "%b"' % queue if queue else b""
+            self._violation(b'Subscription to "%b"%b' % (subject, group))
+            return
+        most = self._hub.settings.max_subscriptions
+        if 0 < most <= len(self.subscriptions) and sid not in self.subscriptions:
+            self.write(b"-ERR 'maximum subscriptions exceeded'\r\n")
+            return
         # As in the reference server, a sid in use keeps its first subject.
         if sid not in self.subscriptions:
             subscription = Subscription(self, sid, subject, queue)
             self.subscriptions[sid] = subscription
+            if self.limits is not None and self.limits.guards(subject):
+                self.limits.guarded.add(sid)
             self._hub.subscribe(subscription)
         self.ok()
 
@@ -231,6 +269,8 @@ class Client:
     def end(self, subscription: Subscription) -> None:
         """Take one subscription away."""
         if self.subscriptions.pop(subscription.sid, None) is not None:
+            if self.limits is not None:
+                self.limits.guarded.discard(subscription.sid)
             self._hub.unsubscribe(subscription)
 
     def _ping(self) -> None:
@@ -241,16 +281,44 @@ class Client:
 
     def _connect(self, arguments: bytes) -> None:
         try:
-            connect = json.loads(arguments)
-        except (ValueError, RecursionError):
+            connect = read_json(arguments)
+        except BadJson:
             connect = None
         if not isinstance(connect, dict):
             # The reference server closes without a word; a word helps whoever writes a client.
             self.fail("Parser Error")
             return
-        if not self._hub.authenticate(connect):
+        admitted = self._hub.authenticate(self, connect)
+        if admitted is None:
+            self._undecided = (connect, 0, 0)
+            self.wire.pause()
+        elif admitted:
+            self._introduce(connect)
+        else:
+            self.fail("Authorization Violation")
+
+    def decided(self, admitted: bool) -> None:
+        """What came of a CONNECT that took time to check; what the client said since is acted on now."""
+        if self._undecided is None or not self.open:
+            return
+        (connect, number, count), self._undecided = self._undecided, None
+        if not admitted:
             self.fail("Authorization Violation")
             return
+        self.wire.resume()
+        self._introduce(connect)
+        try:
+            self._act(number, count)
+        except ProtocolError as error:
+            self.fail(error.text)
+        self._scan()
+
+    def admit(self, user: User) -> None:
+        """It has shown that it is this user."""
+        self.user = user.name or user.nkey
+        self.limits = Limits(user.permissions) if user.permissions is not None else None
+
+    def _introduce(self, connect: Mapping[str, object]) -> None:
         self.verbose = connect.get("verbose") is not False
         self.pedantic = connect.get("pedantic") is True
         self.echo = connect.get("echo") is not False
@@ -270,10 +338,24 @@ class Client:
 
     def _admitted(self) -> bool:
         """Whether operations are served: always without authentication, else after CONNECT."""
-        if self.introduced or self._hub.authenticate({}):
+        if self.introduced or not self._hub.closed_to_strangers:
             return True
         self.fail("Authorization Violation")
         return False
+
+    def _permitted(self, limits: Limits, number: int, count: int) -> int:
+        """The end of the publishes from `number` on that it may make."""
+        scanner = self.scanner
+        while number < count and scanner.kind(number) in (OpKind.PUB, OpKind.HPUB):
+            if not limits.may_publish(scanner.subject(number)):
+                break
+            number += 1
+        return number
+
+    def _violation(self, what: bytes) -> None:
+        shown = what.decode(errors="replace")
+        log.warning("client %d (%s): not permitted: %s", self.number, self.user, shown)
+        self.write(b"-ERR 'Permissions Violation for %b'\r\n" % what)
 
     # --- bytes out ---------------------------------------------------------------------------------------
 
@@ -295,7 +377,7 @@ class Client:
 
     def deliver(self, subscription: Subscription, message: Message) -> None:
         """Send a message to one of this client's subscriptions, which may end with it."""
-        if not self.open:
+        if not self.open or (self.limits is not None and not self.limits.admits(subscription, message)):
             return
         self.touch()
         if message.header_size and self.headers:
@@ -338,7 +420,7 @@ class Client:
 
     def rest(self) -> None:
         """Give back the receive buffer of a client that has sent nothing since the last call."""
-        if self.in_bytes != self._seen_bytes:
+        if self.in_bytes != self._seen_bytes or self._undecided is not None:
             self._seen_bytes = self.in_bytes
             self._resting = False
         elif not self._resting:
@@ -363,6 +445,69 @@ class Client:
         for subscription in list(self.subscriptions.values()):
             self.end(subscription)
         self._hub.closed(self)
+
+
+class Limits:
+    """What one client may do, with what it takes to answer that fast."""
+
+    def __init__(self, permissions: Permissions) -> None:
+        self._permissions = permissions
+        self._publish: dict[bytes, bool] = {}
+        self._receive: dict[bytes, bool] = {}
+        self._answers: dict[bytes, tuple[int, float]] = {}
+        """Reply subjects it was given: answers left (or any number: -1), and until when."""
+        self.guarded: set[bytes] = set()
+        """Subscriptions whose messages are looked at one by one."""
+
+    def may_publish(self, subject: bytes) -> bool:
+        known = self._publish.get(subject)
+        if known is None:
+            known = self._permissions.publish.permit(subject.decode(errors="replace"))
+            _remember(self._publish, subject, known)
+        return known or self._may_answer(subject)
+
+    def may_subscribe(self, subject: bytes, queue: bytes) -> bool:
+        pattern, group = subject.decode(errors="replace"), queue.decode(errors="replace")
+        return self._permissions.subscribe.permit(pattern, group)
+
+    def guards(self, subject: bytes) -> bool:
+        return self._permissions.guards(subject.decode(errors="replace"))
+
+    def admits(self, subscription: Subscription, message: Message) -> bool:
+        """Whether a message may be delivered; a request that is leaves its reply subject to be answered."""
+        if subscription.sid in self.guarded and not self._may_receive(message.subject):
+            return False
+        responses = self._permissions.responses
+        if responses is not None and message.reply:
+            if len(self._answers) >= REMEMBERED:
+                del self._answers[next(iter(self._answers))]
+            deadline = trio.current_time() + responses.seconds
+            self._answers[message.reply] = (responses.maximum or -1, deadline)
+        return True
+
+    def _may_receive(self, subject: bytes) -> bool:
+        known = self._receive.get(subject)
+        if known is None:
+            known = self._permissions.subscribe.permit(subject.decode(errors="replace"))
+            _remember(self._receive, subject, known)
+        return known
+
+    def _may_answer(self, subject: bytes) -> bool:
+        left, deadline = self._answers.get(subject, (0, 0.0))
+        if not left or trio.current_time() > deadline:
+            self._answers.pop(subject, None)
+            return False
+        if left == 1:
+            del self._answers[subject]
+        elif left > 1:
+            self._answers[subject] = (left - 1, deadline)
+        return True
+
+
+def _remember(verdicts: dict[bytes, bool], subject: bytes, verdict: bool) -> None:
+    if len(verdicts) >= REMEMBERED:
+        verdicts.clear()
+    verdicts[subject] = verdict
 
 
 def _text(connect: Mapping[str, object], field: str) -> str:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .client import Authenticate, Client, Settings
+from .access import Access, Candidate, User
+from .client import Client, Settings
 from .port import Port, Ready, Wire
 from .publishing import Publishing, no_responders
 from .router import Router
@@ -26,6 +28,7 @@ from .subjects import SubjectTable, Subscription
 if TYPE_CHECKING:
     from random import Random
 
+    from ..certificates import ClientTls
     from .backend import Backend
 
 __all__ = ["Gateway", "GatewayStatistics", "Settings"]
@@ -50,6 +53,10 @@ DRAIN_LOOK: Final = 0.01
 
 HANDSHAKE: Final = 10.0
 """Seconds in which a new client gets no PING: until its first PONG it expects no other line."""
+
+VERIFIERS: Final = 2
+"""Threads that check hashed passwords: a crowd of clients must not take every core."""
+NONCE_BYTES: Final = 16
 
 API_BUSY: Final = b'{"error":{"code":429,"err_code":10167,"description":"too many requests"}}'
 
@@ -94,7 +101,8 @@ class Gateway:
         port: where clients connect; the gateway opens and closes it.
         random: draws queue group members and the server id.
         settings: limits.
-        authenticate: decides on each CONNECT; None lets everybody in.
+        access: who may connect; None lets everybody in.
+        tls: how clients' connections are encrypted; None: not at all.
     """
 
     def __init__(
@@ -103,12 +111,15 @@ class Gateway:
         port: Port,
         random: Random,
         settings: Settings | None = None,
-        authenticate: Authenticate | None = None,
+        access: Access | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self._backend = backend
         self._port = port
-        self._authenticate = authenticate
+        self._access = access or Access()
+        self._tls = tls
+        self._verifying = trio.CapacityLimiter(VERIFIERS)
         self._clients: dict[int, Client] = {}
         self._by_wire: dict[Wire, Client] = {}
         self._dirty: list[Client] = []
@@ -247,8 +258,11 @@ class Gateway:
 
     def _look_at(self, client: Client, now: float) -> None:
         age = now - client.since
-        if self._authenticate is not None and not client.introduced and age >= self.settings.auth_timeout:
+        stranger = self.closed_to_strangers and not client.introduced
+        if stranger and age >= self.settings.auth_timeout:
             client.fail("Authentication Timeout")
+        elif client.wire.securing and age >= self.settings.auth_timeout:
+            client.close()  # there is no way to tell it why before its handshake is done
         elif client.greeted or age >= HANDSHAKE:
             client.keep_alive(now)
             self._stale += not client.open
@@ -266,7 +280,17 @@ class Gateway:
         self._last_number += 1
         client = Client(self._last_number, wire, self, now)
         self._clients[client.number] = self._by_wire[wire] = client
+        if self._access.wants_nonce:
+            client.nonce = secrets.token_urlsafe(NONCE_BYTES).encode()
+        if self._access.default is not None:
+            client.admit(self._access.default)
+        tls = self._tls
+        if tls is not None and tls.handshake_first:
+            wire.secure(tls.context)
         client.write(self.info(client))
+        if tls is not None and not tls.handshake_first:
+            client.flush()
+            wire.secure(tls.context)
 
     # --- what clients ask for (Hub) ------------------------------------------------------------------------
 
@@ -289,8 +313,14 @@ class Gateway:
             "client_ip": client.wire.address,
             "cluster": backend.cluster_name,
         }
-        if self._authenticate is not None:
+        if self._access.announced:
             fields["auth_required"] = True
+        if client.nonce:
+            fields["nonce"] = client.nonce.decode()
+        if self._tls is not None:
+            fields["tls_required"] = True
+            if self._tls.verifies:
+                fields["tls_verify"] = True
         addresses = [address for address in (self._advertised(), *self.routes.addresses()) if address]
         if addresses and not self._closing:
             fields["connect_urls"] = addresses
@@ -298,8 +328,39 @@ class Gateway:
             fields["ldm"] = True
         return b"INFO %b \r\n" % json.dumps(fields, separators=(",", ":")).encode()
 
-    def authenticate(self, connect: Mapping[str, object]) -> bool:
-        return self._authenticate is None or self._authenticate(connect)
+    @property
+    def closed_to_strangers(self) -> bool:
+        return self._access.announced
+
+    def authenticate(self, client: Client, connect: Mapping[str, object]) -> bool | None:
+        found = self._access.identify(connect, client.nonce, client.wire.certificate)
+        if isinstance(found, Candidate):
+            if found.slow and self._nursery is not None:
+                self._nursery.start_soon(self._verify, client, found)
+                return None
+            found = found.user if found.verify() else None
+        return self._admit(client, found)
+
+    async def _verify(self, client: Client, candidate: Candidate) -> None:
+        """Check a hashed password where it holds up nobody."""
+        right = await trio.to_thread.run_sync(candidate.verify, limiter=self._verifying)
+        client.decided(self._admit(client, candidate.user if right else None))
+        self._wake()
+
+    def _admit(self, client: Client, user: User | None) -> bool:
+        if user is None:
+            log.warning("client %d (%s): authorization violation", client.number, client.wire.address)
+        elif client.open:
+            client.admit(user)
+        return user is not None
+
+    def reload(self, access: Access | None, tls: ClientTls | None) -> None:
+        """Other users and certificates from now on; clients that are no longer welcome are closed."""
+        before = self._access
+        self._access, self._tls = access or Access(), tls
+        for client in list(self._clients.values()):
+            if client.introduced and not self._access.still_admits(client.user, before):
+                client.fail("Authorization Violation")
 
     def subscribe(self, subscription: Subscription) -> None:
         self.table.add(subscription)

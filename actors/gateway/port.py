@@ -11,12 +11,15 @@ import errno
 import select
 import selectors
 import socket
+import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import trio
+
+from .access import Certificate
 
 __all__ = ["MemoryPeer", "MemoryPort", "Port", "Ready", "SocketPort", "Wire"]
 
@@ -39,6 +42,17 @@ class Wire(Protocol):
     @property
     def pending(self) -> int:
         """Bytes written that the client has not taken yet."""
+
+    @property
+    def securing(self) -> bool:
+        """A TLS handshake is under way."""
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client's verified certificate, if it showed one."""
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Encrypt from here on, as the server; what is written waits for the handshake."""
 
     def receive(self, into: memoryview) -> int | None:
         """Copy what has arrived, at most `len(into)` bytes; 0: the client is gone; None: nothing now."""
@@ -188,6 +202,10 @@ class _SocketWire:
         self._reading = True
         self._closing = False
         self._broken = False
+        self._tls: ssl.SSLSocket | None = None
+        self._shaking = False
+        self._waits_to_write = False
+        """TLS has something to say before it goes on."""
         self.fd = sock.fileno()
         self.open = True
 
@@ -199,20 +217,68 @@ class _SocketWire:
     def pending(self) -> int:
         return len(self._unsent)
 
+    @property
+    def securing(self) -> bool:
+        return self._shaking
+
+    @property
+    def certificate(self) -> Certificate | None:
+        shown = self._tls.getpeercert() if self._tls is not None and not self._shaking else None
+        return read_certificate(shown) if shown else None
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        try:
+            self._tls = context.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
+        except OSError:
+            return  # it went away; reading tells
+        self._socket = self._tls
+        self._shaking = True
+
     def receive(self, into: memoryview) -> int | None:
         if not self.open:
             return 0
+        if self._shaking and not self._shake():
+            return 0 if self._broken else None
         try:
-            return self._socket.recv_into(into)
-        except (BlockingIOError, InterruptedError):
+            size = self._socket.recv_into(into)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return None
+        except ssl.SSLWantWriteError:
+            self._write_soon()
             return None
         except OSError:
             return 0
+        if self._tls is not None and self._tls.pending():
+            self._port.again(self)  # decrypted already, so the socket will not report it
+        return size
+
+    def _shake(self) -> bool:
+        """Go on with the handshake; True: it is done."""
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLWantWriteError:
+            self._write_soon()
+            return False
+        except (OSError, ValueError):
+            self._shaking = False
+            self._break()
+            return False
+        self._shaking = False
+        if self._unsent:
+            self.flush()
+        return True
+
+    def _write_soon(self) -> None:
+        self._waits_to_write = True
+        self._watch()
 
     def write(self, data: bytes | bytearray) -> None:
         if not self.open or self._closing or self._broken:
             return
-        if self._unsent:
+        if self._unsent or self._shaking:
             self._unsent += data
             return
         sent = self._send(data)
@@ -229,6 +295,13 @@ class _SocketWire:
         if self.open and not self._reading and not self._closing:
             self._reading = True
             self._watch()
+            if self._tls is not None and self._tls.pending():
+                self._port.again(self)
+
+    @property
+    def reading(self) -> bool:
+        """It was not paused."""
+        return self._reading
 
     def close(self) -> None:
         if not self.open or self._closing:
@@ -249,6 +322,12 @@ class _SocketWire:
 
     def flush(self) -> None:
         """Send pending bytes now that the socket takes some."""
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._watch()
+            self._port.again(self)  # whatever it was doing goes on in `receive`
+        if self._shaking:
+            return
         sent = self._send(self._unsent)
         if self.open and sent:
             del self._unsent[:sent]
@@ -262,13 +341,19 @@ class _SocketWire:
             self._watch()
 
     def _send(self, data: bytes | bytearray) -> int:
+        sent = 0
         try:
-            return self._socket.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
+            if self._tls is None:
+                return self._socket.send(data)
+            with memoryview(data) as view:
+                while sent < len(view):  # one TLS record a time
+                    sent += self._tls.send(view[sent:])
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return sent
         except OSError:
             self._break()
             return len(data)
+        return sent
 
     def _break(self) -> None:
         """The client is gone. That is reported as readable, so that the owner learns it in one place."""
@@ -284,8 +369,12 @@ class _SocketWire:
         self._reading = True
         self._watch()
 
+    @property
+    def wants_to_write(self) -> bool:
+        return self._waits_to_write or (bool(self._unsent) and not self._shaking)
+
     def _watch(self) -> None:
-        self._port.poller.change(self.fd, read=self._reading, write=bool(self._unsent))
+        self._port.poller.change(self.fd, read=self._reading, write=self.wants_to_write)
 
 
 class SocketPort:
@@ -301,6 +390,7 @@ class SocketPort:
         self._listener: socket.socket | None = None
         self._listening = False
         self._wires: dict[int, _SocketWire] = {}
+        self._again: dict[_SocketWire, None] = {}
         self.poller = _new_poller()
 
     async def open(self) -> tuple[str, int]:
@@ -317,19 +407,27 @@ class SocketPort:
         return host, port
 
     async def wait(self) -> Ready:
-        await trio.lowlevel.wait_readable(self.poller.fileno())
-        ready = Ready()
+        if self._again:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self.poller.fileno())
+        again, self._again = self._again, {}
+        ready = Ready(readable=[wire for wire in again if wire.open and wire.reading])
         for fd, readable, writable in self.poller.poll(RECEIVE_PASS):
             wire = self._wires.get(fd)
             if wire is None:
                 if self._listener is not None and fd == self._listener.fileno():
                     self._accept(ready)
                 continue
-            if writable and wire.pending:
+            if writable and wire.wants_to_write:
                 wire.flush()
-            if readable and wire.open:
+            if readable and wire.open and wire not in again:
                 ready.readable.append(wire)
         return ready
+
+    def again(self, wire: _SocketWire) -> None:
+        """Report this wire as readable in the next pass whatever its socket says."""
+        self._again[wire] = None
 
     def unsent(self) -> int:
         return sum(wire.pending for wire in self._wires.values())
@@ -349,6 +447,7 @@ class SocketPort:
     def forget(self, wire: _SocketWire) -> None:
         """A wire closes: its descriptor number may be another client's in a moment."""
         self.poller.forget(wire.fd)
+        self._again.pop(wire, None)
         del self._wires[wire.fd]
         if not self._listening and self._listener is not None:
             self._listening = True
@@ -381,6 +480,30 @@ class SocketPort:
             ready.accepted.append(wire)
 
 
+_SHORT: Final = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+    "domainComponent": "DC",
+    "streetAddress": "STREET",
+}
+
+
+def read_certificate(shown: Mapping[str, object]) -> Certificate:
+    """What `getpeercert` found, by the names that users may have."""
+    alternatives = cast("Sequence[tuple[str, str]]", shown.get("subjectAltName", ()))
+    parts = cast("Sequence[Sequence[tuple[str, str]]]", shown.get("subject", ()))
+    names = ["+".join(f"{_SHORT.get(kind, kind)}={value}" for kind, value in part) for part in parts]
+    return Certificate(
+        emails=tuple(value for kind, value in alternatives if kind == "email"),
+        hosts=tuple(value for kind, value in alternatives if kind == "DNS"),
+        subject=",".join(reversed(names)),
+    )
+
+
 # --- memory ----------------------------------------------------------------------------------------------
 
 
@@ -400,6 +523,17 @@ class _MemoryWire:
     @property
     def address(self) -> str:
         return "memory"
+
+    @property
+    def securing(self) -> bool:
+        return False
+
+    @property
+    def certificate(self) -> Certificate | None:
+        return None
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Nobody listens in on a byte string."""
 
     @property
     def pending(self) -> int:

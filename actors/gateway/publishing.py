@@ -251,7 +251,8 @@ class Publishing:
         listeners = list(itertools.islice(self._table.intersecting(pattern), 2))
         match listeners:
             case [Subscription(client=owner, queue=b"", limit=0, subject=subject, sid=sid)]:
-                return sid if owner is client and matches(subject, pattern) else b""
+                straight = owner is client and client.limits is None and matches(subject, pattern)
+                return sid if straight else b""
         return b""
 
     def _acknowledge_one(

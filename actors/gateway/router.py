@@ -30,6 +30,14 @@ class Message:
         self._headed: bytes | None = None
 
     @property
+    def subject(self) -> bytes:
+        return self._subject
+
+    @property
+    def reply(self) -> bytes:
+        return self._reply[:-1]
+
+    @property
     def subject_part(self) -> bytes:
         """Up to the sid."""
         return b"MSG %b " % self._subject

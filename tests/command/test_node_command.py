@@ -43,6 +43,9 @@ class StandIn:
         await self._ended.wait()
         self.events.append("ended")
 
+    def reload(self) -> None:
+        raise AssertionError("nobody asked for it")
+
     async def stop(self) -> None:
         self.events.append("stop")
         await trio.sleep(self._stop_after)

@@ -43,6 +43,15 @@ DOCS = Path(__file__).parents[2] / "docs" / "options.md"
 FLAGS = [each.flag for each in settings()]
 
 
+TLS = ("tls-cert", "tls-key", "tls-ca")
+PEER_TLS = ("peer-tls-cert", "peer-tls-key", "peer-tls-ca")
+NEEDED = {
+    **dict.fromkeys([*TLS[:2], "tls-first", "tls-verify"], TLS),
+    **dict.fromkeys(PEER_TLS, PEER_TLS),
+}
+"""Options that mean nothing alone."""
+
+
 def other_value(flag: str) -> str:
     """A valid value that is not the default, as text."""
     each = setting(flag)
@@ -59,10 +68,16 @@ def other_value(flag: str) -> str:
         "batch-bytes": "5MiB",
         "segment-bytes": "32MiB",
         "max-connections": "7",
+        "max-subscriptions": "7",
         "max-payload": "2MiB",
         "max-control-line": "8KiB",
     }
-    by_unit = {Unit.ADDRESS: "127.0.0.1:9999", Unit.SIZE: "128MiB", Unit.DURATION: "3s"}
+    by_unit = {
+        Unit.ADDRESS: "127.0.0.1:9999",
+        Unit.FILE: "/etc/trimaran/x",
+        Unit.SIZE: "128MiB",
+        Unit.DURATION: "3s",
+    }
     return special.get(flag) or by_unit[each.unit]
 
 
@@ -105,12 +120,13 @@ def test_documentation_has_a_toml_file_that_is_valid() -> None:
 @pytest.mark.parametrize("flag", FLAGS)
 def test_flag_and_toml_key_mean_the_same(flag: str, tmp_path: Path) -> None:
     value = other_value(flag)
-    from_flag = options_from({flag: (value,) if flag == "peer" else value})
+    beside = {each: "/etc/trimaran/x" for each in NEEDED.get(flag, ()) if each != flag}
+    from_flag = options_from({flag: (value,) if flag == "peer" else value, **beside})
     assert from_flag != Options()
     file = tmp_path / "node.toml"
     for key in (flag, flag.replace("-", "_")):
         file.write_text(f'{key} = "{value}"\n')
-        assert options_from({}, file) == from_flag
+        assert options_from(beside, file) == from_flag
 
 
 def test_flag_wins_over_toml_which_wins_over_the_default(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.gateway.fakes import CONNECT, ask, running
+from trimaran.actors.gateway.access import Access
 from trimaran.actors.gateway.gateway import Settings
 from trimaran.actors.gateway.port import MemoryPeer
 
@@ -247,7 +248,7 @@ async def test_client_in_its_handshake_gets_no_ping(autojump_clock: trio.testing
 
 
 async def test_authentication_admits_refuses_and_times_out(autojump_clock: trio.testing.MockClock) -> None:
-    async with running(authenticate=lambda connect: connect.get("auth_token") == "secret") as up:
+    async with running(access=Access(token="secret")) as up:
         good = await up.client(b'CONNECT {"verbose":false,"auth_token":"secret"}\r\n')
         assert await ask(good, b"SUB a 1\r\nPUB a 1\r\nx\r\n") == b"MSG a 1 1\r\nx\r\n"
         for hello in (CONNECT, b"SUB a 1\r\n", b"PUB a 1\r\nx\r\n"):

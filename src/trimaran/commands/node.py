@@ -21,6 +21,7 @@ import trio
 
 from .. import logs
 from ..actors.options import BadOption, Options, Setting, Unit, from_mapping, setting, settings, split_address
+from ..actors.security import BadSecurity
 from ..codec import IMPLEMENTATION
 from . import Failure
 
@@ -53,6 +54,8 @@ class Runnable(Protocol):
     async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
 
     async def stop(self) -> None: ...
+
+    def reload(self) -> None: ...
 
 
 def option_of(each: Setting) -> click.Option:
@@ -137,13 +140,14 @@ def run(options: Options) -> int:
 
 
 async def serve(make_node: Callable[[], Runnable], last_resort: Callable[[], None] = lambda: None) -> None:
-    """Run the node until SIGTERM or SIGINT stops it in order; a second signal stops it at once.
+    """Run the node until SIGTERM or SIGINT stops it in order; a second signal stops it at once. SIGHUP makes
+    it read users and certificates again.
 
     Args:
         make_node: makes the node, inside the event loop.
         last_resort: called when stopping begins; sees to it that the process ends.
     """
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             running = _Running(make_node(), nursery, last_resort)
             nursery.start_soon(running.watch, signals)
@@ -171,6 +175,9 @@ class _Running:
 
     async def watch(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGHUP:
+                self._reload()
+                continue
             if self._stopping or not self._started:
                 self._nursery.cancel_scope.cancel()
                 return
@@ -178,6 +185,16 @@ class _Running:
             self._last_resort()
             logger.info("Stopping on %s", signal.Signals(number).name)
             self._nursery.start_soon(self._stop)
+
+    def _reload(self) -> None:
+        if not self._started:
+            return  # it is about to read them anyway
+        try:
+            self.node.reload()
+        except BadSecurity as error:
+            logger.error("Nothing was changed: %s", error)
+        else:
+            logger.info("Users and certificates were read again")
 
     async def _stop(self) -> None:
         with trio.move_on_after(STOP_SECONDS) as patience:

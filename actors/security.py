@@ -1,0 +1,211 @@
+"""Users and permissions, and certificates, as nats-server's configuration names them.
+
+    authorization {
+      users = [
+        { user: alice, password: "$2a$11$...", permissions: { publish: ["a.>"], subscribe: { deny: "b.>" } } }
+        { nkey: UD..., permissions: { publish: "$JS.API.>", allow_responses: true } }
+      ]
+      default_permissions { subscribe: "public.>" }
+    }
+    no_auth_user: guest
+    tls { cert_file: "./server.pem", key_file: "./key.pem", ca_file: "./ca.pem", verify: true }
+
+A single `user` and `password`, or a `token`, may stand in `authorization` instead of `users`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from .certificates import BadCertificate, ClientTls, PeerTls, client_tls, peer_tls
+from .gateway.access import Access, Permissions, Responses, Rules, User, is_user_nkey
+from .gateway.conf import BadConf, Value, load_conf
+from .options import Options
+from .stream.subjects import is_subject
+
+__all__ = ["BadSecurity", "Security", "access_from", "load_security", "seconds", "tls_from"]
+
+
+class BadSecurity(ValueError):
+    """Users, permissions or certificates can't be used as they are; the text says which and why."""
+
+    exit_code: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Who may talk to a node, and under which protection."""
+
+    access: Access | None = None
+    """None: every client."""
+    tls: ClientTls | None = None
+    peer_tls: PeerTls | None = None
+
+
+def load_security(options: Options) -> Security:
+    """What the options and the files they name say. Raises BadSecurity."""
+    try:
+        return Security(_access(options), _tls(options), _peer_tls(options))
+    except (BadConf, BadCertificate) as error:
+        raise BadSecurity(str(error)) from None
+
+
+def _access(options: Options) -> Access | None:
+    if options.access is None:
+        return None
+    conf = load_conf(options.access)
+    if options.tls_verify == "map":
+        conf["tls"] = {"verify_and_map": True}
+    access = access_from(conf)
+    if access is None:
+        raise BadConf(f"{options.access}: it names nobody who may connect")
+    return access
+
+
+def _tls(options: Options) -> ClientTls | None:
+    if options.tls_cert is None or options.tls_key is None:
+        return None
+    verify, first = options.tls_verify != "off", options.tls_first == "on"
+    return client_tls(options.tls_cert, options.tls_key, options.tls_ca, verify=verify, first=first)
+
+
+def _peer_tls(options: Options) -> PeerTls | None:
+    certificate, key, authority = options.peer_tls_cert, options.peer_tls_key, options.peer_tls_ca
+    if certificate is None or key is None or authority is None:
+        return None
+    return peer_tls(certificate, key, authority)
+
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def access_from(conf: Mapping[str, Value]) -> Access | None:
+    """Who may connect, from a whole configuration; None: everybody. Raises BadConf."""
+    block = _block(conf, "authorization")
+    default = _permissions(_block(block, "default_permissions")) if "default_permissions" in block else None
+    users = [_user(each, default) for each in _users(block)]
+    users += [_user(each, default) for each in _users(_sole_account(conf))]
+    if "user" in block:
+        users.append(_user(block, default))
+    names = [user.name or user.nkey for user in users]
+    if len(set(names)) < len(names):
+        raise BadConf("authorization: a user is named twice")
+    token = str(block.get("token", ""))
+    if token and users:
+        raise BadConf("authorization: it is either a token or users")
+    by_certificate = bool(_block(conf, "tls").get("verify_and_map", False))
+    no_auth_user = str(conf.get("no_auth_user", ""))
+    if not (users or token or by_certificate or no_auth_user):
+        return None
+    try:
+        return Access(users, token=token, no_auth_user=no_auth_user, by_certificate=by_certificate)
+    except ValueError as error:
+        raise BadConf(str(error)) from None
+
+
+def tls_from(conf: Mapping[str, Value], base: Path = Path()) -> ClientTls | None:
+    """How clients' connections are encrypted; None: not at all. Raises BadConf, BadCertificate."""
+    block = _block(conf, "tls")
+    if not block:
+        return None
+    if "cert_file" not in block or "key_file" not in block:
+        raise BadConf("tls: cert_file and key_file are needed")
+    mapped = bool(block.get("verify_and_map", False))
+    return client_tls(
+        base / str(block["cert_file"]),
+        base / str(block["key_file"]),
+        base / str(block["ca_file"]) if "ca_file" in block else None,
+        verify=bool(block.get("verify", False)) or mapped,
+        first=block.get("handshake_first", False) not in (False, "auto"),
+    )
+
+
+def seconds(value: Value) -> float:
+    """A time as a number of seconds or a text such as `2s` or `1m30s`. Raises BadConf."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    parts = _DURATION.findall(str(value))
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise BadConf(f"{value!r} is no duration")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _sole_account(conf: Mapping[str, Value]) -> Mapping[str, Value]:
+    """The account that has users, besides that of the system, of which nothing is shown here."""
+    system = str(conf.get("system_account", "$SYS")).lower()
+    accounts = [
+        each
+        for name, each in _block(conf, "accounts").items()
+        if isinstance(each, dict) and each.get("users") and name != system
+    ]
+    if len(accounts) > 1:
+        raise BadConf("accounts: they are not kept apart here, so that one at most can have users")
+    return accounts[0] if accounts else {}
+
+
+def _users(block: Mapping[str, Value]) -> Sequence[Mapping[str, Value]]:
+    users = block.get("users", [])
+    if not isinstance(users, list) or not all(isinstance(each, dict) for each in users):
+        raise BadConf("users: a list of blocks is expected")
+    return cast("list[dict[str, Value]]", users)
+
+
+def _user(fields: Mapping[str, Value], default: Permissions | None) -> User:
+    nkey, name = str(fields.get("nkey", "")), str(fields.get("user", fields.get("username", "")))
+    if nkey and not is_user_nkey(nkey):
+        raise BadConf(f"users: {nkey!r} is no public nkey of a user")
+    if not (nkey or name):
+        raise BadConf("users: one has neither a name nor an nkey")
+    given = _block(fields, "permissions") or _block(fields, "permission") or _block(fields, "authorization")
+    permissions = _permissions(given) if given else default
+    return User(name, str(fields.get("password", fields.get("pass", ""))), nkey, permissions)
+
+
+def _permissions(block: Mapping[str, Value]) -> Permissions:
+    unknown = set(block) - {"publish", "pub", "import", "subscribe", "sub", "export", "allow_responses"}
+    if unknown:
+        raise BadConf(f"permissions: {sorted(unknown)[0]} means nothing")
+    publish = block.get("publish", block.get("pub"))
+    responses = _responses(block.get("allow_responses", False))
+    if publish is None and responses is not None:
+        publish = []  # as in the reference, who may answer may publish nothing else unless it is said
+    return Permissions(_rules(publish), _rules(block.get("subscribe", block.get("sub"))), responses)
+
+
+def _rules(value: Value | None) -> Rules:
+    if value is None:
+        return Rules()
+    if isinstance(value, dict):
+        allow = _patterns(value["allow"]) if "allow" in value else None
+        return Rules(allow, _patterns(value.get("deny", [])))
+    return Rules(_patterns(value))
+
+
+def _patterns(value: Value) -> tuple[str, ...]:
+    patterns = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+    for pattern in patterns:
+        subject, *queue = pattern.split(" ")
+        if not is_subject(subject) or len(queue) > 1:
+            raise BadConf(f"permissions: {pattern!r} is no subject")
+    return patterns
+
+
+def _responses(value: Value) -> Responses | None:
+    if isinstance(value, dict):
+        maximum = value.get("max", 1)
+        if not isinstance(maximum, int):
+            raise BadConf("allow_responses: max is no number")
+        return Responses(max(0, maximum), seconds(value.get("expires", value.get("ttl", 120))))
+    return Responses() if value is True else None
+
+
+def _block(block: Mapping[str, Value], name: str) -> Mapping[str, Value]:
+    value = block.get(name, {})
+    if not isinstance(value, dict):
+        raise BadConf(f"{name}: a block is expected")
+    return value
