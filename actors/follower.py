@@ -109,10 +109,8 @@ def check_batches(state: GroupState, message: Append) -> list[Arrived]:
         header = verify_batch(batch)
         if (header.group, header.incarnation) != (state.group, state.incarnation):
             raise Nonsense(f"a batch of group {header.group}, incarnation {header.incarnation}")
-        if (header.index, header.previous_term) != (
-            index + 1,
-            term,
-        ) or not term <= header.term <= message.term:
+        follows = (header.index, header.previous_term) == (index + 1, term)
+        if not follows or not term <= header.term <= message.term:
             raise Nonsense(f"batch ({header.index}, {header.term}) does not follow ({index}, {term})")
         index, term = header.index, header.term
         found.append(Arrived(batch, header, membership_in(batch, header)))
@@ -239,14 +237,11 @@ def on_request_vote(state: GroupState, message: RequestVote, now: Now) -> list[E
         lose_leader(state, now)
     granted = may_grant(state, message, now)
     effects: list[Effect] = []
-    reply = Send(
-        message.sender,
-        VoteReply(**state.envelope(term=message.term), pre=message.pre, granted=granted),
-    )
+    answer = VoteReply(**state.envelope(term=message.term), pre=message.pre, granted=granted)
+    reply = Send(message.sender, answer)
     if granted and not message.pre and state.vote == 0:
-        roles.become_follower(
-            state, now, term=state.term
-        )  # a pre-candidate gives way; the timeout starts anew
+        # A pre-candidate gives way, and the timeout starts anew (5.2: "granting vote to candidate").
+        effects += roles.become_follower(state, now, term=state.term)
         state.vote = message.sender
         effects.append(state.persist(now, hard_state=True, release=(reply,)))
     else:

@@ -372,6 +372,10 @@ class GroupState:
         """A new random election timeout (Raft 5.2)."""
         return now.monotonic + self.random.uniform(self.options.election_min, self.options.election_max)
 
+    def early_deadline(self, now: Now) -> float:
+        """A short random wait, where there is reason to believe that nobody leads."""
+        return now.monotonic + self.random.uniform(0, self.options.early_election)
+
     def envelope(self, term: int | None = None) -> Envelope:
         """What every message to a peer begins with."""
         return {
@@ -390,10 +394,6 @@ class GroupState:
         assert index <= self.log.last_index, f"commit {index} is beyond the log's end {self.log.last_index}"
         self.commit = index
         return [Commit(index)]
-
-    def early_deadline(self, now: Now) -> float:
-        """A short random wait, where there is reason to believe that nobody leads."""
-        return now.monotonic + self.random.uniform(0, self.options.early_election)
 
     # --- the disk -------------------------------------------------------------------------------------------
 
