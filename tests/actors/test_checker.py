@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from trio.testing import MockClock
 
-from tests.actors.cluster import OPTIONS, open_memory_cluster, until
+from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
+from tests.actors.test_cluster import count_until_taken
 from tests.raft.cluster import run_seed
-from trimaran import GroupHandle
 from trimaran.actors import follower, leader
 from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.events import (
@@ -18,7 +18,6 @@ from trimaran.actors.events import (
     Compacted,
     Event,
     Installed,
-    MembersChanged,
     Replica,
     RoleTaken,
     Started,
@@ -26,10 +25,10 @@ from trimaran.actors.events import (
     Voted,
 )
 from trimaran.actors.log import EntryId
-from trimaran.actors.membership import Membership
+from trimaran.actors.membership import Change, ChangeKind, Membership
 from trimaran.actors.meta import META_GROUP
 from trimaran.actors.state import Role
-from trimaran.codec import Kind
+from trimaran.codec import EntryType, Kind, make_chunk
 
 
 class History:
@@ -278,23 +277,52 @@ async def test_without_a_hook_no_event_is_made(
         await group.tick()
 
 
+class Hearing(Checker):
+    """Remembers the kinds of events that each group had."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster.violations.append)
+        self.heard: dict[int, set[str]] = {}
+
+    def __call__(self, event: Event) -> None:
+        self.heard.setdefault(event.group, set()).add(type(event).__name__)
+        super().__call__(event)
+
+
 async def test_every_kind_of_event_is_heard(autojump_clock: MockClock) -> None:
+    """Role, term, vote, append, truncation, commit, application, membership and snapshot, both ways."""
     async with open_memory_cluster() as cluster:
-        heard: list[Event] = []
         handle = await cluster.counter("a")
-        away = next(name for name in "abc" if name != cluster.leader(handle.group))
-        await cluster.stop(away)
-        for name in set("abc") - {away}:
-            group = cluster[name].groups.get(handle.group)
-            assert group is not None
-            group.listen = heard.append
-        for number in range(40):
-            near = GroupHandle(cluster[cluster.leader(handle.group)], handle.group)
-            await near.propose(b"%d" % number + b"x" * 12_000)
-        seen = {type(event) for event in heard}
-        assert {Appended, Committed, BatchApplied, Compacted} <= seen
-        assert MembersChanged not in seen
-        assert {event.group for event in heard} == {handle.group}
+        for name in "abc":
+            await cluster.stop(name)
+        cluster.checker = hearing = Hearing(cluster)
+        for name in "abc":
+            await cluster.start(name)
+        await cluster.ready()
+        alone = cluster.leader(handle.group)
+        near, away = [name for name in "abc" if name != alone]
+        led = cluster[alone].groups.led_by_me()[handle.group]
+        for name in (near, away):
+            await cluster.crash(name)
+        led.propose(make_chunk([(EntryType.OPAQUE, b"lost")]), lambda outcome: None)
+        await until(lambda: led.state.log.synced == led.state.log.last_index > led.state.commit)
+        await cluster.crash(alone)
+        for name in (near, away):
+            await cluster.start(name)
+        await until(lambda: len(cluster.leaders(handle.group)) == 1)
+        await count_until_taken(cluster, near, handle.group, b"kept")
+        await cluster.start(alone)
+        await cluster.ready()
+        await cluster.crash(away)
+        await until(lambda: len(cluster.leaders(handle.group)) == 1)
+        led = cluster[cluster.leader(handle.group)].groups.led_by_me()[handle.group]
+        while led.snapshots.taken < 3:
+            await count_until_taken(cluster, near, handle.group, b"x" * 12_000)
+        await cluster.start(away)
+        await cluster.ready()
+        await led.change_membership(Change(ChangeKind.REMOVE, cluster[away].me.node))
+        kinds = {kind.__name__ for kind in Event.__subclasses__()}
+        assert hearing.heard[handle.group] == kinds and len(kinds) == 10
 
 
 async def test_in_production_a_broken_rule_stops_the_group_and_nothing_else(
