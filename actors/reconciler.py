@@ -30,21 +30,47 @@ STEP_SECONDS: Final = 5.0
 
 
 def next_change(
-    members: Membership, desired: frozenset[int], cluster: frozenset[int] = frozenset(), leader: int = 0
+    members: Membership,
+    desired: frozenset[int],
+    cluster: frozenset[int] = frozenset(),
+    leader: int = 0,
+    able: frozenset[int] | None = None,
 ) -> Change | None:
     """The next single change from these members towards the desired voters, or None when there.
 
     New members come in as learners and are promoted (the leader refuses until they have caught up) before
-    anyone leaves, so the group never has fewer able voters than it should. The leader leaves last. A node
-    that stays in the `cluster` is released and may come back; any other id is removed for good.
+    anyone leaves, so the group never has fewer able voters than it should. Those leave first that are not
+    `able` to vote now (None: all are), the leader last; and nobody while those who stay would have no able
+    majority: such a step could neither be committed nor taken back. A node that stays in the `cluster` is
+    released and may come back; any other id is removed for good.
     """
     for node in sorted(desired - members.members - members.removed):
         return Change(ChangeKind.ADD_LEARNER, node)
     for node in sorted(desired & members.learners):
         return Change(ChangeKind.PROMOTE, node)
-    for node in sorted(members.members - desired, key=lambda node: (node == leader, node)):
-        return Change(ChangeKind.RELEASE if node in cluster else ChangeKind.REMOVE, node)
+    able = members.voters if able is None else able
+    for node in sorted(members.members - desired, key=lambda node: (node == leader, node in able, node)):
+        change = Change(ChangeKind.RELEASE if node in cluster else ChangeKind.REMOVE, node)
+        after = members.after(change)
+        if after is not None and after.is_quorum(able):
+            return change
     return None
+
+
+def able_voters(group: Group, now: float) -> frozenset[int]:
+    """Who has acknowledged something of this leadership and was heard of lately: it could commit a change."""
+    state = group.state
+    leading = state.leading
+    if leading is None:
+        return frozenset()
+    silent = now - state.options.election_max
+    return frozenset(
+        node
+        for node, progress in leading.progress.items()
+        if progress.vouched >= leading.noop
+        and node not in state.closed_links
+        and (state.quiet or progress.last_contact > silent)
+    ) | {state.node}
 
 
 class Reconciler:
@@ -117,8 +143,9 @@ class Reconciler:
 
     def _next_change(self, group: Group) -> Change | None:
         desired, state = self._desired(group.number), group.state
+        able = able_voters(group, self._clock.monotonic())
         return (
-            next_change(state.membership, desired, frozenset(self._meta().nodes), state.node)
+            next_change(state.membership, desired, frozenset(self._meta().nodes), state.node, able)
             if desired
             else None
         )

@@ -59,6 +59,18 @@ def test_the_leader_leaves_last() -> None:
     assert next_change(members, frozenset((3,)), leader=1) == Change(ChangeKind.REMOVE, 2)
 
 
+@given(voters=nodes, desired=nodes, able=nodes, leader=st.integers(1, 7))
+def test_whoever_leaves_leaves_a_majority_behind_that_can_commit_it(
+    voters: frozenset[int], desired: frozenset[int], able: frozenset[int], leader: int
+) -> None:
+    members, able = Membership(voters), able | {leader}
+    change = next_change(members, desired, leader=leader, able=able)
+    if change is not None and change.kind is ChangeKind.REMOVE:
+        after = members.after(change)
+        assert after is not None and after.is_quorum(able)
+        assert change.node not in able or members.members - desired <= able, "the others first"
+
+
 def test_a_removed_id_is_not_added_again() -> None:
     members = Membership(frozenset((1, 2)), removed=frozenset((3,)))
     assert next_change(members, frozenset((1, 2, 3))) is None
@@ -76,6 +88,7 @@ class Asked:
             commit=1,
             term=7,
             node=1,
+            leading=None,
         )
         self.changes: list[tuple[Change, int]] = []
 

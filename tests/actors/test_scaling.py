@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.actors.cluster import KIB, Cluster, open_memory_cluster, until
-from tests.actors.load import STREAM, assignment, load, machines, scale
+from tests.actors.load import STREAM, ask, assignment, load, machines, scale
 from trimaran import NotApplied, NotDone
 from trimaran.actors.meta import META_GROUP
 from trimaran.actors.outcomes import Reason
@@ -166,3 +166,29 @@ async def test_a_stream_that_is_deleted_is_forgotten_where_it_was_before(autojum
         await until(lambda: keeps(cluster, gone[1], group) is None)
         await cluster.start(gone[0])  # it was away, and hears of both
         await until(lambda: keeps(cluster, gone[0], group) is None)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+async def test_a_dead_replica_leaves_before_a_living_one(autojump_clock: MockClock, order: int) -> None:
+    """Two voters of which one is dead commit nothing, not even the change that would leave one."""
+    async with open_memory_cluster() as cluster, load(cluster, "a", 3) as running:
+        group = assignment(cluster, "a").group
+        if cluster.leaders(group) != ["a"]:
+            await cluster[cluster.leader(group)].desk.transfer(group, "a")
+            await until(lambda: cluster.leaders(group) == ["a"])
+        others = sorted("bc", key=lambda name: cluster[name].me.node)
+        dead = others[order]
+        await cluster.crash(dead)
+        answer = await ask(
+            cluster,
+            "a",
+            f"$JS.API.STREAM.UPDATE.{STREAM}",
+            name=STREAM,
+            subjects=["orders.>"],
+            num_replicas=1,
+        )
+        assert "error" not in answer, answer
+        await until(lambda: len(cluster["a"].groups.led_by_me()[group].state.membership.voters) == 1)
+        before = len(running.acknowledged)
+        await until(lambda: len(running.acknowledged) > before + 20)
+        await cluster.start(dead)
