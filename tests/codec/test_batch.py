@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import strategies
+from tests.golden_files import read_golden
 from trimaran.codec import (
     BATCH_HEADER_SIZE,
     MAX_BATCH_SIZE,
@@ -49,7 +49,6 @@ IDENTITY: dict[str, Any] = {
 }
 ENTRIES = [(EntryType.PUBLISH, b"first"), (EntryType.OPAQUE, b""), (EntryType.STREAM_COMMAND, b"three" * 5)]
 READERS = ("read_header", "verify_batch", "walk_batch", "decode_batch", "split_batches")
-GOLDEN = Path(__file__).parent.parent / "golden" / "batch-v1.hex"
 
 
 def sample(codec: ModuleType = reference) -> bytes:
@@ -149,7 +148,7 @@ def test_a_batch_larger_than_the_caches(codec: ModuleType) -> None:
 
 
 def golden() -> bytes:
-    return bytes.fromhex("".join(line.split("#")[0] for line in GOLDEN.read_text().splitlines()))
+    return read_golden("batch-v1")
 
 
 def test_golden_bytes(codec: ModuleType) -> None:
