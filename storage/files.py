@@ -21,7 +21,7 @@ import trio
 
 from ..codec import Buffer, crc32c
 from .disk import NO_SPACE, Disk, Lane, Runner, sync_strictly
-from .errors import DiskFull, FileDamaged, ManifestDamaged, ManifestTooLarge, NewerFormat, StorageFailed
+from .errors import DiskFull, FileDamaged, ManifestDamaged, ManifestTooLarge, StorageFailed
 from .incoming import Incoming, Received, decode_received
 from .manifest import (
     MAX_MANIFEST_BYTES,
@@ -76,7 +76,8 @@ class FoundFiles:
 def recover_files(disk: Disk, directory: str) -> FoundFiles:
     """Cuts the files to the manifest, moves unnamed ones to quarantine, and adopts the manifest.
 
-    A damaged manifest moves nothing: it can't say what is worth keeping. Deletes nothing.
+    A damaged manifest moves nothing: it can't say what is worth keeping. Deletes nothing. NewerFormat for one
+    of a newer program, whose files this one would spoil.
     """
     found = FoundFiles()
     if not disk.exists(directory):
@@ -88,7 +89,7 @@ def recover_files(disk: Disk, directory: str) -> FoundFiles:
         try:
             encoded = read_file(disk, f"{directory}/{MANIFEST}")
             found.manifest, found.crc = decode_manifest(encoded), manifest_crc(encoded)
-        except (ManifestDamaged, NewerFormat, OSError):
+        except (ManifestDamaged, OSError):
             found.damaged = True
             return found
         make_durable(disk, f"{directory}/{MANIFEST}", directory)

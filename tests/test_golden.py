@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable
-from dataclasses import fields
 
 import pytest
 
@@ -394,8 +392,3 @@ def test_every_golden_file_is_read_by_a_test() -> None:
     for path in DIRECTORY.iterdir():
         assert path.suffix == ".hex"
         assert f'"{path.stem}"' in tests, path
-
-
-def named_fields(kind: FrameKind) -> Iterable[str]:
-    """The envelope of a Raft message, as docs/format.md must name its fields."""
-    return (field.name for field in fields(wire.MESSAGES[kind]) if field.name not in ("sender", "batches"))

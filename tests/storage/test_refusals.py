@@ -21,10 +21,11 @@ from trimaran.storage import (
     StorageError,
     errors,
 )
+from trimaran.storage.manifest import MANIFEST_VERSION, Manifest, encode_manifest
 from trimaran.storage.recovery import Opened, recover
 from trimaran.storage.segment import DATA_START, decode_segment_header
 
-from .helpers import create, opened, record
+from .helpers import GROUP, INCARNATION, create, opened, record
 
 
 def start(disk: MemoryDisk | FileDisk, seed: int = 9) -> Opened:
@@ -145,6 +146,34 @@ async def test_newer_formats_are_refused() -> None:
         disk.damage(paths[2], at, fields + struct.pack("<I", crc32c(fields)))
     with pytest.raises(NewerFormat, match=paths[2]):
         start(disk)
+
+
+async def test_a_newer_manifest_is_refused_and_not_replaced() -> None:
+    """Taken for a damaged one, it would give way to a snapshot of a peer, and with it what only it knew."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create()])
+        await storage.drain()
+        await storage.group_files(GROUP, INCARNATION).write_manifest(a_manifest(MANIFEST_VERSION))
+    path = f"groups/{GROUP}-{INCARNATION}/manifest"
+    assert start(disk.fork()).recovered.groups[GROUP].manifest is not None
+    disk.damage(path, 0, encode_manifest(a_manifest(MANIFEST_VERSION + 1)))
+    with pytest.raises(NewerFormat):
+        start(disk)
+
+
+def a_manifest(version: int) -> Manifest:
+    return Manifest(
+        group=GROUP,
+        incarnation=INCARNATION,
+        index=0,
+        term=0,
+        members=b"",
+        time=0,
+        kind="test",
+        rolling_hash=0,
+        version=version,
+    )
 
 
 async def test_a_segment_header_survives_one_bad_sector_and_not_two() -> None:
