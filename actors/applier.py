@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from ..codec import Kind, crc32c, walk_batch
+from ..codec import Entries, Kind, crc32c, walk_batch
 from ..storage.errors import LogDamaged
 from ..storage.manifest import Manifest
 from .machine import Capture, Machine, Results
@@ -51,6 +51,8 @@ class Applier:
         """CRC32C chained over the header checksums of all applied batches: equal on equal replicas."""
         self._hashes = deque([0], HASHES)
         """The rolling hashes as of the last batches, up to `applied`."""
+        self.on_announced: Callable[[Entries], None] = lambda entries: None
+        """Told of each snapshot entry, which says how things stood with its leader. Never raises."""
         self._read = read
         self._on_applied = on_applied
         self._commit = 0
@@ -138,7 +140,9 @@ class Applier:
             raise RuntimeError(f"batch {header.index} handed to the applier after {self.applied}")
         results: Results = []
         # Membership and snapshot entries are the Raft log's affair; any other batch moves at least the clock.
-        if header.kind not in (Kind.MEMBERSHIP, Kind.SNAPSHOT):
+        if header.kind is Kind.SNAPSHOT:
+            self.on_announced(entries)
+        elif header.kind is not Kind.MEMBERSHIP:
             try:
                 results = self.machine.apply(entries)
             except Exception as error:

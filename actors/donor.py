@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from .divergence import HASHES
 from .group import Group
 from .groups import Groups
 from .mender import RECORDS
@@ -21,6 +22,7 @@ class Donor:
         self._groups = groups
         requests.handle(BATCHES, self._on_batches, (int, int, list))
         requests.handle(SNAPSHOT, self._on_snapshot, (int, int, int))
+        requests.handle(HASHES, self._on_hashes, (int, int, int, int))
         requests.handle(RECORDS, self._on_records, (int, int, int, int, list))
         requests.handle(STANDING, self._on_standing, (int, int))
 
@@ -43,6 +45,12 @@ class Donor:
     async def _on_snapshot(self, asker: int, argument: object) -> object:
         number, incarnation, at_least = cast(tuple[int, int, int], tuple(cast(list[object], argument)))
         return await self._replica(number, incarnation).repair.give_snapshot(asker, at_least)
+
+    async def _on_hashes(self, asker: int, argument: object) -> object:
+        number, incarnation, index, theirs = cast(
+            tuple[int, int, int, int], tuple(cast(list[object], argument))
+        )
+        return self._replica(number, incarnation).repair.divergence.answer(index, theirs)
 
     async def _on_records(self, asker: int, argument: object) -> object:
         number, incarnation, index, rolling_hash, wanted = cast(

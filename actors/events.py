@@ -120,6 +120,15 @@ class Installed(Event):
     last_index: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diverged(Event):
+    """Most replicas have another rolling hash at an index than this one: it gives up its state."""
+
+    index: int
+    rolling_hash: int
+    """What this replica had there."""
+
+
 EventHook = Callable[[Event], None]
 """Neither waits nor raises."""
 

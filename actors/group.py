@@ -12,12 +12,11 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar
 
-import msgpack
 import trio
 
-from ..codec import Chunk, CodecError, EntryType, make_chunk
+from ..codec import Chunk, CodecError
 from ..storage.actor import Storage
 from ..storage.errors import FileDamaged, StorageError
 from ..storage.files import GroupFiles
@@ -26,6 +25,7 @@ from . import effects as asks
 from . import messages, roles
 from .alarm import Alarms
 from .applier import Applier, MachineFailed
+from .divergence import announcement
 from .effects import Effect
 from .events import BatchApplied, EventHook, events_of, replica_of, started
 from .machine import Machine, Results, StateUnusable
@@ -89,6 +89,12 @@ class GroupStatistics:
     """Records that can't be read now, in words: the first few."""
     lost: tuple[tuple[int, int], ...]
     """(first, last) of records that no replica could read: they were given up."""
+    compared: int
+    """Rolling hashes of leaders that this replica compared with its own."""
+    diverged: int
+    """How often it was the odd one and gave up its state."""
+    undecided: int
+    """Index at which replicas differ while nobody can say who is right; 0 for none."""
     waits_for: str
     """What repair still lacks, for people; empty if nothing is damaged."""
 
@@ -151,6 +157,7 @@ class Group:
         self._watchers = 0
         snapshots.attach(self)
         repair.attach(self)
+        repair.divergence.attach(self)
 
     # --- what others ask ---------------------------------------------------------------------------
 
@@ -228,11 +235,15 @@ class Group:
         manifest = self.snapshots.manifest
         if manifest is None:
             return  # nothing was ever applied: the newcomer gets the whole log
-        announced = msgpack.packb(
-            {"v": 1, "index": manifest.index, "term": manifest.term, "hash": manifest.rolling_hash}
-        )
-        chunk = make_chunk([(EntryType.OPAQUE, cast(bytes, announced))])
+        chunk = announcement(manifest.index, manifest.term, manifest.rolling_hash)
         await self.call(lambda token: messages.ProposeSnapshot(chunk, token, term))
+
+    def announce_hash(self) -> None:
+        """The leader takes a snapshot: the others compare their rolling hashes with its own. Nobody waits."""
+        state, applier = self.state, self.applier
+        if self.leads and len(state.membership.members) > 1:
+            chunk = announcement(applier.applied, applier.applied_term, applier.rolling_hash)
+            self._ask(lambda token: messages.ProposeSnapshot(chunk, token, state.term), lambda outcome: None)
 
     async def transfer(self, target: int | None) -> None:
         """Hand the leadership over. Raises NotDone."""
@@ -292,6 +303,9 @@ class Group:
             mended=self.repair.mender.mended,
             damaged=tuple(damage.reasons[:DAMAGED_SHOWN]) if damage is not None else (),
             lost=tuple(damage.lost) if damage is not None else (),
+            compared=self.repair.divergence.compared,
+            diverged=self.repair.divergence.found,
+            undecided=self.repair.divergence.undecided,
             waits_for=self.repair.waits_for,
         )
 
@@ -327,6 +341,7 @@ class Group:
                 nursery.start_soon(self.applier.run)
                 nursery.start_soon(self.snapshots.run)
                 nursery.start_soon(self.repair.run)
+                nursery.start_soon(self.repair.divergence.run)
                 runs = True
                 task_status.started()
                 await self._run_role()
@@ -364,6 +379,21 @@ class Group:
             return False
         self.repair.wreck = None
         return True
+
+    async def give_up_state(self) -> None:
+        """This replica's state is wrong: it is kept as evidence, and another one comes from a peer.
+
+        Raises StorageFailed.
+        """
+        async with self.snapshots.changing:
+            self.tell("unrestored", messages.Unrestored())
+            await self._wait(lambda: self.state.unrestored)  # nobody is served any more
+            async with self.applier.exclusive:
+                self.machine.empty()
+                self.applier.restart()
+                self.snapshots.manifest = None
+                self.repair.wreck = None
+                await self.files.set_apart()
 
     async def start_over(self, *, accept_loss: bool = False) -> None:
         """The files of the own manifest can be used again, or nobody can help: the machine takes its state.
@@ -408,6 +438,7 @@ class Group:
             case asks.Readable():
                 self.applier.advance(self.applicable)
                 self.repair.wake()
+                self._progress()
             case asks.Sealed():
                 self._sealed[effect.index] = effect.tokens
             case asks.Resolve():

@@ -30,6 +30,7 @@ from ..storage.actor import Storage
 from ..storage.errors import Compacted, StorageError
 from ..storage.index import Fault
 from . import messages
+from .divergence import Divergence
 from .machine import Patient
 from .mender import Asks, Mender, Reach
 from .requests import PeerLost, Refusal, describe, shaped
@@ -99,6 +100,7 @@ class Repair:
         self.wreck: Patient | None = None
         """The files from which the machine could not start, if they can be mended."""
         self.mender = Mender(asks, reach)
+        self.divergence = Divergence(asks, reach)
         self._storage = storage
         self._asks = asks
         self._reach = reach
@@ -145,12 +147,14 @@ class Repair:
 
     async def _restore(self) -> bool:
         """The machine has no state: its files are mended, or replaced by a snapshot, or taken as they are."""
-        group, wreck = self._group, self.wreck
+        group, wreck, divergence = self._group, self.wreck, self.divergence
         compacted = group.state.log.compacted.index
+        if divergence.undecided:
+            self._note(f"replicas differ at index {divergence.undecided}: it waits until most can be asked")
+            return False
         if wreck is None:
-            why = "it gave its copy up" if self._returns else "the state of its machine is lost"
-            self._note(f"{why}: it waits for a snapshot")
-            return await self._take_snapshot(compacted)
+            self._note(f"{self._why_lost()}: it waits for a snapshot")
+            return await self._take_snapshot(max(compacted, divergence.rebuilt_from))
         self._note(_some(wreck.reasons))
         asked = await self.mender.ask(wreck, self._others())
         if wreck.whole:
@@ -170,6 +174,11 @@ class Repair:
         await wreck.give_up(await wreck.missing(NUMBERS))
         await group.start_over(accept_loss=True)
         return await self._settled()
+
+    def _why_lost(self) -> str:
+        if self.divergence.rebuilt_from:
+            return f"it differed from the others at index {self.divergence.rebuilt_from}"
+        return "it gave its copy up" if self._returns else "the state of its machine is lost"
 
     async def _mend_files(self) -> bool:
         """Records that can't be read come from whoever has them; the machine serves all others meanwhile."""

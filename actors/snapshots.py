@@ -100,7 +100,8 @@ class Snapshots:
         self._grown = 0
         self._retained = Retained(kept_bytes)
         self._due = trio.Event()
-        self._changing = trio.Lock()
+        self.changing = trio.Lock()
+        """Held by whoever makes another manifest the group's own."""
         self._transfers = itertools.count(first_transfer)  # drawn, so that no earlier process's report fits
         self._no_space = False
         """The last attempt found no space."""
@@ -138,7 +139,7 @@ class Snapshots:
         The log between the last two manifests stays, so that a follower that was away for a moment catches up
         from the log. Without space for it nothing changes, and it is tried again.
         """
-        async with self._changing:
+        async with self.changing:
             try:
                 await self._take()
             except DiskFull as full:
@@ -153,6 +154,7 @@ class Snapshots:
         group, applier, previous = self._group, self._group.applier, self.manifest
         if group.state.unrestored or (previous is not None and previous.index >= applier.applied):
             return
+        group.announce_hash()
         capture = applier.capture()
         manifest = Manifest(
             group=group.number,
@@ -367,7 +369,8 @@ class Snapshots:
             raise SendRefused("the snapshot is of another group")
         if manifest.kind != group.machine.kind:
             raise SendRefused(f"the snapshot is of a {manifest.kind!r} machine")
-        if manifest.index <= group.applier.applied or manifest.index < group.state.log.compacted.index:
+        oldest = max(group.state.log.compacted.index, group.repair.divergence.rebuilt_from)
+        if manifest.index <= group.applier.applied or manifest.index < oldest:
             raise SendRefused("the snapshot is older than what is applied here")
         try:
             Membership.decode(manifest.members)
@@ -378,7 +381,7 @@ class Snapshots:
     async def _finish(self, incoming: Incoming) -> None:
         """Everything has arrived: make it durable, hand it to the machine, and reset the log behind it."""
         group = self._group
-        async with self._changing, group.applier.exclusive:
+        async with self.changing, group.applier.exclusive:
             if incoming.manifest.index <= group.applier.applied:
                 raise SendRefused("the log caught up first")
             local, self.manifest_crc = await incoming.finish()
@@ -386,6 +389,7 @@ class Snapshots:
             await group.applier.restore(local)
             group.skip_to(local.index)
         self.installed += 1
+        group.repair.divergence.rebuilt_from = 0
         membership = Membership.decode(local.members)
         group.tell(
             "snapshot installed", messages.SnapshotInstalled(local.index, local.term, membership, local.time)

@@ -40,6 +40,7 @@ GROUPS: Final = "groups"
 MANIFEST: Final = "manifest"
 QUARANTINE: Final = "quarantine"
 INCOMING: Final = "incoming"
+EVIDENCE: Final = "evidence"
 PAGE_BYTES: Final = 4096
 """A disk that refuses a read usually refuses one of these: what lies around it can be read."""
 OPEN_FILES: Final = 128
@@ -97,7 +98,7 @@ def recover_files(disk: Disk, directory: str) -> FoundFiles:
         files = found.manifest.files
         found.broken = tuple(file.name for file in files if not _cut(disk, directory, file))
     named = {file.name for file in found.manifest.files} if found.manifest is not None else set()
-    named |= {MANIFEST, QUARANTINE}
+    named |= {MANIFEST, QUARANTINE, EVIDENCE}
     found.incoming = _read_incoming(disk, directory) if INCOMING in names else None
     if found.incoming is not None and named.isdisjoint(found.incoming.names):
         named |= {INCOMING, *found.incoming.names}
@@ -537,11 +538,29 @@ class _Directory:
         """Moves all other files to quarantine. What is noted of the snapshot that came has had its use."""
         self.unlink(INCOMING)
         others = [name for name in self.disk.listdir(self.path) if name not in names]
-        others = [name for name in others if name not in (MANIFEST, QUARANTINE)]
+        others = [name for name in others if name not in (MANIFEST, QUARANTINE, EVIDENCE)]
         for name in others:
             self.open.forget(f"{self.path}/{name}")
         aside = f"{self.path}/{QUARANTINE}"
         _move_aside(self.disk, self.path, others, self.disk.listdir(aside) if self.disk.exists(aside) else ())
+
+    def set_apart(self) -> None:
+        """Moves the manifest and all files to a place where nothing removes them. Durable on return."""
+        aside = f"{self.path}/{EVIDENCE}"
+        self._make()
+        self.disk.mkdir(aside)
+        stamp = _next_stamp(self.disk.listdir(aside))
+        names = self.disk.listdir(self.path)
+        # The manifest first: a restart in between finds none, and asks others for their state.
+        for name in sorted(names, key=lambda name: name != MANIFEST):
+            if name not in (QUARANTINE, EVIDENCE):
+                self.open.forget(f"{self.path}/{name}")
+                self.disk.rename(f"{self.path}/{name}", f"{aside}/{stamp:08x}-{name}")
+            if name == MANIFEST:
+                self.disk.sync_directory(aside)
+                self.disk.sync_directory(self.path)
+        self.disk.sync_directory(aside)
+        self.disk.sync_directory(self.path)
 
     def note_incoming(self, encoded: bytes) -> None:
         self._make()
@@ -551,11 +570,11 @@ class _Directory:
         """The group is deleted: its directory goes, files first."""
         if not self.disk.exists(self.path):
             return
-        aside = f"{self.path}/{QUARANTINE}"
-        if self.disk.exists(aside):
-            for name in self.disk.listdir(aside):
-                self.disk.unlink(f"{aside}/{name}")
-            self.disk.rmdir(aside)
+        for aside in (f"{self.path}/{QUARANTINE}", f"{self.path}/{EVIDENCE}"):
+            if self.disk.exists(aside):
+                for name in self.disk.listdir(aside):
+                    self.disk.unlink(f"{aside}/{name}")
+                self.disk.rmdir(aside)
         for name in self.disk.listdir(self.path):
             self.unlink(name)
         self.disk.rmdir(self.path)
@@ -748,6 +767,14 @@ class GroupFiles:
         )
         self._background(self._lane.trim)
         return crc
+
+    async def set_apart(self) -> None:
+        """The group's state is not to be used any more, and is kept for people to look at."""
+        if self._incoming is not None:
+            self._incoming.abandon()
+        self._behind = None
+        await self._lane.commit(self._directory.set_apart)
+        self.manifest = None
 
     def close_incoming(self, incoming: Incoming) -> None:
         if self._incoming is incoming:
