@@ -177,6 +177,7 @@ class Storage:
             self._reader,
             self._writer,
             self._upkeep,
+            segment_bytes=options.segment_bytes,
             wake=lambda: self._work_event.set(),
             synced=self._synced,
         )

@@ -17,7 +17,7 @@ from .errors import StorageFailed
 from .index import LogIndex
 from .reading import LogReader
 from .records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record
-from .segment import BATCH, COMPACT, CREATE, HARD_STATE, Item, encode_record, write_size
+from .segment import BATCH, COMPACT, CREATE, DATA_START, HARD_STATE, Item, encode_record, write_size
 from .upkeep import Upkeep
 from .wal import LogWriter
 
@@ -50,6 +50,7 @@ class Cleaner:
         writer: LogWriter,
         upkeep: Upkeep,
         *,
+        segment_bytes: int,
         wake: Callable[[], None],
         synced: Callable[[], Awaitable[None]],
     ) -> None:
@@ -60,6 +61,7 @@ class Cleaner:
         self._reader = reader
         self._writer = writer
         self._upkeep = upkeep
+        self._segment_bytes = segment_bytes
         self._wake = wake
         self._synced = synced
         self._rewrites: deque[_Rewrite] = deque()
@@ -117,11 +119,19 @@ class Cleaner:
         sizes = self._upkeep.sizes
         closed = [number for number in sizes if self._upkeep.oldest <= number < current]
         total = sum(sizes[number] for number in closed)
+        live = self._index.live_bytes(closed)
         return (
             len(closed) > CLEAN_SEGMENTS
             and self.oldest_live() < current
-            and self._index.live_bytes(closed) < total * CLEAN_SHARE
+            and live < total * CLEAN_SHARE
+            and self._takes(live) < len(closed)
         )
+
+    def _takes(self, live: int) -> int:
+        """How many segments so many live bytes may fill. If a segment holds few batches, much of each is
+        empty, and to write it again would change nothing, again and again."""
+        filled = self._segment_bytes - DATA_START - write_size(1, self._index.largest())
+        return -(-live // filled) if filled > 0 else live
 
     async def _clean(self, segment: int) -> bool:
         """Rewrites a segment's live records; False if one can't be read."""

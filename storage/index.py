@@ -341,6 +341,10 @@ class LogIndex:
         for log in self.groups.values():
             log.closed = True
 
+    def largest(self) -> int:
+        """Bytes of the largest batch; 0 if there is none."""
+        return max((max(log.lengths, default=0) for log in self.groups.values()), default=0)
+
     def live_bytes(self, segments: Iterable[int]) -> int:
         """Bytes of live records in these segments."""
         return sum(use.live_bytes for number in segments if (use := self.uses.get(number)) is not None)

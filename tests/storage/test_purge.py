@@ -80,6 +80,26 @@ async def test_an_idle_group_that_needs_all_its_log_keeps_it(autojump_clock: tri
         assert len(await stored(storage, 3)) == 59
 
 
+async def test_what_fills_a_segment_alone_is_not_written_again_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Less than half of each segment is live, and packing them anew would give as many segments."""
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create()])
+        for index in range(1, 11):
+            storage.append([record(index, size=6000)])
+            await storage.drain()
+
+        def count(operation: str, path: str) -> None:
+            assert len(disk.operations) < 2000, "the log is written again and again"
+
+        disk.before = count
+        await settle(storage)
+        assert storage.statistics().rewritten_records == 0
+        assert len(await stored(storage)) == 10
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_power_loss_while_segments_are_freed_rewritten_and_recycled(
     seed: int, autojump_clock: trio.testing.MockClock
