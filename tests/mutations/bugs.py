@@ -222,7 +222,7 @@ ANSWERS = (
         "actors.changes:seal_change",
         "return effects + read_index.finish_round(state)",
         "return effects",
-        within=4000,
+        within=2000,
     ),
     bug(
         "what may still be committed is called not applied",
@@ -391,7 +391,7 @@ RECOVERY = (
         "storage.index:LogIndex._compact",
         "len(log.terms) if other else min(max(at + 1, 0), len(log.terms))",
         "min(max(at + 1, 0), len(log.terms))",
-        within=4000,
+        within=2000,
     ),
     bug(
         "a segment is freed while it has the newest vote",

@@ -10,6 +10,7 @@ import click
 import trio
 
 from . import soaking
+from .crash_states import PROTOCOLS, StateLost, enumerate_states
 from .report import Options, Report
 
 TIERS = {"core": "trimaran.testing.core", "actor": "trimaran.testing.nodes"}
@@ -78,6 +79,27 @@ def soak(
     plan = soaking.Plan(tier=tier, minutes=minutes, seconds=seconds, jobs=jobs, first=first, seeds=seeds)
     total = trio.run(soaking.soak, plan, click.echo)
     sys.exit(1 if total.failed else 0)
+
+
+@cli.command()
+@click.option("--protocol", type=click.Choice(sorted(PROTOCOLS)), multiple=True, help="[default: all]")
+@click.option("--first", type=click.IntRange(min=0), default=1, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="States of each protocol and seed.  [default: all]")
+def states(protocol: tuple[str, ...], first: int, seeds: int, limit: int | None) -> None:
+    """Recover every state that a power loss may leave of the update protocols. The exit code is 1 if any is
+    wrong."""
+    total = 0
+    for seed in range(first, first + seeds):
+        for name in protocol or PROTOCOLS:
+            try:
+                tried = enumerate_states(PROTOCOLS[name], limit=limit, seed=seed)
+            except StateLost as lost:
+                click.echo(f"LOST: {name}, seed {seed}: {lost}")
+                sys.exit(1)
+            total += tried.states
+            click.echo(f"{name}, seed {seed}: {tried.operations} operations, {tried.states} states")
+    click.echo(f"{total} states, nothing lost, nothing invented")
 
 
 @cli.command(hidden=True)

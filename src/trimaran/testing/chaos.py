@@ -15,6 +15,8 @@ from .swarm import NEVER
 from .weather import Link
 
 HOUR = 3600 * 10**9
+LONG = 2.0
+"""Seconds (mean) without a leader that crashed at the worst moment."""
 
 
 class Chaos:
@@ -104,6 +106,10 @@ class Chaos:
         change = Change(kind, self._draw.choice(list(self._cluster.processes)))
         if kind is ChangeKind.REMOVE and self._draw.random() < 0.7:
             return
+        self._ask_change(leader, change)
+
+    def _ask_change(self, leader: Process, change: Change) -> None:
+        kind = change.kind
         grows = kind in (ChangeKind.ADD_LEARNER, ChangeKind.PROMOTE)
         if not grows and any(process.still_bad() for process in self._cluster.processes.values()):
             return  # the only good copy of something might leave with it: no operator does that
@@ -170,7 +176,16 @@ class Chaos:
             leader.later(draw.uniform(0, 0.5), cluster.clients.append, leader)
         if cluster.mix.work.change_every != NEVER and draw.random() < 0.5:
             for _ in range(draw.choice((1, 2, 3))):
-                leader.later(draw.choice((0.0, 0.05)), self._change_at, leader)
+                leader.later(draw.choice((0.0, 0.05)), self._shrink_at, leader)
+
+    def _shrink_at(self, leader: Process) -> None:
+        """Take the vote of somebody else away."""
+        state = leader.state
+        assert state is not None
+        others = sorted(state.membership.voters - {leader.id})
+        if others:
+            kind = self._draw.choice((ChangeKind.DEMOTE, ChangeKind.RELEASE))
+            self._ask_change(leader, Change(kind, self._draw.choice(others)))
 
     def _heal(self) -> None:
         cluster = self._cluster
@@ -181,7 +196,7 @@ class Chaos:
             and self._draw.random() < cluster.mix.process.crash_at_heal
         ):
             self._strike("crash at heal", leader.id)
-            cluster.crash(leader)
+            cluster.crash(leader, down_for=LONG)
         cluster.heal()
 
     def _link(self) -> Link:

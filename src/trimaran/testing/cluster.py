@@ -116,8 +116,8 @@ class Cluster:
 
     # --- processes ------------------------------------------------------------------------------------------
 
-    def crash(self, process: Process, *, power: bool | None = None) -> None:
-        """End a process; `power`: with its machine, None: as the seed draws."""
+    def crash(self, process: Process, *, power: bool | None = None, down_for: float | None = None) -> None:
+        """End a process; `power`: with its machine, None: as the seed draws; `down_for`: a mean (s)."""
         if process.state is None or self.calm:
             return
         if power is None:
@@ -131,7 +131,8 @@ class Cluster:
             for other in self.processes.values():
                 if other is not process:
                     other.later(self._draw.uniform(0, 0.05), other.step, PeerDown(process.id))
-        self.heap.after(self._draw.expovariate(1 / self.mix.process.down_for), self.restart, process)
+        mean = down_for if down_for is not None else self.mix.process.down_for
+        self.heap.after(self._draw.expovariate(1 / mean), self.restart, process)
 
     def power_cut(self, process: Process) -> None:
         """The power went inside an operation on files."""
