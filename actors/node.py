@@ -110,6 +110,7 @@ class Node:
         the
             same ones.
         listen: hears every event of every group (`actors/events.py`).
+        security: reads users and certificates, if not from the files that the options name.
         speaks: the newest protocol it speaks; an older one than the program's is for tests of upgrades.
     """
 
@@ -121,6 +122,7 @@ class Node:
         port: Port | None = None,
         listen: EventHook | None = None,
         speaks: int = PROTOCOL_VERSION,
+        security: Callable[[], Security] | None = None,
     ) -> None:
         self.options = options
         self.client_address = options.listen
@@ -147,6 +149,7 @@ class Node:
         self._directory = StreamDirectory()
         self._meta_changed = trio.Event()
         self._stopping = False
+        self._load_security = security or partial(load_security, options)
         self._security = Security()
 
     # --- life ------------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ class Node:
             NodeFailed: the disk failed while running.
             NodeRemoved: the cluster removed this node, now or while it was away.
         """
-        self._security = load_security(self.options)
+        self._security = self._load_security()
         if self._own_world and self._security.peer_tls is not None:
             self._world = replace(self._world, network=TlsNetwork(self._security.peer_tls))
         self.storage = await self._open_storage()
@@ -204,7 +207,7 @@ class Node:
 
         Raises BadSecurity; then everything stays as it was. Links keep their certificates until a restart.
         """
-        security = load_security(self.options)
+        security = self._load_security()
         self.gateway.reload(security.access, security.tls)
 
     async def stop(self) -> None:
@@ -640,6 +643,7 @@ def gateway_settings(options: Options) -> Settings:
         max_pending=options.max_pending,
         max_connections=options.max_connections,
         max_subscriptions=options.max_subscriptions,
+        jetstream=options.jetstream == "on",
         auth_timeout=options.auth_timeout_ms / 1000,
         ping_interval=options.ping_interval_ms / 1000,
         chunk_bytes=options.batch_bytes - BATCH_OVERHEAD,

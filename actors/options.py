@@ -380,6 +380,13 @@ class Options:
         minimum=10,
         maximum=86_400_000,
     )
+    jetstream: Literal["on", "off"] = _setting(
+        "on",
+        Unit.CHOICE,
+        "Whether clients may use JetStream; off: core NATS only.",
+        "It is what Trimaran is for.",
+        choices=("on", "off"),
+    )
     max_subscriptions: int = _setting(
         0,
         Unit.COUNT,

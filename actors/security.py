@@ -108,8 +108,11 @@ def access_from(conf: Mapping[str, Value]) -> Access | None:
         raise BadConf(str(error)) from None
 
 
-def tls_from(conf: Mapping[str, Value], base: Path = Path()) -> ClientTls | None:
-    """How clients' connections are encrypted; None: not at all. Raises BadConf, BadCertificate."""
+def tls_from(conf: Mapping[str, Value]) -> ClientTls | None:
+    """How clients' connections are encrypted; None: not at all. Raises BadConf, BadCertificate.
+
+    Files are looked for where the process runs, as in nats-server.
+    """
     block = _block(conf, "tls")
     if not block:
         return None
@@ -117,9 +120,9 @@ def tls_from(conf: Mapping[str, Value], base: Path = Path()) -> ClientTls | None
         raise BadConf("tls: cert_file and key_file are needed")
     mapped = bool(block.get("verify_and_map", False))
     return client_tls(
-        base / str(block["cert_file"]),
-        base / str(block["key_file"]),
-        base / str(block["ca_file"]) if "ca_file" in block else None,
+        Path(str(block["cert_file"])),
+        Path(str(block["key_file"])),
+        Path(str(block["ca_file"])) if "ca_file" in block else None,
         verify=bool(block.get("verify", False)) or mapped,
         first=block.get("handshake_first", False) not in (False, "auto"),
     )

@@ -54,6 +54,8 @@ class Settings:
     """Encoded size up to which publishes to one stream are proposed together; a batch holds it."""
     max_subscriptions: int = 0
     """Of one client; 0: no limit."""
+    jetstream: bool = True
+    """Whether JetStream's subjects mean anything."""
     publish_window: int = 16 << 20
     """Bytes proposed to one stream and not yet settled, beyond which its publishers are read no more."""
 

@@ -40,7 +40,8 @@ Clients parse it as a semantic version and switch features on by it; Trimaran's 
 PASS_BYTES: Final = 4 << 20
 """Bytes read in one pass, which bounds how long it keeps the loop; who is left over is ready in the next."""
 
-API_PREFIXES: Final = (b"$JS.API.", b"$TRIMARAN.API.")
+ADMINISTRATION_PREFIX: Final = b"$TRIMARAN.API."
+API_PREFIXES: Final = (b"$JS.API.", ADMINISTRATION_PREFIX)
 JETSTREAM_PREFIX: Final = b"$JS."
 API_MAX: Final = 1024
 """API requests under way; more are refused with a typed error instead of queueing without end."""
@@ -308,7 +309,7 @@ class Gateway:
             "port": port,
             "headers": True,
             "max_payload": self.settings.max_payload,
-            "jetstream": True,
+            **({"jetstream": True} if self.settings.jetstream else {}),
             "client_id": client.number,
             "client_ip": client.wire.address,
             "cluster": backend.cluster_name,
@@ -377,11 +378,13 @@ class Gateway:
 
     def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
         delivered = self.router.publish(subject, reply, header_size, body, client)
-        if subject.startswith(JETSTREAM_PREFIX) and self._backend.to_consumer(
-            subject, reply, body[header_size:]
+        if (
+            subject.startswith(JETSTREAM_PREFIX)
+            and self.settings.jetstream
+            and self._backend.to_consumer(subject, reply, body[header_size:])
         ):
             self._wake()
-        elif subject.startswith(API_PREFIXES):
+        elif subject.startswith(API_PREFIXES if self.settings.jetstream else ADMINISTRATION_PREFIX):
             self._start_api(client, subject, reply, body[header_size:])
         elif reply and not delivered:
             no_responders(client, self.table, reply, subject)

@@ -13,6 +13,7 @@ __all__ = ["cli", "Failure"]
 
 COMMANDS: Final = (
     "node",
+    "nats-server",
     "demo",
     "status",
     "cluster",

@@ -12,7 +12,7 @@ import socket
 import threading
 import tomllib
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,7 +21,7 @@ import trio
 
 from .. import logs
 from ..actors.options import BadOption, Options, Setting, Unit, from_mapping, setting, settings, split_address
-from ..actors.security import BadSecurity
+from ..actors.security import BadSecurity, Security
 from ..codec import IMPLEMENTATION
 from . import Failure
 
@@ -118,17 +118,24 @@ node = click.Command(
 )
 
 
-def run(options: Options) -> int:
-    """Run a node until it is told to stop. Returns the exit code, or raises Failure for a known cause."""
+def run(options: Options, security: Callable[[], Security] | None = None, notes: Sequence[str] = ()) -> int:
+    """Run a node until it is told to stop. Returns the exit code, or raises Failure for a known cause.
+
+    Args:
+        security: reads users and certificates, if not from the files that the options name.
+        notes: warnings for the beginning of the log.
+    """
     from ..actors.node import Node  # here, so that --help and a bad option answer at once
 
     logs.configure(options.log_format, options.log_level, name=options.name)
     if IMPLEMENTATION == "python":
         logger.warning("The C codec is not in use: everything works, many times slower")
+    for note in notes:
+        logger.warning("%s", note)
     allow_files(options.max_connections + SPARE_FILES)
 
     def make_node() -> Node:
-        node = Node(options)
+        node = Node(options, security=security)
         node.on_failure = _exit_with
         return node
 
