@@ -238,6 +238,10 @@ class Group:
         chunk = announcement(manifest.index, manifest.term, manifest.rolling_hash)
         await self.call(lambda token: messages.ProposeSnapshot(chunk, token, term))
 
+    def wall(self) -> int:
+        """The node's clock, ns since 1970."""
+        return self._clock.wall()
+
     def announce_hash(self) -> None:
         """The leader takes a snapshot: the others compare their rolling hashes with its own. Nobody waits."""
         state, applier = self.state, self.applier

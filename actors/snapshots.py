@@ -94,6 +94,8 @@ class Snapshots:
         self.manifest_crc = manifest_crc(encode_manifest(manifest)) if manifest is not None else 0
         self.taken = self.sent = self.installed = 0
         self.received_parts = self.sent_parts = 0
+        self.began = self.ended = 0
+        """When the last one was taken: from the capture until the manifest was durable, ns since 1970."""
         self._files = files
         self._peers = peers
         self._log_bytes = log_bytes
@@ -154,6 +156,7 @@ class Snapshots:
         group, applier, previous = self._group, self._group.applier, self.manifest
         if group.state.unrestored or (previous is not None and previous.index >= applier.applied):
             return
+        self.began = group.wall()
         group.announce_hash()
         capture = applier.capture()
         manifest = Manifest(
@@ -169,7 +172,7 @@ class Snapshots:
             state=capture.state,
         )
         await group.wait_synced(manifest.index)
-        await self._files.sync([file.name for file in manifest.files])
+        await self._files.sync_for(manifest)
         try:
             self.manifest_crc = await self._files.write_manifest(manifest)
         except ManifestTooLarge as error:
@@ -177,6 +180,7 @@ class Snapshots:
             return
         self.manifest = manifest
         self.taken += 1
+        self.ended = group.wall()
         group.machine.captured(capture)
         if previous is not None:
             self._retained.may_go(previous.index, previous.term)

@@ -159,6 +159,8 @@ class Vitals:
             "leader": names.get(state.leader, f"{state.leader:016x}" if state.leader else ""),
             "quorum_needed": state.membership.quorum(),
             "snapshots_taken": group.snapshots.taken,
+            "snapshot_began": group.snapshots.began,
+            "snapshot_ended": group.snapshots.ended,
             "snapshots_sent": group.snapshots.sent,
             "snapshots_installed": group.snapshots.installed,
             "peers": peers,

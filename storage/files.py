@@ -696,6 +696,15 @@ class GroupFiles:
         """For a full file: lets it reach the disk early, so that the next snapshot needs not wait for it."""
         self._background(lambda: self._directory.sync_apart(name))
 
+    def _changed(self, manifest: Manifest) -> list[FileEntry]:
+        """Those of its files that are not in the current manifest just so: the others are durable."""
+        known = set(self.manifest.files) if self.manifest is not None else set()
+        return [file for file in manifest.files if file not in known]
+
+    async def sync_for(self, manifest: Manifest) -> None:
+        """What `write_manifest` wants durable: a large stream has thousands of files, few of them changed."""
+        await self.sync([file.name for file in self._changed(manifest)])
+
     async def write_manifest(self, manifest: Manifest) -> int:
         """Makes the manifest durable and current, and returns its CRC32C. Sync its files before.
 
@@ -706,7 +715,7 @@ class GroupFiles:
         encoded = encode_manifest(manifest)
         if len(encoded) > MAX_MANIFEST_BYTES:
             raise ManifestTooLarge(f"a manifest of {len(encoded)} bytes; {MAX_MANIFEST_BYTES} are the most")
-        await self._lane.commit(self._directory.write_manifest, encoded, manifest.files)
+        await self._lane.commit(self._directory.write_manifest, encoded, self._changed(manifest))
         self.manifest = manifest
         return manifest_crc(encoded)
 

@@ -6,6 +6,7 @@ Nothing here reads a clock: the machine says what time its log has come to.
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, cast
 
@@ -102,17 +103,32 @@ class Expiry:
     # --- snapshots
 
     def pack(self) -> dict[str, object]:
-        """As it is kept in a captured state, without what is there no more."""
+        """As it is kept in a captured state. A million times to live take no longer than a heartbeat may."""
         has = self._store.has
         return {
-            "due": [each for each in sorted(self._due) if has(each[1])],
+            "due": [
+                array("q", [time for time, _ in self._due]).tobytes(),
+                array("Q", [sequence for _, sequence in self._due]).tobytes(),
+            ],
             "kept": [each for each in sorted(self._kept) if has(each)],
             "markers": [each for each in sorted(self._markers) if has(each)],
         }
 
     def restore(self, packed: Mapping[str, object]) -> None:
         """Takes what `pack` gave; nothing in a state from before messages had a time to live."""
-        for time, sequence in cast("list[tuple[int, int]]", packed.get("due", [])):
-            heapq.heappush(self._due, (time, sequence))
+        self._due = _read_due(cast("list[object]", packed.get("due", [])))
         self._kept.update(cast("list[int]", packed.get("kept", [])))
         self._markers.update(cast("list[int]", packed.get("markers", [])))
+
+
+def _read_due(packed: list[object]) -> list[tuple[int, int]]:
+    """The heap of (time, sequence): two packed columns, or a list as in version 1 of a state.
+
+    Raises ValueError or TypeError.
+    """
+    if len(packed) == 2 and all(isinstance(column, bytes) for column in packed):
+        times, sequences = array("q"), array("Q")
+        times.frombytes(cast("bytes", packed[0]))
+        sequences.frombytes(cast("bytes", packed[1]))
+        return list(zip(times, sequences, strict=True))
+    return sorted((time, sequence) for time, sequence in cast("list[tuple[int, int]]", packed))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
@@ -25,6 +24,7 @@ from . import headers
 from .commands import read_command
 from .config import MAX_FIRST, StreamConfig
 from .consumers import Consumers
+from .duplicates import Duplicates
 from .durations import show_duration
 from .errors import (
     BEYOND_LAST,
@@ -53,7 +53,7 @@ BLOCK_BYTES: Final = 8 << 20
 PENDING_BYTES: Final = 16 << 20
 """Written behind, per group: beyond this `settle` waits."""
 STATE_VERSION: Final = 2
-"""Version 1 did not say with which sequence each block begins."""
+"""Version 1 did not say with which sequence each block begins; ids and times to live were lists there."""
 HIGHEST_SEQUENCE: Final = (1 << 56) - 1
 """A result has 56 bits for a sequence."""
 
@@ -96,7 +96,7 @@ class StreamMachine:
         self._store = MessageStore(self._files, self.name, self._block_bytes, self._tell_damage)
         self.consumers = Consumers(self._store)
         self._expiry = Expiry(self._store)
-        self._duplicates: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._duplicates = Duplicates()
         self._last_id = b""
         self._fresh: list[int] = []
         """Subjects met in the current run; those of which nothing was stored are released."""
@@ -150,12 +150,7 @@ class StreamMachine:
         markers = self.config.subject_delete_marker_ttl
         for subject in self._expiry.expire(self.clock, self.config.max_age, watched=markers > 0):
             self._mark(subject, markers)
-        horizon = self.clock - self.config.duplicate_window
-        while self._duplicates:
-            known, (_, time) = next(iter(self._duplicates.items()))
-            if time > horizon:
-                break
-            del self._duplicates[known]
+        self._duplicates.expire(self.clock - self.config.duplicate_window)
 
     def next_due(self) -> int | None:
         """When (ns) something expires although nothing happens: the leader then proposes a tick."""
@@ -316,7 +311,7 @@ class StreamMachine:
         sequence = store.append(subject, header_block, payload, self.clock)
         self._last_id = asked.get(headers.MSG_ID, b"")
         if self._last_id:
-            self._duplicates[self._last_id] = (sequence, self.clock)
+            self._duplicates.note(self._last_id, sequence, self.clock)
         ttl = parse_ttl(asked.get(headers.TTL, b""))
         if ttl is not None:
             self._expiry.note(sequence, ttl, self.clock)
@@ -553,7 +548,7 @@ class StreamMachine:
             "version": self.version,
             "clock": self.clock,
             "last_id": self._last_id,
-            "duplicates": [[known, *where] for known, where in self._duplicates.items()],
+            "duplicates": self._duplicates.pack(),
             "consumers": self.consumers.pack(),
             "expiry": self._expiry.pack(),
             "store": store,
@@ -594,8 +589,7 @@ class StreamMachine:
             self.version = cast("int", fields["version"])
             self.clock = cast("int", fields["clock"])
             self._last_id = cast("bytes", fields["last_id"])
-            for known, sequence, time in cast("list[tuple[bytes, int, int]]", fields["duplicates"]):
-                self._duplicates[known] = (sequence, time)
+            self._duplicates.restore(cast("bytes | list[list[object]]", fields["duplicates"]))
             self.consumers.restore(cast("dict[str, object]", fields["consumers"]))
             self._expiry.restore(cast("dict[str, object]", fields.get("expiry", {})))
             config = fields["config"]

@@ -241,6 +241,29 @@ async def test_a_log_that_lost_its_manifest_says_so(what: str) -> None:
         assert (group.last_index, len(group.entries), group.faulty) == (7, 2, [])
 
 
+async def test_a_snapshot_syncs_only_what_changed_since_the_last_one() -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        files.write("a", 0, b"1" * 100)
+        files.write("b", 0, b"2" * 100)
+        first = manifest(3, {"a": b"1" * 100, "b": b"2" * 100})
+        await files.sync_for(first)
+        await files.write_manifest(first)
+        files.write("b", 100, b"2" * 100)
+        files.write("c", 0, b"3")
+        done = len(disk.operations)
+        second = manifest(4, {"a": b"1" * 100, "b": b"2" * 200, "c": b"3"})
+        await files.sync_for(second)
+        await files.write_manifest(second)
+        synced = {path for operation, path in disk.operations[done:] if operation == "sync"}
+        assert {f"{DIRECTORY}/b", f"{DIRECTORY}/c"} <= synced and f"{DIRECTORY}/a" not in synced
+    disk.crash(Random(1))
+    async with opened(disk) as storage:
+        assert storage.recovered.groups == {}
+        assert disk.read(f"{DIRECTORY}/b") == b"2" * 200
+
+
 async def test_a_snapshot_from_a_peer_replaces_the_files_in_one_step() -> None:
     disk = MemoryDisk()
     sent = {"x-1": b"1" * 5000, "empty": b"", "x-2": b"2" * 100}
