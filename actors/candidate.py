@@ -21,7 +21,7 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
         case Append() | Beat():
             return on_leader(state, message, now)
         case Tick():
-            return on_tick(state, now)
+            return on_tick(state, message, now)
         case Campaign() if state.role is Role.PRE_CANDIDATE:
             return follower.on_campaign(state, now)  # whom it asked before may not have had the group yet
         case RequestVote():
@@ -76,8 +76,11 @@ def on_leader(state: GroupState, message: Append | Beat, now: Now) -> list[Effec
     return effects + roles.obey(state, message, now)
 
 
-def on_tick(state: GroupState, now: Now) -> list[Effect]:
+def on_tick(state: GroupState, tick: Tick, now: Now) -> list[Effect]:
     """A split or lost vote: ask anew, from the pre-vote, so that no term rises while no majority answers."""
     if now.monotonic < state.deadline:
+        return []
+    if tick.late:
+        state.deadline = state.early_deadline(now)
         return []
     return roles.become_pre_candidate(state, now)

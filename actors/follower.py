@@ -54,7 +54,7 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
         case TimeoutNow():
             return on_timeout_now(state, now)
         case Tick():
-            return on_tick(state, now)
+            return on_tick(state, message, now)
         case Campaign():
             return on_campaign(state, now)
         case PeerDown(node):
@@ -278,8 +278,11 @@ def answer_stale(state: GroupState, message: PeerMessage, now: Now) -> list[Effe
 # --- elections (Raft 5.2) -----------------------------------------------------------------------------------
 
 
-def on_tick(state: GroupState, now: Now) -> list[Effect]:
+def on_tick(state: GroupState, tick: Tick, now: Now) -> list[Effect]:
     if now.monotonic < state.deadline:
+        return []
+    if tick.late:
+        state.deadline = state.early_deadline(now)
         return []
     if state.faulty:
         state.deadline = state.election_deadline(now)

@@ -153,6 +153,8 @@ class Group:
         self._starved = False
         self._nursery: trio.Nursery | None = None
         self._closed = False
+        self._excused_since: float | None = None
+        """When a leader had been heard as of the last tick, if that was excused."""
         self._progressed = trio.Event()
         self._watchers = 0
         snapshots.attach(self)
@@ -416,7 +418,16 @@ class Group:
             for message in taken:
                 self._step(message, now)
             if now.monotonic >= self.state.deadline:
-                self._step(messages.Tick(), now)
+                self._step(messages.Tick(late=self._is_excused(now)), now)
+
+    def _is_excused(self, now: Now) -> bool:
+        """Whether a tick comes late because this node stood still. Once for each time a leader was heard, and
+        never twice in a row: one that is always late must have its elections all the same."""
+        heard = self.state.leader_contact
+        late = now.monotonic - self.state.deadline > self.state.options.heartbeat
+        excused = late and self._excused_since != heard
+        self._excused_since = heard if excused else None
+        return excused
 
     def _now(self) -> Now:
         return Now(self._clock.monotonic(), self._clock.wall())

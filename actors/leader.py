@@ -75,7 +75,7 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
         case BeatReply():
             return on_beat_reply(state, message, now)
         case Tick():
-            return on_tick(state, now)
+            return on_tick(state, message, now)
         case _:
             return on_rare(state, message, now)
 
@@ -452,13 +452,13 @@ def next_beat(state: GroupState, now: Now) -> float:
     return grid if grid > now.monotonic else grid + interval
 
 
-def on_tick(state: GroupState, now: Now) -> list[Effect]:
+def on_tick(state: GroupState, tick: Tick, now: Now) -> list[Effect]:
     if now.monotonic < state.deadline:
         return []
     if state.quiet:
         state.deadline = now.monotonic + state.options.quiet_heartbeat
         return beats(state, quiet=True)
-    if must_step_down(state, now):
+    if not tick.late and must_step_down(state, now):
         return roles.become_follower(state, now, term=state.term)
     state.deadline = next_beat(state, now)
     resting = quiet.may_be_quiet(state, now)

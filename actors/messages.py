@@ -126,7 +126,13 @@ class SnapshotReply(PeerMessage):
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """`state.deadline` has passed. An early tick does no harm."""
+    """`state.deadline` has passed. An early tick does no harm.
+
+    `late`: it passed long ago, since this node itself stood still. What the others said meanwhile waits to be
+    read, so their silence proves nothing yet.
+    """
+
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock
 
 from tests.actors.cluster import KIB, OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.test_cluster import same_everywhere
 from trimaran import GroupHandle, StreamHandle, open_stream
 from trimaran.actors.group import Group
+from trimaran.actors.messages import Now
 from trimaran.actors.progress import WINDOW_BYTES, WINDOW_MESSAGES, ProgressState
 from trimaran.actors.vitals import CATCH_UP_SECONDS
 from trimaran.codec import Buffer, EntryType, make_chunk
@@ -228,3 +230,40 @@ async def test_a_leaders_snapshot_that_comes_while_an_own_one_is_made_waits_for_
         await cluster.crash(away, power=True)
         await cluster.start(away)
         await cluster.ready()
+
+
+@pytest.mark.parametrize("seconds", [0.7, 3.0])
+async def test_a_machine_that_stands_still_for_a_while_has_no_elections_for_it(
+    mock_clock: MockClock, seconds: float
+) -> None:
+    """All nodes stop at once, as on a host that was suspended: what they said before waits to be read."""
+    mock_clock.autojump_threshold = 0
+    async with open_memory_cluster() as cluster:
+        handle = await cluster.counter("a")
+        leader, *_ = others(cluster, handle)
+        group = replica(cluster, leader, handle)
+        term = group.state.term
+        for number in range(20):
+            await GroupHandle(cluster[leader], handle.group).propose(b"%d" % number)
+            mock_clock.jump(seconds)
+            await trio.sleep(0.3)
+        assert cluster.leaders(handle.group) == [leader] and group.state.term == term
+
+
+async def test_a_late_tick_is_excused_once_for_each_time_a_leader_was_heard(
+    autojump_clock: MockClock,
+) -> None:
+    """A node that is always late must have its elections all the same."""
+    async with open_memory_cluster("solo") as cluster:
+        group = replica(cluster, "solo", await cluster.counter("solo", replicas=1))
+        group.state.deadline = 1000.0
+
+        def is_excused(seconds: float) -> bool:
+            return group._is_excused(Now(1000.0 + seconds, 0))
+
+        assert not is_excused(0.9 * group.state.options.heartbeat)
+        assert [is_excused(1) for _ in range(4)] == [True, False, True, False]
+        assert is_excused(1)
+        group.state.leader_contact = 999.0
+        assert [is_excused(1) for _ in range(3)] == [True, False, True]
+        assert not is_excused(0)

@@ -13,7 +13,7 @@ import pytest
 
 from trimaran.actors.effects import Commit, Send
 from trimaran.actors.membership import Change, ChangeKind, Membership, MembershipHistory
-from trimaran.actors.messages import Beat, ProposeMembership, SnapshotInstalled, VoteReply
+from trimaran.actors.messages import Beat, ProposeMembership, SnapshotInstalled, Tick, VoteReply
 from trimaran.actors.outcomes import NotApplied, Reason
 from trimaran.actors.state import RaftOptions, Role
 from trimaran.codec import Kind
@@ -231,3 +231,37 @@ def test_a_leader_may_be_elected_while_its_machine_lags() -> None:
     assert replica.state.applied < 50
     leader = replica.lead()
     assert leader.role() is Role.LEADER and leader.state.log.last_index == 51
+
+
+@pytest.mark.parametrize("role", ["follower", "pre-candidate", "candidate"])
+def test_who_stood_still_itself_hears_first_what_waits_to_be_read(role: str) -> None:
+    replica = Replica(log=[1])
+    if role != "follower":
+        replica.wait(5)
+        replica.tick()
+    if role == "candidate":
+        replica.campaign()
+    before = replica.role()
+    replica.wait(5)
+    replica.step(Tick(late=True))
+    assert replica.role() is before and not replica.effects
+    assert replica.time < replica.state.deadline <= replica.time + replica.options.early_election
+    replica.wait(1)
+    replica.step(Tick())
+    assert replica.role() is Role.PRE_CANDIDATE
+
+
+def test_a_leader_that_stood_still_counts_its_quorum_when_it_has_read_the_answers() -> None:
+    leader = Replica().serve()
+    leader.wait(1)
+    leader.step(Tick())  # the quorum was counted: it has heard of nobody since
+    leader.wait(5)
+    leader.step(Tick(late=True))
+    assert leader.role() is Role.LEADER and leader.sent(Beat)
+    leader.step(leader.beat_reply(2))
+    leader.wait(0.2)
+    leader.step(Tick())
+    assert leader.role() is Role.LEADER
+    leader.wait(1)
+    leader.step(Tick())
+    assert leader.role() is Role.FOLLOWER
