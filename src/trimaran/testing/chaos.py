@@ -33,10 +33,11 @@ class Chaos:
         clients, work, network, disk, process = cluster.clients, mix.work, mix.network, mix.disk, mix.process
         self._repeat(work.propose_every, clients.append)
         self._repeat(10 * work.propose_every, clients.tick)
-        self._repeat(3 * work.propose_every, clients.write)
         self._repeat(work.read_every, clients.read)
-        for session in clients.sessions:
-            self._repeat(4 * work.propose_every, session.next)
+        if cluster.checks.journal:
+            self._repeat(3 * work.propose_every, clients.write)
+            for session in clients.sessions:
+                self._repeat(4 * work.propose_every, session.next)
         self._repeat(work.transfer_every, self._transfer)
         self._repeat(work.change_every, self._change)
         self._repeat(process.crash_every, self._crash)

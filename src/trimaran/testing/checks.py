@@ -272,14 +272,16 @@ class Checks:
         return asked
 
     def check_acknowledged(self, token: int, outcome: Applied, asked: Asked) -> None:
-        """An append of plain entries was acknowledged, with their sequence numbers."""
+        """An append of plain entries was acknowledged; a `Journal` gives their sequence numbers."""
+        require(outcome.index > asked.index, "sequence", token, outcome.index, "is not behind", asked.index)
         numbers = outcome.result
+        if not isinstance(numbers, list) or len(numbers) != asked.count:
+            raise Violated("outcomes", token, "has", numbers, "for", asked.count, "entries")
+        if not self.journal:
+            return
         for each in {token, token + asked.count - 1}:
             place = self._places.get(each)
             require(place == outcome.index, "outcomes", each, "acknowledged at", outcome.index, "is", place)
-        require(outcome.index > asked.index, "sequence", token, outcome.index, "is not behind", asked.index)
-        if not isinstance(numbers, list) or len(numbers) != asked.count:
-            raise Violated("outcomes", token, "has", numbers, "for", asked.count, "entries")
         dense = list(range(numbers[0], numbers[0] + asked.count))
         require(numbers == dense, "sequence", token, "got", numbers)
         self.check_number(token, numbers[0], asked)

@@ -3,6 +3,7 @@ they are told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ class Clients:
         self._draw = draw
         self._tokens = 0
         self.stopped = False
+        self.command: Callable[[Random], bytes] | None = None
+        """Draws what is appended, if the machine is not a `Journal`."""
 
     @property
     def cluster(self) -> Cluster:
@@ -76,11 +79,17 @@ class Clients:
         count = draw.choice((1, 1, 2, 4, 12))
         token = self.token(count)
         size = draw.choice((0, 0, 20, 200))
-        entries = [OPERATION.pack(token + each, 0) + bytes(size) for each in range(count)]
+        entries = [self.entry(token + each, size) for each in range(count)]
         chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
         term = node.state.term if node.state is not None and draw.random() < 0.2 else 0
         self._begin(token, count)
         node.ask(token, Propose(chunk, token, term), lambda outcome: self._appended(token, outcome))
+
+    def entry(self, token: int, size: int = 0) -> bytes:
+        """What a client may propose, with so many bytes more than it needs."""
+        if self.command is not None:
+            return self.command(self._draw)
+        return OPERATION.pack(token, 0) + bytes(size)
 
     def _begin(self, token: int, count: int = 1) -> None:
         self.operations += 1

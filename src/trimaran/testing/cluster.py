@@ -58,6 +58,8 @@ class Cluster:
         self.struck = FaultCount()
         self.crashes = 0
         self.checks = Checks(journal=make_machine is Journal)
+        self.check_machine: Callable[[StateMachine], None] | None = None
+        """Called with a replica's machine behind each batch."""
         self.calm = False
         """No more faults."""
         self._trace = Trace(story)
@@ -174,6 +176,9 @@ class Cluster:
             self._crash_soon("crash at term change", process)
 
     def applied(self, process: Process) -> None:
+        """A replica has applied a batch."""
+        if self.check_machine is not None:
+            self.check_machine(process.machine.machine)
         if self._may(self.mix.process.crash_at_apply):
             self._crash_soon("crash at apply", process)
 
