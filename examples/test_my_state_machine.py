@@ -52,4 +52,4 @@ class StockRules(ClusterRules):
 
 
 TestStock = StockRules.TestCase
-TestStock.settings = settings(max_examples=20, deadline=None)
+TestStock.settings = settings(max_examples=10, deadline=None)
