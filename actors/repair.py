@@ -59,6 +59,9 @@ VAIN_SECONDS: Final = 10.0
 """Between two rounds after that."""
 SHOWN: Final = 3
 """Reasons shown in one line."""
+WAYS_OUT: Final = (
+    "; no other replica can give it back: restore a backup, or stop this node and see `trimaran log repair`"
+)
 NUMBERS: Final = 1 << 20
 """More than a machine ever misses at a time."""
 BATCHES_AT_ONCE: Final = 256
@@ -243,8 +246,7 @@ class Repair:
             if first is last
             else f"{len(faults)} of index {first.index} to {last.index}"
         )
-        alone = "; no other replica can give it back" if not self._others() else ""
-        return f"{what} can't be read ({where}){alone}"
+        return f"{what} can't be read ({where}){'' if self._others() else WAYS_OUT}"
 
     async def _settled(self) -> bool:
         """Wait until what was told has had its effect, or should have."""

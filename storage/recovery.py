@@ -187,10 +187,10 @@ def _open(
     disk: Disk, lock: int, node: NodeHeader, draw: Callable[[], int], segment_bytes: int, *, created: bool
 ) -> Opened:
     numbers = segment_numbers(disk)
-    headers = [_read_own_header(disk, number, node) for number in numbers]
+    headers = [read_own_header(disk, number, node) for number in numbers]
     replay = Replay(disk, headers)
     replay.run()
-    _check_gaps(numbers, replay.vouch)
+    check_gaps(numbers, replay.vouch)
     writer, sizes, oldest = _start_segment(disk, node, replay, draw, segment_bytes)
     index = replay.index
     files = {
@@ -200,11 +200,12 @@ def _open(
     known = {group_directory(log.group, log.incarnation) for log in index.groups.values()}
     orphans = tuple(name for name in disk.listdir(GROUPS) if f"{GROUPS}/{name}" not in known)
     groups = {group: describe(log, files[group]) for group, log in index.groups.items()}
-    recovered = Recovered(node, groups, created, replay.torn, tuple(replay.losses), orphans)
+    recovered = Recovered(node, groups, created, replay.torn, tuple(map(str, replay.losses)), orphans)
     return Opened(lock, recovered, index, writer, sizes, oldest, replay.untabled, replay.unread, files)
 
 
-def _read_own_header(disk: Disk, number: int, node: NodeHeader) -> SegmentHeader:
+def read_own_header(disk: Disk, number: int, node: NodeHeader) -> SegmentHeader:
+    """The header of a segment of this node; ForeignDirectory, NewerFormat or LogDamaged if it is none."""
     path = segment_path(number)
     header = read_segment_header(disk, number)
     if header.node_id != node.node_id or header.cluster_id not in (0, node.cluster_id):
@@ -217,8 +218,8 @@ def _read_own_header(disk: Disk, number: int, node: NodeHeader) -> SegmentHeader
     return header
 
 
-def _check_gaps(numbers: list[int], vouch: Vouch | None) -> None:
-    """The last trailer says which segments must exist; between them none may be missing."""
+def check_gaps(numbers: list[int], vouch: Vouch | None) -> None:
+    """The last trailer says which segments must exist; SegmentGap if one between them is missing."""
     if not numbers:
         raise SegmentGap(f"{WAL}: no segment at all")
     oldest = min(numbers[0], vouch.oldest) if vouch is not None else numbers[0]

@@ -57,6 +57,18 @@ class TornTail:
     """(group, index, term) of its batches, as far as they are readable."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Something of the log that is missing, and nothing says what it was."""
+
+    file: str
+    before: int
+    """It lay before this offset; 0: at the end of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.file} before offset {self.before}" if self.before else f"the end of {self.file}"
+
+
 # --- reading ahead ----------------------------------------------------------------------------------------
 
 
@@ -145,14 +157,16 @@ class _Seen:
 class Replay:
     """Reads all segments in order, decides about what is unreadable, and follows the rest."""
 
-    def __init__(self, disk: Disk, headers: Sequence[SegmentHeader]) -> None:
+    def __init__(self, disk: Disk, headers: Sequence[SegmentHeader], *, tables: bool = True) -> None:
+        """Without `tables` every segment is read, whatever its table of contents says."""
         self._disk = disk
         self._headers = headers
+        self._tables = tables
         self.index = LogIndex()
         self.torn: TornTail | None = None
         self.tail: list[Item] = []
         """The records of the last write, as far as there are any: not in the index yet, to be copied."""
-        self.losses: list[str] = []
+        self.losses: list[Loss] = []
         """Where something is missing that nobody can name."""
         self.counted = 0
         """Of the last write in the index. The one after it may not be on the disk, even a mark."""
@@ -182,18 +196,18 @@ class Replay:
         if pending is not None:
             self._decide_last(pending)
         if self._lost:
-            self._close_all(f"the end of {segment_path(self.segment)}")
+            self._close_all(segment_path(self.segment))
         # A segment with a loss in it may be freed one day; that the groups are closed must outlive it.
         closed = [_closing(log, self.tail) for log in self.index.groups.values() if log.closed]
         self.tail += [item for item in closed if item is not None]
 
-    def _close_all(self, where: str) -> None:
-        self.losses.append(where)
+    def _close_all(self, file: str, before: int = 0) -> None:
+        self.losses.append(Loss(file, before))
         self.index.close_all()
 
     def _writes(self) -> Iterator[_Seen]:
         """Every write that counts, in order."""
-        for loaded in _Loader(self._disk).load(plan(self._disk, self._headers)):
+        for loaded in _Loader(self._disk).load(plan(self._disk, self._headers, tables=self._tables)):
             header = loaded.header
             if header.resumes:
                 self._lost |= self._before not in (0, header.resumes_after)
@@ -263,7 +277,7 @@ class Replay:
     def _confirm(self, seen: _Seen) -> None:
         """Follows a write that was synced, as far as it is readable."""
         if seen.lost or seen.ragged:
-            self._close_all(f"{seen.loaded.path} before offset {seen.start}")
+            self._close_all(seen.loaded.path, seen.start)
         number = seen.loaded.header.number
         for section in seen.sections:
             section.apply(self.index, number)
@@ -275,7 +289,7 @@ class Replay:
     def _decide_last(self, seen: _Seen) -> None:
         """The last write was in flight, or was acknowledged less than the mark's delay ago."""
         if seen.lost:
-            self._close_all(f"{seen.loaded.path} before offset {seen.start}")
+            self._close_all(seen.loaded.path, seen.start)
         if seen.write is None:
             self.vouch = seen.vouch
             self.tail = self._items(seen.loaded)
@@ -371,17 +385,17 @@ def _closing(log: GroupLog, tail: Sequence[Item]) -> Item | None:
 # --- what is to be read -----------------------------------------------------------------------------------
 
 
-def plan(disk: Disk, headers: Sequence[SegmentHeader]) -> list[Job]:
+def plan(disk: Disk, headers: Sequence[SegmentHeader], *, tables: bool = True) -> list[Job]:
     """The segments that count, each with what of it counts, and whether it need be read at all."""
     ends = _resumptions(disk, headers)
-    tables = [read_toc_header(disk, segment_path(header.number), header) for header in headers]
+    found = [read_toc_header(disk, segment_path(header.number), header) for header in headers]
     jobs: list[Job] = []
     for position, header in enumerate(headers):
         if header.resumes and ends[position] is None:
             continue  # recovery was itself cut while it wrote this segment: the old tail still stands
         limit = min((end for end in ends[position + 1 :] if end is not None), default=NO_LIMIT)
-        later = any(table is not None for table in tables[position + 1 :])
-        jobs.append(Job(header, limit, _stands_in(tables[position], limit, later)))
+        later = any(table is not None for table in found[position + 1 :])
+        jobs.append(Job(header, limit, tables and _stands_in(found[position], limit, later)))
     return jobs
 
 

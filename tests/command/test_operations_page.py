@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trimaran.actors import node, vitals
 from trimaran.actors.options import settings
+from trimaran.commands import log as log_command
 from trimaran.commands import node as node_command
 from trimaran.storage import errors
 
@@ -91,13 +92,15 @@ def test_every_reason_of_healthz_is_on_the_page() -> None:
 
 
 def test_every_exit_code_is_on_the_page() -> None:
+    """Each once, and each error of storage by its name."""
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
-    codes = {each.exit_code for each in kinds if issubclass(each, errors.StorageError)}
-    codes |= {node.NodeRemoved.exit_code, 0}
+    named = {each.exit_code: each.__name__ for each in kinds if "exit_code" in vars(each)}  # type: ignore[attr-defined]
+    codes = {node.NodeRemoved.exit_code, log_command.EXIT_DAMAGED, 0, *named}
     codes |= {value for name, value in vars(node_command).items() if name.startswith("EXIT_")}
     body = PAGE.split("### Exit codes\n")[1].split("\n### ")[0]
-    rows = [line.split("|")[1] for line in body.splitlines() if line.startswith("| ")]
-    assert {int(code) for row in rows for code in re.findall(r"\d+", row)} == codes
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", body, re.MULTILINE)
+    assert sorted(int(code) for code, _ in rows) == sorted(codes)
+    assert {int(code): name for code, name in rows if int(code) in named} == named
 
 
 def test_every_option_that_the_page_names_exists() -> None:

@@ -22,6 +22,7 @@ COMMANDS: Final = (
     "backup",
     "restore",
     "recover",
+    "log",
     "bench",
     "options",
 )
