@@ -18,7 +18,7 @@ from ..storage.actor import Storage
 from ..storage.errors import LogDamaged
 from ..storage.files import GroupFiles
 from ..storage.manifest import Manifest, encode_manifest, manifest_crc
-from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, Record
+from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, HardState, Record
 from ..storage.recovery import RecoveredGroup
 from . import messages
 from .alarm import Alarms
@@ -185,9 +185,14 @@ class Groups:
         await self.record(birth)
         return await self.start_new(birth, campaign=campaign)
 
-    async def record(self, birth: Birth) -> None:
-        """Make a group's creation durable, for the first time or in place of one that can't be read."""
+    async def record(self, birth: Birth, *, forgetful: bool = False) -> None:
+        """Make a group's creation durable, for the first time or in place of one that can't be read.
+
+        `forgetful`: an earlier replica may have been here, of which nothing is left.
+        """
         await self._store(GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members))
+        if forgetful:
+            await self._store(HardState(birth.group, birth.incarnation, 0, 0, 0, closed=True))
 
     async def start_new(self, birth: Birth, *, campaign: bool) -> Group:
         """Run a group whose record is durable and whose log is empty."""

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
 import trio
 
@@ -51,6 +51,8 @@ class Hosting:
         self._confirm = confirm
         self._has_machine = has_machine
         self._followed = followed
+        self._old: int | None = None
+        """Up to here the meta log may name groups whose replicas here are lost without a trace."""
 
     async def resume_all(self) -> None:
         """Run every group that recovery found, except meta and what was given up before."""
@@ -64,7 +66,8 @@ class Hosting:
         """Host what meta assigns to this node, and close what meta, having caught up, no longer has."""
         while True:
             changed = self._changed()
-            for assignment in list(self._state().groups.values()):
+            hosted = self._can_tell_what_is_new()
+            for assignment in list(self._state().groups.values()) if hosted else ():
                 if self._belongs_here(assignment) and self._groups.get(assignment.group) is None:
                     await self._host(assignment)
             meta = self._groups.get(META_GROUP)
@@ -75,12 +78,25 @@ class Hosting:
                     await self._close_if_gone(group, self._state().groups.get(group.number))
             done = await self._release_dormant()
             self._followed()
-            with trio.move_on_after(math.inf if done else AGAIN_SECONDS):
+            with trio.move_on_after(math.inf if done and hosted else AGAIN_SECONDS):
                 await changed.wait()
 
     def _belongs_here(self, assignment: Assignment) -> bool:
         """Whether a replica belongs here: it is wanted, or the group's log may still count on it (S14)."""
         return self._me in assignment.replicas or self._me in assignment.settled
+
+    def _can_tell_what_is_new(self) -> bool:
+        """Whether a group that the log does not have was never here, or may be lost with all its promises.
+
+        If the log lost something without a name, only meta can tell, once this node has all of it again: what
+        it names by then is old.
+        """
+        meta = self._groups.get(META_GROUP)
+        if self._old is None and not self._storage.recovered.losses:
+            self._old = 0
+        elif self._old is None and meta is not None and not meta.state.forgetful:
+            self._old = meta.state.log.last_index
+        return self._old is not None
 
     # --- hosting ------------------------------------------------------------------------------------------
 
@@ -99,8 +115,13 @@ class Hosting:
         )
         dormant = await self._storage.reopen(assignment.group)
         if dormant is None or dormant.incarnation != assignment.incarnation:
-            await self._groups.create(birth, campaign=assignment.initial[0] == self._me)
-            return
+            if assignment.incarnation > cast(int, self._old):
+                await self._groups.create(birth, campaign=assignment.initial[0] == self._me)
+                return
+            logger.error("group %s: its whole log is lost here, if there was one", assignment.name)
+            await self._groups.record(birth, forgetful=True)
+            dormant = await self._storage.reopen(assignment.group)
+            assert dormant is not None
         if not dormant.created:
             # Meta knows what the damaged record said: the log gets it again.
             await self._groups.record(birth)

@@ -337,7 +337,9 @@ def on_refusal(state: GroupState, reply: AppendReply, progress: Progress) -> lis
     else:
         agree = log.newest_not_after(reply.hint_index, reply.hint_term)
         next_index = agree.index + 1 if agree.term <= reply.hint_term else agree.index
+    asked = progress.next
     progress.become_probe(next_index)
+    progress.paused = progress.next >= asked  # it denies what it had acknowledged: not again at once
     return feed(state, reply.sender, progress)
 
 

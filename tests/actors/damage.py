@@ -86,8 +86,14 @@ def lose_writes(disk: MemoryDisk, group: int, count: int) -> None:
         disk.damage(path, write.start, bytes(write.end - write.start))
 
 
+def lose_group(disk: MemoryDisk, group: int) -> None:
+    """Every write with a record of the group is gone, but for the very last one of the log."""
+    for path, write in list(writes(disk))[:-1]:
+        if any(record.group == group for record in write.records):
+            disk.damage(path, write.start, bytes(write.end - write.start))
+
+
 def group_files(disk: MemoryDisk, group: int) -> dict[str, str]:
-    """The files of a group: name -> path."""
-    [directory] = [name for name in disk.listdir("groups") if name.startswith(f"{group}-")]
-    path = f"groups/{directory}"
-    return {name: f"{path}/{name}" for name in disk.listdir(path) if name != "quarantine"}
+    """The files of a group, if it has any: name -> path."""
+    paths = [f"groups/{name}" for name in disk.listdir("groups") if name.startswith(f"{group}-")]
+    return {name: f"{path}/{name}" for path in paths for name in disk.listdir(path) if name != "quarantine"}

@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
-from tests.actors.damage import batches, hurt_batches, hurt_creation, lose_writes
+from tests.actors.damage import batches, hurt_batches, hurt_creation, lose_group, lose_writes
 from tests.actors.test_cluster import count_until_taken
-from trimaran import GroupHandle, Node, NotDone
+from trimaran import GroupHandle, Node, NotDone, open_stream
 from trimaran.actors.gateway.port import MemoryPort
 from trimaran.actors.group import Group
 from trimaran.actors.meta import META_GROUP
@@ -264,3 +264,32 @@ async def test_a_member_that_forgot_whom_it_was_founded_with_does_not_start(
         cluster.wipe("b")
         await cluster.start("b")
         await cluster.ready("a", "b", "c")
+
+
+async def test_who_lost_a_group_without_a_trace_forgot_it_and_is_not_new_to_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even the creation is left: a replica made anew would vote for whoever was away."""
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 5)
+        await until(lambda: bool(cluster.leaders(group)))
+        first = cluster.leader(group)
+        forgets, away = [name for name in "abc" if name != first]
+        await cluster.crash(away)
+        for number in range(9):
+            await GroupHandle(cluster[first], group).propose(b"without %d" % number)
+        await until(lambda: len(cluster.counted(forgets, group)) == 14)
+        await trio.sleep(0.2)
+        await cluster.crash(forgets)
+        lose_group(cluster.members[forgets].disk, group)
+        await cluster.start(forgets)
+        await trio.sleep(10)
+        assert cluster[forgets].groups.get(group) is None, "before meta is whole, nobody knows what is new"
+        await cluster.start(away)
+        await until(lambda: cluster[forgets].groups.get(group) is not None)
+        seen = await whole(cluster, group, "a", "b", "c")
+        assert seen[5:14] == [b"without %d" % number for number in range(9)]
+        assert "group hits: its whole log is lost here" in caplog.text
+        assert "group hits is damaged on this node: its log lost what nobody can name" in caplog.text
+        await open_stream(cluster[forgets], "NEW", ["new.>"], replicas=1)
+        await cluster.ready()
