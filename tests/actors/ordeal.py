@@ -1,5 +1,5 @@
-"""A whole cluster in bad weather, from a seed: crashes with and without power loss, wiped disks, partitions,
-handovers, groups made and deleted, small snapshots; and then the account.
+"""A whole cluster in bad weather, from a seed: crashes with and without power loss, wiped and rotten disks,
+partitions, handovers, scaling, groups made and deleted, small snapshots; and then the account.
 
     python -m tests.actors.ordeal FIRST LAST
 
@@ -7,10 +7,12 @@ Clients count in a group with a user's machine and publish to a stream. Afterwar
 
 - what was acknowledged is there, where the acknowledgement said it is;
 - what was refused as "not applied" is not there;
+- whoever reads sees what was acknowledged before he asked;
 - nothing is there twice, though messages of unknown outcome were published again under their id;
 - replicas hold the same entries and the same rolling hash, and nobody's group has stopped.
 """
 
+import json
 import logging
 import random
 import sys
@@ -23,8 +25,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.actors.cluster import KIB, OPTIONS, Cluster, Counter, Member, VirtualClock, until
+from tests.actors.damage import batches, flip, group_files, hurt_batches, lose_writes
 from tests.actors.weather import Sea, SlowRunner
-from trimaran import Node, Options, World
+from trimaran import GroupHandle, Node, NotDone, Options, World
 from trimaran.actors.meta import META_GROUP, STREAM_KIND
 from trimaran.actors.network import MemoryNetwork
 from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
@@ -160,6 +163,23 @@ class Ordeal:
     async def _count(self, text: bytes) -> None:
         outcome = await self._propose(self.counter, make_chunk([(EntryType.OPAQUE, text)]))
         self.counted.note(text, outcome, lambda applied: applied.result[0])  # type: ignore[index]
+        if isinstance(outcome, Applied) and self.random.random() < 0.2:
+            await self._read(self.counted.applied[text])
+
+    async def _read(self, place: int) -> None:
+        """A read that begins now, at any node with a replica, sees what was acknowledged."""
+        up = self.cluster.up()
+        if not up:
+            return
+        member = self.cluster.members[self.random.choice(up)]
+        with trio.move_on_after(5):
+            try:
+                machine = await GroupHandle(member.running, self.counter).read()
+            except (NotDone, LookupError):
+                return
+            assert isinstance(machine, Counter)
+            seen = len(machine.seen)
+            assert seen >= place, f"{member.name} read {seen} after {place} was acknowledged"
 
     async def _publish(self, text: bytes) -> None:
         """Published again under its id until it is stored, as a careful client does."""
@@ -218,6 +238,8 @@ class Ordeal:
             self._cut,
             self._becalm,
             self._scratch_stream,
+            self._scale,
+            self._rot,
         ]
         chosen = [trouble for trouble in troubles if self.random.random() < 0.6]
         end = trio.current_time() + STORM_SECONDS
@@ -271,6 +293,48 @@ class Ordeal:
         self.cluster.wipe(name)
         await trio.sleep(self.random.uniform(0, 1))
         await self._start(name)
+
+    async def _rot(self) -> None:
+        """A disk forgets a part of what it had, only while every group is whole: the others have it."""
+        self._heal()
+        if len(self.cluster.up()) < 3 or not self._is_whole():
+            return
+        name = self.random.choice(NAMES)
+        group = self.random.choice((META_GROUP, self.counter, self.stream))
+        await self.cluster.crash(name, power=self.random.random() < 0.5)
+        disk = self.cluster.members[name].disk
+        match self.random.randrange(3):
+            case 0:
+                known = sorted({record.index for _, record in batches(disk, group)})
+                chosen = [index for index in known if self.random.random() < 0.2]
+                self.tell(f"rot {name}: batches {chosen} of group {group}")
+                hurt_batches(disk, group, *chosen)
+            case 1:
+                count = self.random.randrange(1, 6)
+                self.tell(f"rot {name}: {count} writes of group {group}")
+                lose_writes(disk, group, count)
+            case _:
+                files = sorted(group_files(disk, group).values())
+                path = self.random.choice(files) if files else ""
+                data = disk.read(path) if path else b""
+                self.tell(f"rot {name}: a bit of {path} ({len(data)} bytes)")
+                if data:
+                    flip(disk, path, self.random.randrange(len(data)))
+        await self._start(name)
+
+    async def _scale(self) -> None:
+        """The stream gets another number of replicas."""
+        up = self.cluster.up()
+        if up:
+            replicas = self.random.choice((1, 3))
+            self.tell(f"scale the stream to {replicas}")
+            with trio.move_on_after(2):
+                await self._set_replicas(self.cluster[self.random.choice(up)], replicas)
+
+    async def _set_replicas(self, node: Node, replicas: int) -> bool:
+        request = {"name": "storm", "subjects": ["storm.>"], "num_replicas": replicas}
+        answer = await node.api_router.ask("$JS.API.STREAM.UPDATE.storm", json.dumps(request).encode())
+        return answer is not None and "error" not in json.loads(answer)
 
     def _is_whole(self) -> bool:
         nodes = {self.cluster[name].me.node for name in NAMES}
@@ -334,6 +398,9 @@ class Ordeal:
 
     async def _settle(self) -> None:
         try:
+            with trio.fail_after(CALM_SECONDS):
+                while not await self._set_replicas(self.cluster["a"], 3):  # noqa: ASYNC110  # a question
+                    await trio.sleep(0.1)
             await until(lambda: self._is_whole() and self._is_level(), CALM_SECONDS)
         except trio.TooSlowError:
             raise AssertionError(f"not whole after {CALM_SECONDS} s: {self._complaints()}") from None
