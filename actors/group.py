@@ -20,6 +20,7 @@ from ..codec import Chunk, CodecError
 from ..storage.actor import Storage
 from ..storage.errors import FileDamaged, StorageError
 from ..storage.files import GroupFiles
+from ..storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
 from ..storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
 from . import effects as asks
 from . import messages, roles
@@ -150,6 +151,12 @@ class Group:
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
         self._batches = self._entries = self._dropped = 0
+        self.batch_sizes = Histogram(BATCH_BOUNDS)
+        """Entries of each applied batch."""
+        self.commit_seconds = Histogram(SECONDS_BOUNDS)
+        """From sealing a batch here to having applied it."""
+        self.elections = self.leaderships = 0
+        """How often this replica stood for election, and won."""
         self._starved = False
         self._nursery: trio.Nursery | None = None
         self._closed = False
@@ -544,7 +551,11 @@ class Group:
             replica = replica_of(self.state)
             self.listen(BatchApplied(**replica, index=index, rolling_hash=self.applier.rolling_hash))
         width = 8 if isinstance(results, bytes) else 1
-        self._entries += len(results) // width
+        entries = len(results) // width
+        self._entries += entries
+        self.batch_sizes.observe(entries)
+        if index in self._sealed:
+            self.commit_seconds.observe((self._clock.wall() - self.applier.applied_time) / 1e9)
         for token, start, count in self._sealed.pop(index, ()):
             self._resolve(token, Applied(index, results[start * width : (start + count) * width]))
         self._mailbox.mark("applied", messages.AppliedTo(index), wake=False)  # no rule waits for it

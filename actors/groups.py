@@ -34,7 +34,7 @@ from .peers import Peers
 from .proposals import Leadership
 from .repair import Repair
 from .snapshots import Snapshots
-from .state import GroupState, RaftOptions
+from .state import GroupState, RaftOptions, Role
 from .wire import FrameKind, checked, decode_messages
 from .world import Clock
 
@@ -410,6 +410,8 @@ class Groups:
         if self.get(group.number) is not group:
             return
         state = group.state
+        group.elections += state.role is Role.CANDIDATE
+        group.leaderships += state.role is Role.LEADER
         led_by = f"led by {self._peers.name_of(state.leader)}" if state.leader else "no leader yet"
         # The way to a leader is of interest to few; after a node's death a thousand groups go it at once.
         level = logging.INFO if state.leader else logging.DEBUG

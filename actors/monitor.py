@@ -4,7 +4,11 @@
                    have a leader and be caught up
     GET /varz      the node: identity, limits, connections, traffic, the log's counters under "wal"
     GET /raftz     every group this node hosts: role, term, commit, applied, and its peers; ?group=NAME: one
-    GET /jsz       the streams
+    GET /jsz       the streams; ?streams=true: each with configuration and state, ?consumers=true: theirs too
+    GET /connz     clients; ?offset=, ?limit= (1024), ?subs=true
+    GET /routez    links to the other nodes
+    GET /subsz     how many subscriptions there are
+    GET /metrics   all of it as Prometheus wants it
 
 It reads what its node already knows and awaits nothing but its own sockets, so nobody can slow a node
 down through it: a request has a deadline and a size limit, connections have a bound, and malformed HTTP
@@ -21,6 +25,7 @@ from urllib.parse import parse_qs
 import h11
 import trio
 
+from .metrics import CONTENT_TYPE
 from .options import join_address, split_address
 
 __all__ = ["Monitor", "Monitored"]
@@ -35,6 +40,10 @@ REQUEST_SECONDS: Final = 10.0
 """For one request to arrive and its answer to leave; an idle connection is closed after it, too."""
 
 RECEIVE_BYTES: Final = 4 * 1024
+
+METRICS: Final = "/metrics"
+JSON: Final = "application/json"
+CONNECTIONS_SHOWN: Final = 1024
 
 PIECES: Final = 16
 """Groups that are looked at before everybody else on the event loop gets a turn: about a millisecond."""
@@ -56,8 +65,20 @@ class Monitored(Protocol):
     def raftz(self) -> Iterator[tuple[str, Json]]:
         """(name, state) of each group on this node. Others run between one and the next."""
 
-    def jsz(self) -> Json:
-        """Streams, messages and bytes of this node."""
+    def jsz(self, *, streams: bool = False, consumers: bool = False) -> Json:
+        """Streams, messages and bytes of this node, if wanted in detail."""
+
+    def connz(self, offset: int, limit: int, *, subscriptions: bool) -> Json:
+        """Clients, oldest first."""
+
+    def routez(self) -> Json:
+        """Links to other nodes."""
+
+    def subsz(self) -> Json:
+        """Subscriptions of this node's clients."""
+
+    def metrics(self) -> Iterator[str]:
+        """The text of /metrics, in pieces."""
 
 
 class Monitor:
@@ -78,7 +99,11 @@ class Monitor:
             "/healthz": lambda query: self._healthz(),
             "/varz": lambda query: (200, self._varz()),
             "/raftz": lambda query: (200, self._raftz(query)),
-            "/jsz": lambda query: (200, whole(monitored.jsz())),
+            "/jsz": lambda query: (200, self._jsz(query)),
+            "/connz": lambda query: (200, self._connz(query)),
+            "/routez": lambda query: (200, whole(monitored.routez())),
+            "/subsz": lambda query: (200, whole(monitored.subsz())),
+            METRICS: lambda query: (200, monitored.metrics()),
         }
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
@@ -127,6 +152,17 @@ class Monitor:
     def _varz(self) -> Pieces:
         return whole({**self._monitored.varz(), "http_req_stats": dict(self._requests)})
 
+    def _jsz(self, query: str) -> Pieces:
+        asked = parse_qs(query)
+        consumers = _is_asked(asked, "consumers")
+        streams = consumers or _is_asked(asked, "streams") or _is_asked(asked, "accounts")
+        return whole(self._monitored.jsz(streams=streams, consumers=consumers))
+
+    def _connz(self, query: str) -> Pieces:
+        asked = parse_qs(query)
+        offset, limit = _count(asked, "offset", 0), _count(asked, "limit", CONNECTIONS_SHOWN)
+        return whole(self._monitored.connz(offset, limit, subscriptions=_is_asked(asked, "subs")))
+
     def _raftz(self, query: str) -> Pieces:
         """account -> group name -> state; a group on each line, as there may be thousands."""
         wanted = parse_qs(query).get("group")
@@ -138,6 +174,15 @@ class Monitor:
             else:
                 yield ""
         yield "\n}}\n" if separator == ",\n" else f"{separator}}}}}\n"
+
+
+def _is_asked(asked: Mapping[str, Sequence[str]], name: str) -> bool:
+    return asked.get(name, ["0"])[0].lower() in ("1", "true", "detail")
+
+
+def _count(asked: Mapping[str, Sequence[str]], name: str, default: int) -> int:
+    text = asked.get(name, [""])[0]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
 
 
 def whole(page: Json) -> Pieces:
@@ -182,10 +227,12 @@ class _Connection:
             complete = isinstance(self._http.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError as error:
             reason = whole({"error": str(error)})
-            await self._respond(error.error_status_hint, reason, head=False, close=True)
+            await self._respond(error.error_status_hint, reason, kind=JSON, head=False, close=True)
             return False
         status, body = self._answer(request.method, request.target)
-        await self._respond(status, body, head=request.method == b"HEAD", close=not complete)
+        kind = CONTENT_TYPE if request.target.partition(b"?")[0] == METRICS.encode() else JSON
+        head = request.method == b"HEAD"
+        await self._respond(status, body, kind=kind, head=head, close=not complete)
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _next_event(self) -> object:
@@ -195,10 +242,10 @@ class _Connection:
                 return event
             self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
 
-    async def _respond(self, status: int, body: Pieces, *, head: bool, close: bool) -> None:
+    async def _respond(self, status: int, body: Pieces, *, kind: str, head: bool, close: bool) -> None:
         data = await gather(body)
         headers = [
-            ("content-type", "application/json"),
+            ("content-type", kind),
             ("content-length", str(len(data))),
             ("cache-control", "no-store"),
             *([("connection", "close")] if close else []),

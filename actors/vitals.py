@@ -1,25 +1,44 @@
 """What a node tells about itself over HTTP: health, /varz, /raftz and /jsz, from what it already knows."""
 
+import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Final
+from typing import Final, cast
 
 from ..codec import IMPLEMENTATION
 from ..storage.actor import Storage
+from ..storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
 from .gateway.gateway import Gateway
 from .group import Group, GroupStatistics
 from .groups import Groups
 from .meta import META_GROUP, META_KIND, MetaState
-from .options import Options
+from .metrics import Family, exposition, of_histogram
+from .options import Options, split_address
 from .peers import Peers
 from .proposals import Proposals
 from .scrub import Scrub
+from .stream.consumer import Consumer
 from .stream.machine import StreamMachine
+from .stream.views import state_json
 from .world import Clock
 
 Json = Mapping[str, object]
 
+VARZ_METRICS: Final = (
+    ("connections", "gauge", "Clients connected"),
+    ("total_connections", "counter", "Clients since the start"),
+    ("subscriptions", "gauge", "Subscriptions of clients"),
+    ("in_msgs", "counter", "Messages from clients"),
+    ("out_msgs", "counter", "Messages to clients"),
+    ("in_bytes", "counter", "Bytes from clients"),
+    ("out_bytes", "counter", "Bytes to clients"),
+    ("slow_consumers", "counter", "Clients closed because they read too slowly"),
+    ("routes", "gauge", "Links to other nodes that stand"),
+    ("mem", "gauge", "Most memory this process has had, in bytes"),
+)
 STATISTICS: Final = tuple(field.name for field in fields(GroupStatistics))
 CATCH_UP_SECONDS: Final = 1.0
 """A replica is healthy while what it has applied is at most this far behind what it knows to be committed."""
@@ -125,6 +144,14 @@ class Vitals:
             "in_bytes": gateway.in_bytes,
             "out_bytes": gateway.out_bytes,
             "slow_consumers": gateway.slow_consumers,
+            "cluster": {"name": options.cluster_name},
+            "jetstream": {"config": {"store_dir": str(options.data), "sync_interval": "always"}},
+            "auth_timeout": options.auth_timeout_ms / 1000,
+            "ping_interval": options.ping_interval_ms * 1_000_000,
+            "cores": os.cpu_count() or 1,
+            "mem": _memory(),
+            "routes": sum(link.up for link in self._peers.statistics().values()),
+            "http_port": split_address(options.http)[1] if options.http else 0,
             "gateway": asdict(gateway),
             "wal": {**asdict(storage), "syncs": storage.writes, "full": str(self._storage.full or "")},
             "scrub": asdict(self._scrub.statistics),
@@ -166,15 +193,18 @@ class Vitals:
             "peers": peers,
         }
 
-    def jsz(self) -> Json:
-        streams: list[Json] = []
+    def jsz(self, *, streams: bool = False, consumers: bool = False) -> Json:
+        """Streams on this node; `consumers` counts those of the streams it leads."""
+        found: list[Json] = []
+        of_leader = 0
         messages = size = 0
         for group in self._groups.hosted():
             if isinstance(group.machine, StreamMachine):
                 state = group.machine.info()
                 messages += state.messages
                 size += state.bytes
-                streams.append(
+                of_leader += state.consumers if group.leads else 0
+                found.append(
                     {
                         "name": group.name,
                         "messages": state.messages,
@@ -183,19 +213,176 @@ class Vitals:
                         "last_seq": state.last_seq,
                         "leader": group.leads,
                     }
+                    | (_detail(group.machine, consumers=consumers) if streams else {})
                 )
         return {
-            "streams": len(streams),
-            "consumers": 0,
+            "server_id": f"{self._node:016X}",
+            "now": rfc3339(self._clock.wall()),
+            "streams": len(found),
+            "consumers": of_leader,
             "messages": messages,
             "bytes": size,
-            "meta_cluster": {"name": self._options.cluster_name, "cluster_size": len(self._meta().nodes)},
-            "stream_details": streams,
+            "meta_cluster": self._meta_cluster(),
+            "stream_details": found,
         }
+
+    def _meta_cluster(self) -> Json:
+        meta = self._groups.get(META_GROUP)
+        names = {node: record.name for node, record in self._meta().nodes.items()}
+        leader = names.get(meta.state.leader, "") if meta is not None else ""
+        return {"name": self._options.cluster_name, "cluster_size": len(names), "leader": leader}
+
+    def connz(self, offset: int, limit: int, *, subscriptions: bool) -> Json:
+        connections = self._gateway.connz(offset, limit, subscriptions=subscriptions)
+        return {
+            "server_id": f"{self._node:016X}",
+            "now": rfc3339(self._clock.wall()),
+            "num_connections": len(connections),
+            "total": self._gateway.statistics().connections,
+            "offset": offset,
+            "limit": limit,
+            "connections": connections,
+        }
+
+    def routez(self) -> Json:
+        links = self._peers.statistics()
+        routes = [{"remote_name": name, **asdict(link)} for name, link in sorted(links.items())]
+        return {
+            "server_id": f"{self._node:016X}",
+            "now": rfc3339(self._clock.wall()),
+            "num_routes": sum(link.up for link in links.values()),
+            "routes": routes,
+        }
+
+    def subsz(self) -> Json:
+        return {
+            "server_id": f"{self._node:016X}",
+            "now": rfc3339(self._clock.wall()),
+            "num_subscriptions": self._gateway.statistics().subscriptions,
+        }
+
+    def metrics(self) -> Iterator[str]:
+        common = {"server_id": f"{self._node:016X}", "server_name": self._options.name}
+        return exposition(self._families(), common | {"cluster": self._options.cluster_name})
+
+    def _families(self) -> Iterator[Family]:
+        varz = self.varz()
+        for name, kind, text in VARZ_METRICS:
+            yield Family(f"gnatsd_varz_{name}", kind, text).add(float(str(varz[name])))
+        healthy = 0.0 if self.health() else 1.0
+        yield Family("gnatsd_healthz_status_value", "gauge", "1: /healthz says ok").add(healthy)
+        streams = [group for group in self._groups.hosted() if isinstance(group.machine, StreamMachine)]
+        yield from _stream_families(streams)
+        yield from self._raft_families(list(self._groups.hosted()))
+        storage = self._storage.statistics()
+        yield Family("jetstream_raft_fsyncs_total", "counter", "Writes to the log, each with a sync").add(
+            storage.writes
+        )
+        yield of_histogram(
+            "jetstream_raft_fsync_seconds",
+            "Time of a write to the log and its sync",
+            self._storage.sync_seconds,
+        )
+
+    def _raft_families(self, groups: Sequence[Group]) -> Iterator[Family]:
+        sizes = Histogram(BATCH_BOUNDS).add(group.batch_sizes for group in groups)
+        yield of_histogram("jetstream_raft_entries_per_append", "Entries of a batch", sizes)
+        commits = Histogram(SECONDS_BOUNDS).add(group.commit_seconds for group in groups)
+        yield of_histogram(
+            "jetstream_raft_commit_seconds",
+            "From sealing a batch on its leader to having applied it",
+            commits,
+        )
+        elections = Family("jetstream_raft_elections_total", "counter", "Elections this node stood for")
+        yield elections.add(sum(group.elections for group in groups))
+        changes = Family("jetstream_raft_leader_changes_total", "counter", "Elections this node won")
+        yield changes.add(sum(group.leaderships for group in groups))
+        leading = [group for group in groups if group.leads]
+        yield Family("jetstream_raft_groups", "gauge", "Groups on this node").add(len(groups))
+        yield Family("jetstream_raft_groups_led", "gauge", "Groups this node leads").add(len(leading))
+        apply_lag = Family("jetstream_raft_apply_lag", "gauge", "Batches committed and not applied here")
+        for group in groups:
+            apply_lag.add(group.state.commit - group.applier.applied, group=_label(group))
+        yield apply_lag
+        names = {node: record.name for node, record in self._meta().nodes.items()}
+        peer_lag = Family("jetstream_raft_peer_lag", "gauge", "Batches a follower is behind its leader")
+        for group in leading:
+            progress = group.state.leading.progress if group.state.leading is not None else {}
+            for node, each in progress.items():
+                lag = max(0, group.state.commit - each.match)
+                peer_lag.add(lag, group=_label(group), peer=names.get(node, f"{node:016x}"))
+        yield peer_lag
+
+
+def _detail(machine: StreamMachine, *, consumers: bool) -> dict[str, object]:
+    """A stream's configuration and state, as its information shows them."""
+    config = machine.config.to_json() if machine.config is not None else {}
+    shown: dict[str, object] = {"config": config, "state": state_json(machine.info())}
+    if consumers:
+        shown["consumer_detail"] = [
+            {
+                "stream_name": machine.name,
+                "name": each.name,
+                "config": each.config.to_json(),
+                "delivered": {"consumer_seq": each.delivered.consumer, "stream_seq": each.delivered.stream},
+                "ack_floor": {"consumer_seq": each.floor.consumer, "stream_seq": each.floor.stream},
+                "num_ack_pending": len(each.pending),
+            }
+            for each in machine.consumers
+        ]
+    return shown
+
+
+STREAM_METRICS: Final = (
+    ("total_messages", "messages", "Messages of the stream"),
+    ("total_bytes", "bytes", "Bytes of the stream"),
+    ("first_seq", "first_seq", "First sequence"),
+    ("last_seq", "last_seq", "Last sequence"),
+    ("consumer_count", "consumers", "Consumers"),
+    ("subject_count", "num_subjects", "Subjects that have messages"),
+)
+CONSUMER_METRICS: Final[Sequence[tuple[str, Callable[[Consumer], int]]]] = (
+    ("delivered_consumer_seq", lambda each: each.delivered.consumer),
+    ("delivered_stream_seq", lambda each: each.delivered.stream),
+    ("ack_floor_consumer_seq", lambda each: each.floor.consumer),
+    ("ack_floor_stream_seq", lambda each: each.floor.stream),
+    ("num_ack_pending", lambda each: len(each.pending)),
+    ("num_redelivered", lambda each: sum(pending.count > 1 for pending in each.pending.values())),
+)
+
+
+def _stream_families(groups: Sequence[Group]) -> Iterator[Family]:
+    machines = [(group, cast(StreamMachine, group.machine)) for group in groups]
+    states = [(group, machine.info()) for group, machine in machines]
+    total = "jetstream_server_total_"
+    yield Family(f"{total}streams", "gauge", "Streams on this node").add(len(groups))
+    yield Family(f"{total}consumers", "gauge", "Their consumers").add(sum(s.consumers for _, s in states))
+    yield Family(f"{total}messages", "gauge", "Their messages").add(sum(s.messages for _, s in states))
+    yield Family(f"{total}message_bytes", "gauge", "Their bytes").add(sum(s.bytes for _, s in states))
+    for name, attribute, text in STREAM_METRICS:
+        family = Family(f"jetstream_stream_{name}", "gauge", text)
+        for group, state in states:
+            leads = "true" if group.leads else "false"
+            family.add(getattr(state, attribute), stream_name=group.name, is_stream_leader=leads)
+        yield family
+    for name, read in CONSUMER_METRICS:
+        family = Family(f"jetstream_consumer_{name}", "gauge", name.replace("_", " "))
+        for group, machine in machines:
+            leads = "true" if group.leads else "false"
+            for each in machine.consumers:
+                labels = {"stream_name": group.name, "consumer_name": each.name, "is_consumer_leader": leads}
+                family.add(read(each), **labels)
+        yield family
 
 
 def _label(group: Group) -> str:
     return "_meta_" if group.machine.kind == META_KIND else group.name
+
+
+def _memory() -> int:
+    """Bytes; Linux counts in KiB, macOS in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def rfc3339(ns: int) -> str:

@@ -37,6 +37,7 @@ from .files import (
     recover_files,
     trim_quarantine,
 )
+from .histogram import SECONDS_BOUNDS, Histogram
 from .index import Fault
 from .node import NodeHeader, write_node_header
 from .pending import Pending
@@ -201,6 +202,8 @@ class Storage:
         self._last_write_at = 0.0
         self._sync_began: float | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self.sync_seconds = Histogram(SECONDS_BOUNDS)
+        """Every write to the log with its sync, since the start."""
         self._appends = self._records = self._writes = self._written_bytes = 0
 
     @classmethod
@@ -400,6 +403,7 @@ class Storage:
             self._unmark()
         self._sync_began = None
         self._latencies.append(seconds)
+        self.sync_seconds.observe(seconds)
         self._records += len(built.items)
         self._writes += 1
         self._written_bytes += built.size

@@ -8,6 +8,7 @@ messages, API answers) is flushed together at the next turn of the event loop.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import logging
 import secrets
@@ -55,6 +56,7 @@ DRAIN_LOOK: Final = 0.01
 HANDSHAKE: Final = 10.0
 """Seconds in which a new client gets no PING: until its first PONG it expects no other line."""
 
+SUBSCRIPTIONS_SHOWN: Final = 1000
 VERIFIERS: Final = 2
 """Threads that check hashed passwords: a crowd of clients must not take every core."""
 NONCE_BYTES: Final = 16
@@ -200,6 +202,12 @@ class Gateway:
             api_requests=self._api_requests,
             **counted,
         )
+
+    def connz(self, offset: int, limit: int, *, subscriptions: bool) -> list[dict[str, object]]:
+        """The connections as /connz shows them, oldest first."""
+        now = trio.current_time()
+        chosen = list(itertools.islice(self._clients.values(), offset, offset + limit))
+        return [_shown(client, now, subscriptions=subscriptions) for client in chosen]
 
     def clients(self) -> list[Client]:
         """The connections, for /connz; to be read, not changed."""
@@ -473,6 +481,32 @@ class Gateway:
         for client in list(self._clients.values()):
             if client.greeted and client.protocol >= 1:
                 client.write(self.info(client))
+
+
+def _shown(client: Client, now: float, *, subscriptions: bool) -> dict[str, object]:
+    """One connection in the field names of the reference."""
+    shown: dict[str, object] = {
+        "cid": client.number,
+        "kind": "Client",
+        "type": "nats",
+        "ip": client.wire.address,
+        "uptime_seconds": round(now - client.since, 3),
+        "pending_bytes": client.wire.pending,
+        "in_msgs": client.in_messages,
+        "out_msgs": client.out_messages,
+        "in_bytes": client.in_bytes,
+        "out_bytes": client.out_bytes,
+        "subscriptions": len(client.subscriptions),
+        "name": client.name,
+        "lang": client.language,
+        "version": client.language_version,
+    }
+    if client.user:
+        shown["authorized_user"] = client.user
+    if subscriptions:
+        listed = (each.subject.decode(errors="replace") for each in client.subscriptions.values())
+        shown["subscriptions_list"] = list(itertools.islice(listed, SUBSCRIPTIONS_SHOWN))
+    return shown
 
 
 def _is_wildcard(host: str) -> bool:

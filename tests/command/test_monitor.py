@@ -10,7 +10,9 @@ import pytest
 import trio
 import trio.testing
 
+from trimaran.actors.metrics import exposition, of_histogram
 from trimaran.actors.monitor import MAX_CONNECTIONS, MAX_REQUEST_BYTES, PIECES, REQUEST_SECONDS, Monitor
+from trimaran.storage.histogram import Histogram
 
 
 class Node:
@@ -30,8 +32,21 @@ class Node:
         for number in range(self.groups):
             yield f"S{number}", {"role": "leader", "term": number}
 
-    def jsz(self) -> dict[str, object]:
-        return {"streams": 0}
+    def jsz(self, *, streams: bool = False, consumers: bool = False) -> dict[str, object]:
+        return {"streams": 0, "asked": [streams, consumers]}
+
+    def connz(self, offset: int, limit: int, *, subscriptions: bool) -> dict[str, object]:
+        return {"asked": [offset, limit, subscriptions]}
+
+    def routez(self) -> dict[str, object]:
+        return {"num_routes": 0}
+
+    def subsz(self) -> dict[str, object]:
+        return {"num_subscriptions": 0}
+
+    def metrics(self) -> Iterator[str]:
+        yield "a 1\n"
+        yield "b 2\n"
 
 
 @asynccontextmanager
@@ -201,3 +216,43 @@ async def test_real_socket_reports_its_address_and_answers(nursery: trio.Nursery
     async with await trio.open_tcp_stream(host, int(port)) as client:
         await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert (await receive(client)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("/jsz", [False, False]),
+        ("/jsz?streams=true", [True, False]),
+        ("/jsz?consumers=1", [True, True]),
+        ("/connz", [0, 1024, False]),
+        ("/connz?offset=5&limit=7&subs=true", [5, 7, True]),
+        ("/connz?offset=-5&limit=x&subs=0", [0, 1024, False]),
+        ("/connz?limit=99999999999999999999", [0, 1024, False]),
+    ],
+)
+async def test_a_query_says_how_much_is_shown(target: str, asked: list[object]) -> None:
+    assert (await ask(Monitor(Node(), ""), target))[1]["asked"] == asked
+
+
+async def test_metrics_are_text_of_the_kind_that_prometheus_expects() -> None:
+    async with connection(Monitor(Node(), "")) as client:
+        await client.send_all(b"GET /metrics?x=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = await receive(client)
+    assert b"content-type: text/plain; version=0.0.4" in answer.lower()
+    assert answer.endswith(b"a 1\nb 2\n")
+
+
+def test_a_histogram_counts_what_is_at_most_each_bound() -> None:
+    histogram = Histogram((1, 10))
+    for value in (0.5, 1, 2, 10, 11, 99):
+        histogram.observe(value)
+    both = Histogram((1, 10)).add([histogram, histogram])
+    text = "".join(exposition(iter([of_histogram("h", "text", both)]), {"server": 'a"b'}))
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert samples == [
+        'h_bucket{server="a\\"b",le="1"} 4',
+        'h_bucket{server="a\\"b",le="10"} 8',
+        'h_bucket{server="a\\"b",le="+Inf"} 12',
+        'h_sum{server="a\\"b"} 247',
+        'h_count{server="a\\"b"} 12',
+    ]
