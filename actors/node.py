@@ -298,7 +298,7 @@ class Node:
     def _build(self, listener: Listener | None) -> None:
         options, world = self.options, self._world
         node = self.storage.recovered.node
-        address = _advertised(options.peer_address, listener)
+        address = options.peer_advertise or _advertised(options.peer_address, listener)
         self.me = NodeRecord(node.node_id, options.name, address)
         hello = Hello(
             version=self._speaks,

@@ -182,6 +182,12 @@ class Options:
         "Address for the other nodes, 127.0.0.1:6222 if there are peers. Given alone, the cluster can grow.",
         "A node alone needs none; the port is the one NATS servers use among themselves.",
     )
+    peer_advertise: str | None = _setting(
+        None,
+        Unit.ADDRESS,
+        "Where the other nodes reach this one, if not at --peer-listen.",
+        "The same, unless something stands between: a container's port, a translated address, a proxy.",
+    )
     peers: tuple[Peer, ...] = _setting(
         (),
         Unit.PEERS,

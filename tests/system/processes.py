@@ -57,12 +57,12 @@ class NodeProcess:
         assert self.process is not None
         return self.process.pid
 
-    def start(self) -> None:
+    def start(self, tracer: Sequence[str] = ()) -> None:
+        """Start the process; under a tracer, if one is given with its arguments."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [*tracer, sys.executable, "-m", "trimaran", "node", *self.arguments]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trimaran", "node", *self.arguments], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
