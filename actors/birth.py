@@ -139,11 +139,11 @@ class Birth:
         Raises LogDamaged for a member whose log has forgotten whom it was founded with.
         """
         group = self._storage.recovered.groups.get(META_GROUP)
-        if group is None or (not group.members and not self.cluster):
-            return None  # a creation that was torn was never promised to anyone
-        if not group.members:
+        if group is not None and group.members:
+            return Founding.unpack(group.members)
+        if self.cluster:
             raise LogDamaged("wal", 0, META_GROUP)
-        return Founding.unpack(group.members)
+        return None  # a creation that was torn was never promised to anyone
 
     async def run(self) -> Founding:
         """Wait until this node belongs to a cluster. Level-triggered: it asks again until it knows."""
@@ -152,8 +152,7 @@ class Birth:
                 nursery.start_soon(self._seek, nursery.cancel_scope)
                 await self._confirmed.wait()
                 nursery.cancel_scope.cancel()
-        if self.founding is None:
-            raise RuntimeError("the node has a cluster but no meta group in its log")
+        assert self.founding is not None, "prepared before it was confirmed"
         return self.founding
 
     # --- asking ----------------------------------------------------------------------------------

@@ -85,6 +85,19 @@ class _Hosted:
     ended: trio.Event
 
 
+class _FirstStart:
+    """A task status that may be told more than once."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status = status
+        self._told = False
+
+    def started(self, value: None = None) -> None:
+        if not self._told:
+            self._told = True
+            self._status.started()
+
+
 class Groups:
     """Owns the hosted groups. `on_leader(group)` is told of every change in who leads a group."""
 
@@ -361,9 +374,11 @@ class Groups:
         return group
 
     async def _run_scoped(self, hosted: _Hosted, *, task_status: trio.TaskStatus[None]) -> None:
+        status = _FirstStart(task_status)
         try:
             with hosted.scope:
-                await hosted.group.run(task_status=task_status)
+                await hosted.group.run(task_status=status)
+            status.started()  # closed while it read its snapshot: whoever waits for it must not wait on
         finally:
             hosted.ended.set()
 

@@ -105,6 +105,8 @@ class Hosting:
             return  # `Backups` fills its directory; it starts when that is whole
         if not self._can_run(assignment.kind, assignment.name):
             return
+        if self._storage.was_deleted(assignment.group, assignment.incarnation):
+            return  # meta as this node knows it so far is older than its own log
         birth = Birth(
             assignment.group,
             assignment.incarnation,

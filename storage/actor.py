@@ -480,6 +480,11 @@ class Storage:
                 self._reader.note_damage(bad.group, bad.index, bad.crc)
         self._cleaner.suspect(number)
 
+    def was_deleted(self, group: int, incarnation: int) -> bool:
+        """Whether this node's log says that this incarnation of a group was deleted: it will store nothing of
+        it."""
+        return self._index.was_deleted(group, incarnation)
+
     async def reopen(self, group: int) -> RecoveredGroup | None:
         """A group as a restart would find it now; None if the log doesn't have it. Nobody may be using it.
 

@@ -369,6 +369,10 @@ class LogIndex:
             if home == segment
         ]
 
+    def was_deleted(self, group: int, incarnation: int) -> bool:
+        """Whether the log says that this incarnation, or a later one, is no more: it takes nothing of it."""
+        return incarnation <= self._deleted.get(group, -1)
+
     def _log_of(self, group: int, incarnation: int) -> GroupLog | None:
         """The log that a record belongs to; None if that incarnation is a thing of the past.
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.actors.cluster import Counter, VirtualClock, until
+from tests.actors.cluster import Counter, VirtualClock, open_memory_cluster, until
 from tests.storage.helpers import GatedRunner, opened
 from trimaran.actors.alarm import Alarms
 from trimaran.actors.group import Group, NotDone
@@ -191,3 +191,41 @@ async def test_a_peer_that_breaks_raft_stops_the_replica_not_the_node(autojump_c
             await group.wait_applied(2)
         assert "two leaders in term 1" in group.failed
         await storage.drain()
+
+
+async def test_a_group_that_is_stopped_while_it_reads_its_snapshot_stops_alone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_memory_cluster("a") as cluster:
+        group = (await cluster.counter("a", replicas=1)).group
+        await cluster.crash("a")
+        restore = Group._restore
+
+        async def slowly(self: Group) -> None:
+            await trio.sleep(2 if self.number == group else 0)
+            await restore(self)
+
+        monkeypatch.setattr(Group, "_restore", slowly)
+        node = await cluster.start("a")
+        await until(lambda: node.groups.get(group) is not None)
+        node.groups.fail(group, "somebody said so")
+        await until(node.ready.is_set)
+        stopped = node.groups.get(group)
+        assert stopped is not None and stopped.failed == "somebody said so"
+
+
+async def test_what_the_log_says_is_deleted_is_not_hosted_by_an_older_meta(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster("a") as cluster:
+        node = cluster["a"]
+        group = (await cluster.counter("a", replicas=1)).group
+        old = node.state.groups[group]
+        await node.desk.propose_meta({"op": "delete_group", "name": "hits"})
+        await until(lambda: node.groups.get(group) is None)
+        await until(lambda: node.storage.was_deleted(group, old.incarnation))
+        await node.hosting._host(old)
+        assert node.groups.get(group) is None
+        await cluster.crash("a")
+        node = await cluster.start("a")
+        await until(node.ready.is_set)
+        await node.hosting._host(old)
+        assert node.groups.get(group) is None

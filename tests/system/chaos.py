@@ -215,7 +215,7 @@ class Chaos:
             node.kill()
         else:
             tracer = (STRACE, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
-            node.start((*tracer, "-e", f"inject={call}:signal=KILL:when={count}"))
+            node.start_under((*tracer, "-e", f"inject={call}:signal=KILL:when={count}"))
             assert node.process is not None
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.to_thread(node.process.wait), FAULT_SECONDS)

@@ -57,8 +57,11 @@ class NodeProcess:
         assert self.process is not None
         return self.process.pid
 
-    def start(self, tracer: Sequence[str] = ()) -> None:
-        """Start the process; under a tracer, if one is given with its arguments."""
+    def start(self) -> None:
+        self.start_under(())
+
+    def start_under(self, tracer: Sequence[str]) -> None:
+        """Start the process under a tracer, given with its arguments; empty: none."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [*tracer, sys.executable, "-m", "trimaran", "node", *self.arguments]
         with self.log.open("ab") as log:

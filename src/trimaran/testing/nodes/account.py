@@ -128,7 +128,11 @@ class Account:
         nodes = self._nodes().values()
         return [(node, hosted) for node in nodes if (hosted := node.groups.get(group)) is not None]
 
-    def _unsettled(self) -> Iterable[str]:
+    def is_whole(self) -> bool:
+        """Every member is up and well, and every group has its replicas; they need not be level."""
+        return not list(self._unsettled(level=False))
+
+    def _unsettled(self, *, level: bool = True) -> Iterable[str]:
         yield from self._unwell()
         meta = self._meta()
         if meta is None:
@@ -136,11 +140,11 @@ class Account:
             return
         if meta.leaving:
             yield "a node is still leaving"
-        yield from self._unlevel(META_GROUP, frozenset(meta.nodes))
+        yield from self._unlevel(META_GROUP, frozenset(meta.nodes), level)
         for assignment in meta.groups.values():
-            yield from self._unlevel(assignment.group, frozenset(assignment.replicas))
+            yield from self._unlevel(assignment.group, frozenset(assignment.replicas), level)
 
-    def _unlevel(self, number: int, wanted: frozenset[int]) -> Iterable[str]:
+    def _unlevel(self, number: int, wanted: frozenset[int], level: bool) -> Iterable[str]:
         replicas = self._replicas(number)
         if {node.me.node for node, _ in replicas} != wanted:
             yield f"group {number} runs on {len(replicas)} nodes, not on the {len(wanted)} it should"
@@ -150,7 +154,7 @@ class Account:
             if state.membership.voters != wanted or state.membership.learners:
                 yield f"{node.me.name}: group {number} counts on {sorted(state.membership.voters)}"
             places |= {group.applier.applied, state.log.last_index}
-        if len(places) > 1:
+        if level and len(places) > 1:
             yield f"group {number} is not level: {sorted(places)}"
 
     # --- the end

@@ -143,6 +143,7 @@ class _Run:
         async with trio.open_nursery() as starting:
             for name in names:
                 starting.start_soon(machines.start, name)
+        weather.is_whole = account.is_whole
         await account.founded()
         replicas = min(3, len(names))
         await found(load, replicas)

@@ -5,7 +5,8 @@ It comes at a moment of its own, at an await, at an operation on the disk, or ri
 matters: a vote, a truncation, a new term, a commit.
 
 Only the *frail* machines lose or damage what they had synced, a minority that is drawn once: whatever was
-committed keeps a good copy on the others.
+committed keeps a good copy on the others. While a lost disk is missed, nobody else loses power: of a write
+that was torn nobody can tell whether it was acknowledged, if one of those who could is gone for good.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class Weather:
         self.retired: dict[str, None] = {}
         """Machines that are to stay down: nobody wants them in the cluster."""
         self.frail: list[str] = []
+        self.is_whole: Callable[[], bool] = lambda: False
+        """Whether every member is up and every group has all its replicas."""
         self._nursery = nursery
         self._machines = machines
         self._network = network
@@ -72,6 +75,8 @@ class Weather:
         self._note = note
         self._raging = False
         self._is_calm = False
+        self._is_missed = False
+        """A disk was lost, and its groups have not got another replica yet."""
         self._starting: dict[str, None] = {}
         machines.on_end = self._judge
 
@@ -183,18 +188,26 @@ class Weather:
         """In the middle of whatever it does."""
         if process.is_cut:
             return
+        power = power and not self._is_missed
         self.crashes += 1
         self._struck(f"{kind}{', power lost' if power else ''}", process.machine.name)
+        whole = self.is_whole()
         self._machines.cut(process, power=power)
         # From the agenda's task: the one that runs now may belong to the process.
-        self._agenda.after(0, partial(self._nursery.start_soon, self._bring_down, process, power))
+        self._agenda.after(0, partial(self._nursery.start_soon, self._bring_down, process, power, whole))
 
-    async def _bring_down(self, process: Process, power: bool) -> None:
+    async def _bring_down(self, process: Process, power: bool, whole: bool) -> None:
         await self._machines.crash(process, power=power)
         machine = process.machine
-        if machine.name in self.frail and self._random.random() < self._mix.process.wipe * STRETCH:
-            self._struck("wiped disk", machine.name)
-            self._machines.wipe(machine.name)
+        if whole and machine.name in self.frail and self._random.random() < self._mix.process.wipe * STRETCH:
+            self._lose_disk(machine)
+
+    def _lose_disk(self, machine: Machine) -> None:
+        self._struck("wiped disk", machine.name)
+        self._machines.wipe(machine.name)
+        machine.damages = 0
+        self._is_missed = True
+        self._let_syncs_fail(0.0)
 
     async def _pause(self, random: Random) -> None:
         running = [each for each in self._running() if not each.stillness.still]
@@ -221,6 +234,10 @@ class Weather:
         """Whoever is down comes back, a while later."""
         while True:
             await trio.sleep(0.01)
+            if self._is_missed and self.is_whole():
+                self._is_missed = False
+                if self._raging:
+                    self._let_syncs_fail(self._mix.disk.failed_sync)
             for machine in self._down():
                 self._starting[machine.name] = None
                 self._nursery.start_soon(self._start_later, machine)
@@ -253,9 +270,7 @@ class Weather:
                 self._note("removed", machine.name)
                 self.retired[machine.name] = None
             case StorageError() if machine.damages:
-                self._struck("wiped disk", machine.name, process.ended_by)
-                self._machines.wipe(machine.name)
-                machine.damages = 0
+                self._lose_disk(machine)
             case end:
                 self._complain("a restart needs no operator", f"{machine.name} ended: {told(end)}")
 
