@@ -47,8 +47,8 @@ def step(state: GroupState, message: Healing, now: Now) -> list[Effect]:
         case Restored():
             state.unrestored = False
             return []
-        case Readmitted(term, index):
-            return on_readmitted(state, term, index, now)
+        case Readmitted():
+            return on_readmitted(state, message, now)
 
 
 def follow(state: GroupState, was: float, now: Now) -> list[Effect]:
@@ -142,16 +142,20 @@ def on_absent(state: GroupState, place: EntryId, now: Now) -> list[Effect]:
 # --- readmission --------------------------------------------------------------------------------------------
 
 
-def on_readmitted(state: GroupState, term: int, index: int, now: Now) -> list[Effect]:
-    """Nothing this replica ever promised is beyond (`term`, `index`); it takes part once it is there as well.
+def on_readmitted(state: GroupState, message: Readmitted, now: Now) -> list[Effect]:
+    """Nothing this replica ever promised is beyond the message's term and index; once it is there as well, it
+    takes part, if those who answered are all who vote by what it knows then.
 
-    It may have voted in `term` and not know it, so it votes for nobody else there. Of what it acknowledged,
-    all that a leader counted on is in the log of every later leader, and below `index` in this one's.
+    It may have voted in that term and not know it, so it votes for nobody else there. Of what it
+    acknowledged, all that a leader counted on is in the log of every later leader, and below that index in
+    this one's.
     """
-    if not state.forgetful or state.term < term or min(state.matched, state.log.synced) < index:
+    if not state.forgetful or not state.membership.voters - {state.node} <= message.voters:
+        return []
+    if state.term < message.term or min(state.matched, state.log.synced) < message.index:
         return []
     state.forgetful = False
-    if state.term == term and state.vote == 0:
+    if state.term == message.term and state.vote == 0:
         state.vote = state.node
     behind = state.log.last_index + 1  # the disk may hold batches there that nobody could read
     effects: list[Effect] = [

@@ -147,9 +147,12 @@ class MembershipHistory:
         self._changes = kept
         return taken_back
 
-    def settle(self, index: int) -> None:
-        """The log up to `index` is compacted."""
-        self._settled = self.at(index)
+    def settle(self, index: int, known: Membership | None = None) -> None:
+        """The log up to `index` is compacted.
+
+        `known`: what a snapshot as of then says. A replica that lost its own has only the first members.
+        """
+        self._settled = known if known is not None else self.at(index)
         self._changes = [
             (changed_at, membership) for changed_at, membership in self._changes if changed_at > index
         ]

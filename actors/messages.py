@@ -327,11 +327,12 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Readmitted:
-    """Every other voter has answered a forgetful replica since it started: the newest term among them is
+    """All of these `voters` have answered a forgetful replica since it started: the newest term among them is
     `term`, and the log of the leader of that term ended at `index`."""
 
     term: int
     index: int
+    voters: frozenset[int]
 
 
 Local = (

@@ -369,7 +369,8 @@ class Repair:
         """
         group, state = self._group, self._group.state
         standings: list[tuple[int, int, bool]] = []
-        for peer in sorted(state.membership.voters - {state.node}):
+        voters = state.membership.voters - {state.node}
+        for peer in sorted(voters):
             try:
                 question = [group.number, group.incarnation]
                 answer = await self._asks.ask(peer, STANDING, question, ASK_SECONDS, (int, int, bool))
@@ -380,13 +381,13 @@ class Repair:
         term = max((term for term, _, _ in standings), default=0)
         for known, last_index, leads in standings:
             if leads and known == term:
-                return await self._follow(term, last_index)
+                return await self._follow(messages.Readmitted(term, last_index, voters))
         return False
 
-    async def _follow(self, term: int, index: int) -> bool:
+    async def _follow(self, standing: messages.Readmitted) -> bool:
         with trio.move_on_after(EFFECT_SECONDS):
-            await self._group.wait_synced(index)
-            self._group.tell("readmitted", messages.Readmitted(term, index))
+            await self._group.wait_synced(standing.index)
+            self._group.tell("readmitted", standing)
             return await self._settled()
         return False
 

@@ -185,7 +185,7 @@ def _install(state: GroupState, snapshot: SnapshotInstalled, now: Now) -> list[E
     truncate_from = None
     if has_it:  # rule 6: the log holds its last entry, so what follows it stays
         log.compact(to.index, to.term)
-        state.memberships.settle(to.index)
+        state.memberships.settle(to.index, snapshot.membership)
     else:  # rule 7: the log is of another history, or too short
         truncate_from = to.index if to.index <= log.last_index else None
         log.reset(to.index, to.term, snapshot.time)

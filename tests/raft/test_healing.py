@@ -35,6 +35,7 @@ from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
 from .replica import GROUP, INCARNATION, Replica, batch, messages_in
 
 LOG = [1, 1, 2, 2]
+OTHERS = frozenset((2, 3))
 
 
 def hurt(*holes: int, **more: int) -> Replica:
@@ -363,6 +364,16 @@ def test_a_replica_without_its_state_takes_even_the_snapshot_that_its_log_begins
     assert not replica.all(Persist), "once"
 
 
+def test_a_snapshot_says_who_the_members_are_though_the_log_has_its_last_entry() -> None:
+    """With its manifest a replica loses what the compacted log said of them."""
+    replica = Replica(log=LOG, commit=4)
+    replica.step(Compacted(3, 2))
+    replica.settle()
+    replica.step(Unrestored())
+    replica.step(SnapshotInstalled(3, 2, Membership.of((1, 2, 4))))
+    assert replica.state.membership.voters == {1, 2, 4}
+
+
 def test_an_older_snapshot_does_not_help() -> None:
     replica = Replica(log=LOG, commit=4)
     replica.step(Compacted(3, 2))
@@ -425,26 +436,37 @@ def test_a_forgetful_replica_is_not_readmitted_before_it_has_what_the_newest_lea
 ) -> None:
     replica = Replica(log=LOG, forgetful=True)
     follows(replica)
-    replica.step(Readmitted(term, index))
+    replica.step(Readmitted(term, index, OTHERS))
     assert replica.state.faulty and not replica.all(Persist)
+
+
+def test_a_forgetful_replica_is_readmitted_by_all_who_vote_now() -> None:
+    """It learned of the newest voter only from the leader that it followed."""
+    replica = Replica(log=LOG, forgetful=True)
+    follows(replica)
+    for voters in (frozenset((2,)), frozenset((2, 4))):
+        replica.step(Readmitted(3, 5, voters))
+        assert replica.state.faulty
+    replica.step(Readmitted(3, 5, OTHERS | {4}))
+    assert not replica.state.faulty
 
 
 def test_what_is_not_known_to_be_the_leaders_or_not_synced_readmits_nobody() -> None:
     replica = Replica(log=LOG, forgetful=True)
-    replica.step(Readmitted(2, 4))
+    replica.step(Readmitted(2, 4, OTHERS))
     assert replica.state.faulty, "its own log proves nothing"
     replica.step(replica.append(2, 3, (4, 2), (3,), commit=4))
-    replica.step(Readmitted(3, 5))
+    replica.step(Readmitted(3, 5, OTHERS))
     assert replica.state.faulty
     replica.settle()
-    replica.step(Readmitted(3, 5))
+    replica.step(Readmitted(3, 5, OTHERS))
     assert not replica.state.faulty
 
 
 def test_a_readmitted_replica_counts_again_but_votes_for_nobody_in_a_term_it_may_have_voted_in() -> None:
     replica = Replica(log=LOG, forgetful=True)
     follows(replica)
-    replica.step(Readmitted(3, 5))
+    replica.step(Readmitted(3, 5, OTHERS))
     assert [persist.hard_state.readmitted for persist in replica.all(Persist) if persist.hard_state] == [True]
     assert [reply.counts for reply in messages_in(replica.settle(), AppendReply)] == [True]
     replica.step(Resigned(group=GROUP, incarnation=INCARNATION, sender=2, term=3))
