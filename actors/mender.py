@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import trio
 
+from ..storage.errors import StorageError
 from .machine import Patient
 from .requests import PeerLost, Refusal, Shape, describe, shaped
 
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 RECORDS: Final = "repair.records"
 ASK_SECONDS: Final = 5.0
 NUMBERS_AT_ONCE: Final = 1024
+HEDGE_SECONDS: Final = 0.5
+"""So long a peer is waited for before the next one is asked as well: its answer may have been lost."""
 ANSWER_BYTES: Final = 4 << 20
 """An answer holds about this much, and at least one record."""
 
@@ -63,33 +66,58 @@ class Mender:
         """Records given to other replicas."""
         self._asks = asks
         self._reach = reach
+        self._taking = trio.Lock()
         self._group: Group
 
     def attach(self, group: Group) -> None:
         self._group = group
 
     async def ask(self, patient: Patient, peers: Collection[int]) -> Round:
-        """One question to each peer that is up, until nothing is missing. Raises StorageError."""
-        used = 0
-        answered: set[int] = set()
-        for peer in sorted(peers):
-            missing = await patient.missing(NUMBERS_AT_ONCE)
-            if not missing or not self._reach.is_up(peer):
-                continue
-            try:
-                records = await self._ask(peer, missing)
-            except (PeerLost, Refusal, trio.TooSlowError) as error:
-                name = self._reach.name_of(peer)
-                logger.info("group %s: %s gives no records: %s", self._group.name, name, describe(error))
-                continue
-            answered.add(peer)
-            taken = await patient.take(records)
-            if taken:
-                name = self._reach.name_of(peer)
-                logger.info("group %s: %d damaged records come from %s", self._group.name, taken, name)
-            used += taken
-        self.mended += used
-        return Round(used, frozenset(answered))
+        """One question to each peer that is up, until nothing is missing. Raises StorageError.
+
+        One that takes its time holds nobody up: the next is asked beside it.
+        """
+        used: dict[int, int] = {}
+        failures: list[StorageError] = []
+        async with trio.open_nursery() as nursery:
+            for peer in sorted(peers):
+                missing = await patient.missing(NUMBERS_AT_ONCE)
+                if not missing or not self._reach.is_up(peer):
+                    continue
+                answered = trio.Event()
+                nursery.start_soon(self._mend_from, peer, patient, missing, used, failures, answered)
+                with trio.move_on_after(HEDGE_SECONDS):
+                    await answered.wait()
+            if any(used.values()):
+                nursery.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        self.mended += sum(used.values())
+        return Round(sum(used.values()), frozenset(used))
+
+    async def _mend_from(
+        self,
+        peer: int,
+        patient: Patient,
+        missing: list[int],
+        used: dict[int, int],
+        failures: list[StorageError],
+        answered: trio.Event,
+    ) -> None:
+        """Ask one peer and take what it has; `used` says how much that was, if it answered."""
+        name = self._reach.name_of(peer)
+        try:
+            records = await self._ask(peer, missing)
+            async with self._taking:
+                used[peer] = await patient.take(records)
+            if used[peer]:
+                logger.info("group %s: %d damaged records come from %s", self._group.name, used[peer], name)
+        except (PeerLost, Refusal, trio.TooSlowError) as error:
+            logger.info("group %s: %s gives no records: %s", self._group.name, name, describe(error))
+        except StorageError as error:
+            failures.append(error)
+        finally:
+            answered.set()
 
     async def _ask(self, peer: int, missing: list[int]) -> dict[int, bytes]:
         group = self._group

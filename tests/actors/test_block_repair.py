@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from random import Random
 
@@ -195,6 +196,27 @@ async def test_a_record_that_rots_while_the_stream_runs_is_served_all_the_same(
         await cluster.start(leader)
         await serves(cluster, leader, group)
         assert replica(cluster, leader, group).repair.mender.mended == 0
+
+
+async def test_without_space_for_a_copy_repair_waits_and_the_rest_is_served(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        disk = cluster.members["b"].disk
+
+        def full(operation: str, path: str) -> None:
+            if "block-" in path and path.endswith(".tmp"):
+                raise OSError(errno.ENOSPC, "no space")
+
+        disk.before = full
+        hurt(disk, blocks(cluster, "b", group)[0], 4)
+        await serves(cluster, "b", group, lost=[4])
+        found = replica(cluster, "b", group)
+        assert found.repair.mender.mended == 0 and cluster["b"].storage.failed is None
+        disk.before = None
+        await until(lambda: found.repair.mender.mended == 1)
+        await serves(cluster, "b", group)
 
 
 async def test_without_a_copy_anywhere_a_read_is_an_error_and_all_else_is_served(
