@@ -538,7 +538,9 @@ class Node:
             self._meta_machine = MetaMachine(self._founding.founders, self._on_meta, self._speaks)
             return self._meta_machine
         if kind == STREAM_KIND:
-            return StreamMachine(files, name, block_bytes=self.options.block_bytes)
+            return StreamMachine(
+                files, name, block_bytes=self.options.block_bytes, level=lambda: self.state.level
+            )
         return UserMachine(kind, self._machines[kind]())
 
     def _on_meta(self) -> None:

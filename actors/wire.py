@@ -27,7 +27,8 @@ from .messages import (
 PROTOCOL_VERSION: Final = 2
 """The newest protocol that this program speaks (DESIGN 10). What each version added:
 
-2: reports of a group's members say at which commit index they were true (`meta.FENCED_REPORTS`).
+2: reports of a group's members say at which commit index they were true (`meta.FENCED_REPORTS`); the state of
+a stream has version 2 (`stream.machine.STATE_LEVEL`).
 """
 OLDEST_PROTOCOL: Final = 1
 """The oldest one that it still speaks, with whoever knows no newer one."""

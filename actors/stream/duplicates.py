@@ -63,11 +63,13 @@ class Duplicates:
 
     def restore(self, packed: bytes | list[list[object]]) -> None:
         """Takes what `pack` gave, or the list that version 1 of a state has. Raises ValueError, TypeError."""
-        if isinstance(packed, list):
-            entries = packed
-        else:
-            unpacker = msgpack.Unpacker(max_buffer_size=len(packed) + 1)
-            unpacker.feed(packed)
-            entries = list(unpacker)
+        entries = packed if isinstance(packed, list) else unpack_ids(packed)
         for message_id, sequence, time in cast("list[tuple[bytes, int, int]]", entries):
             self.note(message_id, sequence, time)
+
+
+def unpack_ids(packed: bytes) -> list[list[object]]:
+    """(id, sequence, time) of each id in what `Duplicates.pack` gave. Raises ValueError."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(packed) + 1)
+    unpacker.feed(packed)
+    return list(unpacker)

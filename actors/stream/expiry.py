@@ -15,7 +15,7 @@ from .durations import SECOND, parse_duration
 if TYPE_CHECKING:
     from .store import MessageStore
 
-__all__ = ["NEVER", "Expiry", "parse_ttl"]
+__all__ = ["NEVER", "Expiry", "parse_ttl", "read_due"]
 
 NEVER: Final = -1
 """A message with this time to live also outlives the stream's maximum age."""
@@ -116,12 +116,12 @@ class Expiry:
 
     def restore(self, packed: Mapping[str, object]) -> None:
         """Takes what `pack` gave; nothing in a state from before messages had a time to live."""
-        self._due = _read_due(cast("list[object]", packed.get("due", [])))
+        self._due = read_due(cast("list[object]", packed.get("due", [])))
         self._kept.update(cast("list[int]", packed.get("kept", [])))
         self._markers.update(cast("list[int]", packed.get("markers", [])))
 
 
-def _read_due(packed: list[object]) -> list[tuple[int, int]]:
+def read_due(packed: list[object]) -> list[tuple[int, int]]:
     """The heap of (time, sequence): two packed columns, or a list as in version 1 of a state.
 
     Raises ValueError or TypeError.

@@ -12,7 +12,7 @@ import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgpack
 
@@ -24,7 +24,7 @@ from . import headers
 from .commands import read_command
 from .config import MAX_FIRST, StreamConfig
 from .consumers import Consumers
-from .duplicates import Duplicates
+from .duplicates import Duplicates, unpack_ids
 from .durations import show_duration
 from .errors import (
     BEYOND_LAST,
@@ -36,7 +36,7 @@ from .errors import (
     ApiError,
     StateDamaged,
 )
-from .expiry import Expiry, parse_ttl
+from .expiry import Expiry, parse_ttl, read_due
 from .results import Status, pack, pack_all, refused
 from .store import MessageStore
 from .subjects import SubjectFilter
@@ -54,6 +54,8 @@ PENDING_BYTES: Final = 16 << 20
 """Written behind, per group: beyond this `settle` waits."""
 STATE_VERSION: Final = 2
 """Version 1 did not say with which sequence each block begins; ids and times to live were lists there."""
+STATE_LEVEL: Final = 2
+"""Every node that speaks this protocol reads the present version."""
 HIGHEST_SEQUENCE: Final = (1 << 56) - 1
 """A result has 56 bits for a sequence."""
 
@@ -82,8 +84,18 @@ class StreamMachine:
 
     kind: Final = "stream"
 
-    def __init__(self, files: GroupFiles, name: str, *, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        files: GroupFiles,
+        name: str,
+        *,
+        block_bytes: int = BLOCK_BYTES,
+        level: Callable[[], int] = lambda: STATE_LEVEL,
+    ) -> None:
+        """`level` says which protocol all nodes of the cluster know: snapshots are written so that they can
+        read them."""
         self._files = files
+        self._level = level
         self._block_bytes = block_bytes
         self.name = name
         self.on_applied: Callable[[], None] = _nobody
@@ -553,7 +565,7 @@ class StreamMachine:
             "expiry": self._expiry.pack(),
             "store": store,
         }
-        packed = msgpack.packb(state)
+        packed = msgpack.packb(state if self._level() >= STATE_LEVEL else _as_before(state))
         assert isinstance(packed, bytes)
         return Capture(packed, tuple(FileEntry(*file) for file in files), obsolete)
 
@@ -642,6 +654,19 @@ def _split(entry: bytes) -> tuple[bytes, bytes, bytes] | None:
     if subject == 0 or zero != 0 or len(entry) < body or len(entry) - body < header_size:
         return None
     return entry[_PUBLISH.size : body], entry[body : body + header_size], entry[body + header_size :]
+
+
+def _as_before(state: Mapping[str, object]) -> dict[str, object]:
+    """A captured state as version 1 has it, for clusters with nodes that know no other."""
+    store = cast("dict[str, Any]", state["store"])
+    expiry = cast("dict[str, Any]", state["expiry"])
+    return {
+        **state,
+        "v": 1,
+        "store": {**store, "blocks": [block[:3] for block in store["blocks"]]},
+        "duplicates": unpack_ids(cast("bytes", state["duplicates"])),
+        "expiry": {**expiry, "due": read_due(expiry["due"])},
+    }
 
 
 def _unpack_state(state: bytes) -> dict[str, object]:

@@ -6,10 +6,19 @@ import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.stream.support import MemoryFiles, machine_on
+from tests.stream.support import (
+    Log,
+    MemoryFiles,
+    configured,
+    machine_on,
+    publish,
+    restored,
+    snapshot,
+)
 from trimaran.actors.stream import duplicates
 from trimaran.actors.stream.duplicates import Duplicates
 from trimaran.actors.stream.expiry import Expiry
+from trimaran.actors.stream.results import Status, unpack
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=80), st.integers(1, 5))
@@ -45,6 +54,25 @@ def test_states_of_the_first_version_are_understood() -> None:
     expiry = Expiry(machine_on(MemoryFiles()).messages)
     expiry.restore(msgpack.unpackb(msgpack.packb({"due": [(7, 1), (9, 2)], "kept": [], "markers": []})))
     assert expiry.next_due(0) == 7
+
+
+def test_older_nodes_get_a_state_that_they_can_read() -> None:
+    files, log = MemoryFiles(), Log()
+    machine = machine_on(files)
+    machine.apply(log.batch(configured(allow_msg_ttl=True)))
+    for number in range(20):
+        machine.apply(log.batch(publish(f"s.{number % 3}", bytes(100), Msg_Id=str(number), TTL="1h")))
+    now_state = msgpack.unpackb(machine.capture().state)
+    machine._level = lambda: 1
+    capture = snapshot(machine, files)
+    state = msgpack.unpackb(capture.state)
+    assert (now_state["v"], state["v"]) == (2, 1)
+    assert all(len(block) == 3 for block in state["store"]["blocks"])
+    assert [each[0] for each in state["duplicates"]] == [b"%d" % number for number in range(20)]
+    assert len(state["expiry"]["due"]) == 20
+    again = restored(capture, files)
+    assert again.info() == machine.info() and again.next_due() == machine.next_due()
+    assert unpack(again.apply(log.batch(publish("s.1", Msg_Id="7"))), 0) == (Status.DUPLICATE, 8)
 
 
 def test_times_to_live_outlive_a_snapshot() -> None:
