@@ -96,6 +96,8 @@ class StreamMachine:
         read them."""
         self._files = files
         self._level = level
+        self._newest = False
+        """Whether the present version of the state was ever written or read here."""
         self._block_bytes = block_bytes
         self.name = name
         self.on_applied: Callable[[], None] = _nobody
@@ -565,7 +567,10 @@ class StreamMachine:
             "expiry": self._expiry.pack(),
             "store": store,
         }
-        packed = msgpack.packb(state if self._level() >= STATE_LEVEL else _as_before(state))
+        # What is lost can not be said in the first version; and a node that has just started does not know
+        # yet what all others speak.
+        self._newest = self._newest or bool(self._store.damage.lost) or self._level() >= STATE_LEVEL
+        packed = msgpack.packb(state if self._newest else _as_before(state))
         assert isinstance(packed, bytes)
         return Capture(packed, tuple(FileEntry(*file) for file in files), obsolete)
 
@@ -594,6 +599,7 @@ class StreamMachine:
         error.
         """
         fields = _unpack_state(state)
+        self._newest = self._newest or fields["v"] == STATE_VERSION
         self.empty()
         try:
             store = cast("Mapping[str, object]", fields["store"])
