@@ -283,6 +283,15 @@ class Vitals:
             "Time of a write to the log and its sync",
             self._storage.sync_seconds,
         )
+        log_bytes = Family("jetstream_raft_log_bytes", "gauge", "Bytes of the log of all groups")
+        yield log_bytes.add(storage.log_bytes)
+        full = Family("jetstream_raft_disk_full", "gauge", "1: streams led here take no more messages")
+        yield full.add(self._storage.full is not None)
+        pinned = Family("jetstream_raft_pinned_bytes", "gauge", "Closed segments that a group keeps")
+        for number, size in self._storage.pinned().items():
+            group = self._groups.get(number)
+            pinned.add(size, group=_label(group) if group is not None else str(number))
+        yield pinned
 
     def _raft_families(self, groups: Sequence[Group]) -> Iterator[Family]:
         sizes = Histogram(BATCH_BOUNDS).add(group.batch_sizes for group in groups)

@@ -1,6 +1,7 @@
 """Whole nodes on a full disk: clients are refused in time and told why, the rest goes on (DESIGN 5)."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,10 @@ def full(cluster: Cluster, name: str, left: int = 0) -> Iterator[None]:
     disk.capacity = disk._used() + left
     yield
     cluster.members[name].disk.capacity = None
+
+
+def metrics(cluster: Cluster, name: str) -> str:
+    return "".join(cluster[name].vitals.metrics())
 
 
 async def is_refused(handle: StreamHandle, subject: str) -> bool:
@@ -63,6 +68,7 @@ async def test_jetstream_clients_are_refused_before_the_disk_is_full(autojump_cl
             purged = await client.api("STREAM.PURGE.ORDERS")
             assert purged["success"] and purged["purged"] == 2
             assert any("bytes are free" in reason for reason in cluster["solo"].vitals.health())
+            assert re.search(r"^jetstream_raft_disk_full.* 1(\.0)?$", metrics(cluster, "solo"), re.MULTILINE)
         await until(lambda: cluster["solo"].storage.full is None, LOOK_SECONDS)
         await cluster.ready()
         assert b'"seq":3' in (await client.request("orders.2", b"second")).payload

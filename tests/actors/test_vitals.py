@@ -43,6 +43,13 @@ async def test_metrics_have_what_nobody_else_exports(autojump_clock: MockClock) 
         assert found["jetstream_raft_fsync_seconds_count"] == found["jetstream_raft_fsyncs_total"] > 9
         assert found["jetstream_raft_peer_lag"] == 0 and found["gnatsd_healthz_status_value"] == 3
         assert found["gnatsd_varz_connections"] == 1
+        assert found["jetstream_raft_log_bytes"] >= 3 * 4096 and found["jetstream_raft_disk_full"] == 0
+        await cluster.crash("a")
+        await cluster.start("a")  # its log goes on in another segment, and the old one is needed
+        await cluster.ready()
+        lines = "".join(cluster["a"].vitals.metrics()).splitlines()
+        pinned = [line for line in lines if line.startswith("jetstream_raft_pinned_bytes{")]
+        assert any('group="S"' in line and not line.endswith(" 0") for line in pinned)
 
 
 async def test_pages_of_connections_streams_and_links(autojump_clock: MockClock) -> None:
