@@ -238,7 +238,7 @@ class Groups:
         entries = readable_entries(recovered)
         compacted = (recovered.compacted.index, recovered.compacted.term)
         forgetful = recovered.closed or len(entries) < len(recovered.entries)
-        if manifest is not None and not _holds(compacted, entries, manifest):
+        if manifest is not None and not holds(compacted, entries, manifest):
             # A snapshot was installed, and the record that resets the log behind it did not get here.
             prefix = (recovered.group, recovered.incarnation, manifest.index, manifest.term)
             await self._store(CompactPrefix(*prefix, manifest_crc(encode_manifest(manifest))))
@@ -553,7 +553,7 @@ def readable_entries(recovered: RecoveredGroup) -> list[LogEntry]:
     return readable
 
 
-def _holds(compacted: tuple[int, int], entries: Sequence[LogEntry], manifest: Manifest) -> bool:
+def holds(compacted: tuple[int, int], entries: Sequence[LogEntry], manifest: Manifest) -> bool:
     """Whether the log has the manifest's last entry; if not, the manifest replaces the whole log (DESIGN
     6)."""
     index, term = manifest.index, manifest.term

@@ -432,6 +432,41 @@ RECOVERY = (
     ),
 )
 
-BUGS: tuple[Bug, ...] = (*ELECTIONS, *REPLICATION, *ANSWERS, *MEMBERS, *DAMAGE, *RECOVERY)
+FILES = (
+    bug(
+        "the storage actor's writes are not synced",
+        "storage.runner:_write_and_sync",
+        "disk.fdatasync(descriptor)",
+        "pass",
+        within=5,
+        by="states",
+    ),
+    bug(
+        "a snapshot names blocks that are not synced",
+        "storage.files:_Directory.sync",
+        "sync_strictly(self.disk.fdatasync, descriptor)",
+        "pass",
+        within=5,
+        by="states",
+    ),
+    bug(
+        "recovery skips what a block has beyond its manifest, and does not cut it",
+        "storage.files:_cut",
+        "if size > file.length:",
+        "if False:",
+        within=5,
+        by="states",
+    ),
+    bug(
+        "a failed sync is tried again",
+        "storage.actor:Storage._write",
+        "self._fail(error)",
+        "await self._runner.write_and_sync(self._disk, built.segment.descriptor, built.buffers, built.start)",
+        within=100,
+        by="actor",
+    ),
+)
+
+BUGS: tuple[Bug, ...] = (*ELECTIONS, *REPLICATION, *ANSWERS, *MEMBERS, *DAMAGE, *RECOVERY, *FILES)
 
 __all__ = ["BUGS", "Bug", "Edit"]

@@ -70,9 +70,8 @@ class Bug:
     Attributes:
         name: what it is, in a few words.
         edits: what must change together.
-        within: so many seeds (or crash states' scripts) must be enough to catch it.
-        by: how it is looked for: "core" (seeds of the core tier), "states" (enumerated crash states).
-        alike: why nothing can catch it, if that is so; it counts as not caught.
+        within: so many seeds must be enough to catch it.
+        by: how it is looked for: "core", "actor" (seeds of that tier) or "states" (enumerated crash states).
     """
 
     name: str

@@ -16,7 +16,7 @@ from ..actors.user_machine import StateMachine
 from ..codec import EntryType, make_chunk
 from .checks import require
 from .journal import OPERATION, Journal
-from .linearizable import Operation
+from .registers import Operation
 
 if TYPE_CHECKING:
     from .cluster import Cluster

@@ -18,7 +18,7 @@ from .chaos import Chaos
 from .checks import Violated, require
 from .cluster import Cluster
 from .journal import Journal
-from .linearizable import first_anomaly
+from .registers import first_anomaly
 from .report import Options, Report, Violation
 from .seeds import Streams
 from .swarm import Mix, told

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..actors import effects as asks
 from ..actors import messages, roles
 from ..actors.effects import Effect
 from ..actors.events import BatchApplied, events_of, replica_of, started
-from ..actors.groups import LogEntry, _holds, readable_entries
+from ..actors.groups import LogEntry, holds, readable_entries
 from ..actors.liveness import Liveness
 from ..actors.log import EntryId
 from ..actors.membership import Membership
@@ -27,19 +27,18 @@ from ..actors.repair import Verdict, is_copy
 from ..actors.state import NEVER, GroupState, Role
 from ..actors.user_machine import StateMachine, UserMachine
 from ..codec import Kind, crc32c, read_header, walk_batch
-from ..storage import Manifest, MemoryDisk, encode_manifest, manifest_crc
+from ..storage import Manifest, MemoryDisk, StorageFailed, encode_manifest, manifest_crc
 from ..storage.index import Fault, GroupLog
 from ..storage.records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record, TruncateSuffix
 from ..storage.recovery import Opened, RecoveredGroup, recover
 from ..storage.segment import COMPACT, TRUNCATE
 from .checks import Synced, require
 from .heap import Action
-from .stable_log import StableLog
+from .stable_log import StableLog, finish
 
 if TYPE_CHECKING:
     from .cluster import Cluster
 
-Result = TypeVar("Result")
 Done = Callable[[Outcome], None]
 
 GROUP, INCARNATION = 2, 77
@@ -53,16 +52,6 @@ READ_BYTES = 1 << 16
 
 class PowerCut(Exception):
     """The process ends inside an operation on its files. No code may stop this, nor write afterwards."""
-
-
-def finish(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """The result of a coroutine that waits for nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
-    raise AssertionError("it waits, and there is nothing here to wait for")
 
 
 class Process:
@@ -205,7 +194,7 @@ class Process:
         compacted = (found.compacted.index, found.compacted.term)
         entries = readable_entries(found)
         require(len(entries) == len(found.entries), "recovery", self.id, "has names without terms")
-        if manifest is not None and not _holds(compacted, entries, manifest):
+        if manifest is not None and not holds(compacted, entries, manifest):
             # A snapshot was installed, and the record that resets the log behind it did not get here.
             self.log.write_at_once(
                 [CompactPrefix(GROUP, INCARNATION, manifest.index, manifest.term, self.manifest_crc)]
@@ -579,8 +568,7 @@ class Process:
             return
         try:
             self._make_current(manifest)
-        except OSError as error:
-            self.log.fail(error)
+        except StorageFailed:
             return
         if previous is not None:
             self.step(messages.Compacted(previous.index, previous.term))
@@ -619,8 +607,7 @@ class Process:
         except PowerCut:
             self.cluster.power_cut(self)
             return False
-        except OSError as error:
-            self.log.fail(error)
+        except StorageFailed:
             return False
         self.cluster.checks.check_installed(self.id, manifest.index, manifest.rolling_hash)
         self._restore(manifest)

@@ -76,7 +76,8 @@ async def soak(plan: Plan, tell: Callable[[str], object]) -> Total:
                 for _ in range(jobs):
                     workers.start_soon(keep_working, plan, seeds, end, total, tell)
             progress.cancel()
-    tell(total.line())
+    spent = os.times()
+    tell(f"{total.line()}, {spent.children_user + spent.children_system:.0f} CPU seconds")
     tell("faults: " + ", ".join(f"{kind} {number}" for kind, number in total.faults.sorted().items()))
     for report in total.failed:
         tell(f"again: {report.replay}")

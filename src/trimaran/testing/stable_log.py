@@ -8,18 +8,17 @@ prepared, rolled, recycled and freed by the functions that the storage actor use
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any, TypeVar
 
-from ..codec import CodecError, verify_batch
-from ..storage import Manifest, MemoryDisk, StorageFailed, encode_manifest
-from ..storage.files import FileLane, group_directory
-from ..storage.files import _Directory as GroupDirectory
+from ..codec import Buffer, CodecError, verify_batch
+from ..storage import Disk, Lane, Manifest, MemoryDisk, StorageFailed
+from ..storage.files import FileLane, FoundFiles, GroupFiles
 from ..storage.index import Fault, GroupLog
 from ..storage.records import CompactPrefix, GroupCreate, HardState, Record
 from ..storage.recovery import Opened, apply_item
-from ..storage.runner import InlineRunner
 from ..storage.segment import (
     COMPACT,
     CREATE,
@@ -32,6 +31,7 @@ from ..storage.segment import (
 )
 from ..storage.wal import BuiltWrite, Segment, prepare_segment, retire_segment, segment_path
 
+Result = TypeVar("Result")
 Then = Callable[[], None]
 Later = Callable[..., None]
 """(delay, action, *arguments): as long as the process lives."""
@@ -39,6 +39,33 @@ Later = Callable[..., None]
 MARK_DELAY = 0.05
 CLOSED_SEGMENTS = 2
 """So many closed segments may lie there before the oldest one's live records are written again."""
+
+
+class Immediately:
+    """A `Runner` that runs a job where it is asked for it, and waits for nothing."""
+
+    async def run(self, lane: Lane, function: Callable[..., Result], *args: object) -> Result:
+        return function(*args)
+
+    async def write_and_sync(
+        self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
+    ) -> None:
+        disk.pwritev(descriptor, buffers, offset)
+        disk.fdatasync(descriptor)
+
+    def close(self, seconds: float = 0.0) -> bool:
+        """Nothing to end."""
+        return True
+
+
+def finish(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    raise AssertionError("it waits, and there is nothing here to wait for")
 
 
 @dataclass(slots=True)
@@ -90,14 +117,14 @@ class StableLog:
         self._newest = max(self._sizes)
         self._marked = True
         self._last_write_at = 0
-        self._lane = FileLane(disk, InlineRunner(), self._never)
+        self._lane = FileLane(disk, Immediately(), self._failed)
         self.rolls = 0
         self.freed = 0
         self._later(0.001, self._prepare_spare)
 
-    @staticmethod
-    def _never(error: OSError) -> StorageFailed:
-        raise AssertionError(f"nothing is written behind here: {error}")
+    def _failed(self, error: OSError) -> StorageFailed:
+        self.fail(error)
+        return StorageFailed(f"the disk failed: {error}")
 
     # --- writing
 
@@ -287,9 +314,9 @@ class StableLog:
     # --- manifests
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Makes it durable and current."""
-        directory = GroupDirectory(self._lane, group_directory(manifest.group, manifest.incarnation))
-        directory.write_manifest(encode_manifest(manifest), ())
+        """Makes it durable and current. StorageFailed if the disk fails."""
+        files = GroupFiles(manifest.group, manifest.incarnation, self._lane, lambda job: job(), FoundFiles())
+        finish(files.write_manifest(manifest))
 
     # --- what a simulated fault wants to know
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from trimaran.testing.linearizable import Operation, first_anomaly, is_linearizable
+from trimaran.testing.registers import Operation, first_anomaly, is_linearizable
 
 
 def write(value: object, began: float, ended: float = inf) -> Operation:

@@ -7,7 +7,8 @@ memories"). A write and the reads that saw it form a cluster, with a zone in tim
     backward   if the last begin is not after the first end: at some one moment in between it was enough
 
 A history is linearizable exactly if no read ended before its write began, no two forward zones overlap, and
-no backward zone lies within a forward one. So a million operations cost a sort.
+no backward zone lies within a forward one. So a million operations cost a sort. (`linearizability.py`
+searches, and can judge any object.)
 """
 
 from __future__ import annotations
