@@ -69,12 +69,6 @@ def paired(
     )
 
 
-def quantile(values: list[float], share: float) -> float:
-    """The value below which this share of the values lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
 def bandwidth(size: int, seconds: float) -> str:
     return f"{size / seconds / 1e9:.1f} GB/s"
 

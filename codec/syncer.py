@@ -58,9 +58,8 @@ class Syncer:
         if not buffers or len(buffers) > MAX_BUFFERS:
             buffers = (b"".join(buffers),)
         views = [self._ffi.from_buffer("uint8_t[]", buffer) for buffer in buffers]
-        for number, view in enumerate(views):
-            self._pointers[number] = view
-            self._sizes[number] = len(view)
+        self._pointers[0 : len(views)] = views
+        self._sizes[0 : len(views)] = [len(view) for view in views]
         self._views, self._buffers = views, buffers  # for good if this fails: a part of it may be under way
         failed = self._submit(self._syncer, descriptor, self._pointers, self._sizes, len(views), offset)
         if failed:
