@@ -239,7 +239,7 @@ async def _throughput(directory: Path, bare: BareLoop) -> list[Figure]:
     mine, other, busy = [], [], []
     async with running(directory, runner, segment_bytes=4 * SEGMENT) as storage:
         appender = Appender(storage, [2], 512, size)
-        for number in range(16):
+        for number in range(24):
             runner.sizes.clear()
             runner.busy = 0.0
             seconds, _ = await appender.run(count)

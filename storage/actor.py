@@ -64,9 +64,6 @@ FAILED_CLOSE_SECONDS: Final = 0.1
 """How long to wait for a failed disk at the end: the process is to end, with its code."""
 LATENCIES: Final = 1024
 """Sync times kept for the statistics."""
-OVERLAP_BYTES: Final = 256 << 10
-"""With this much in the queue the next write begins before what waited for the last one runs: the disk is not
-to wait for that. With less, what runs may add to the next write, which saves a sync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +80,9 @@ class StorageOptions:
     """At rest, this long after the last write the log says that all of it is synced."""
     quarantine_bytes: int = 256 << 20
     """Files that no manifest names are kept up to this size in all, newest first."""
+    overlap_bytes: int = 256 << 10
+    """With this much in the queue the next write begins before what waited for the last one runs: the disk is
+    not to wait for that. With less, what runs may add to the next write, which saves a sync."""
     min_free_bytes: int = 0
     """With less than this free on the disk, proposals are to be refused (`full`)."""
 
@@ -368,7 +368,7 @@ class Storage:
         self._pending.release(taken)
         self._finish(built, oldest, trio.current_time() - began)
         self._synced_thens += thens
-        if self._pending.bytes < OVERLAP_BYTES:
+        if self._pending.bytes < self._options.overlap_bytes:
             self._run_thens()
         else:
             self._then_event.set()

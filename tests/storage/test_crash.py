@@ -6,7 +6,7 @@ order, and directory entries one by one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -131,7 +131,8 @@ def script(random: Random, model: Model, last: dict[int, int], term: int) -> lis
 async def run_script(
     disk: MemoryDisk, seed: int, appends: int
 ) -> tuple[Model, list[tuple[MemoryDisk, int, int]]]:
-    """Runs random appends, and keeps the disk as it was before every operation.
+    """Runs random appends, and keeps the disk as it was before every operation. With odd seeds writes
+    are small, and each begins before what waited for the last one runs.
 
     Returns the model and (disk, records acknowledged then, records appended then).
     """
@@ -150,7 +151,8 @@ async def run_script(
         acknowledged = count
 
     disk.before = before
-    async with opened(disk, seed=seed, options=SMALL) as storage:
+    options = replace(SMALL, overlap_bytes=0, write_bytes=2048) if seed % 2 else SMALL
+    async with opened(disk, seed=seed, options=options) as storage:
         last = {GROUP: 0}
         for step in range(appends):
             if step == 0:

@@ -11,7 +11,6 @@ import trio.lowlevel
 
 from trimaran.codec import Buffer
 from trimaran.storage import Disk, MemoryDisk, StorageFailed, StorageOptions
-from trimaran.storage.actor import OVERLAP_BYTES
 
 from .helpers import GROUP, INCARNATION, SMALL, GatedRunner, batch, create, names, opened, record, state
 
@@ -271,7 +270,7 @@ async def test_the_next_write_does_not_wait_for_callbacks_if_it_is_large(waiting
         runner.gate.set()
         await storage.drain()
     begin = ["write", "sync", "first", "write", "sync"]
-    if waiting * 1000 > OVERLAP_BYTES:
+    if waiting * 1000 > options.overlap_bytes:
         begin = ["write", "sync", "write", "sync", "first"]
     assert order[: len(begin) + waiting] == begin + ["later"] * waiting
 
