@@ -23,8 +23,9 @@ import trio
 from ..codec import Kind, walk_batch
 from ..storage.actor import Storage
 from ..storage.disk import Disk
-from ..storage.files import MANIFEST, QUARANTINE, group_directory
+from ..storage.files import MANIFEST, group_directory
 from ..storage.index import Fault
+from ..storage.quarantine import QUARANTINE
 from ..storage.records import HardState, Record, TruncateSuffix
 from ..storage.recovery import LOCK_FILE, RecoveredGroup
 from ..storage.runner import InlineRunner

@@ -15,7 +15,6 @@ import statistics
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import trio
@@ -35,12 +34,12 @@ from .files import (
     GroupFiles,
     group_directory,
     recover_files,
-    trim_quarantine,
 )
 from .histogram import SECONDS_BOUNDS, Histogram
 from .index import Fault
 from .node import NodeHeader, write_node_header
 from .pending import Pending
+from .quarantine import Quarantine
 from .reading import LogReader
 from .records import Record
 from .recovery import Opened, Recovered, RecoveredGroup, apply_item, describe, recover
@@ -113,6 +112,11 @@ class StorageStatistics:
     """What of the log a restart still needs."""
     rewritten_records: int
     damaged_reads: int
+    quarantine_files: int
+    quarantine_bytes: int
+    """What was moved aside and may go."""
+    evidence_files: int
+    """What was moved aside and stays, until a person removes it."""
 
 
 class Storage:
@@ -158,7 +162,6 @@ class Storage:
             draw=draw,
             segment_bytes=options.segment_bytes,
             min_free_bytes=options.min_free_bytes,
-            quarantine_bytes=options.quarantine_bytes,
             sizes=opened.sizes,
             current=self._writer.segment,
             oldest=opened.oldest,
@@ -170,7 +173,8 @@ class Storage:
             fail=self._fail,
         )
         self._lane.on_no_space = self._upkeep.note_no_space
-        self._lane.trim = partial(trim_quarantine, disk, options.quarantine_bytes)
+        self._quarantine = Quarantine(disk, options.quarantine_bytes)
+        self._lane.trim = self._quarantine.trim
 
         self._reader = LogReader(self._index, self._lane, lambda group, index: self.on_damage(group, index))
         self._cleaner = Cleaner(
@@ -566,6 +570,9 @@ class Storage:
             live_bytes=self._index.live_bytes(self._upkeep.sizes),
             rewritten_records=self._cleaner.rewritten,
             damaged_reads=self._reader.damaged,
+            quarantine_files=self._quarantine.aside.files,
+            quarantine_bytes=self._quarantine.aside.bytes,
+            evidence_files=self._quarantine.aside.evidence,
         )
 
     async def close(self) -> None:

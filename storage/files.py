@@ -12,7 +12,7 @@ import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -33,14 +33,12 @@ from .manifest import (
     manifest_crc,
 )
 from .node import make_durable, read_file, replace_file
+from .quarantine import EVIDENCE, GROUPS, QUARANTINE
 
 T = TypeVar("T")
 
-GROUPS: Final = "groups"
 MANIFEST: Final = "manifest"
-QUARANTINE: Final = "quarantine"
 INCOMING: Final = "incoming"
-EVIDENCE: Final = "evidence"
 PAGE_BYTES: Final = 4096
 """A disk that refuses a read usually refuses one of these: what lies around it can be read."""
 OPEN_FILES: Final = 128
@@ -148,36 +146,6 @@ def _move_aside(disk: Disk, directory: str, names: Sequence[str], aside: Sequenc
 def _next_stamp(aside: Sequence[str]) -> int:
     """What the names of files begin with that are moved aside next."""
     return 1 + max((int(name[:8], 16) for name in aside), default=0)
-
-
-def trim_quarantine(disk: Disk, limit: int) -> int:
-    """Removes files that were moved aside, oldest first, until `limit` bytes are left; returns how many."""
-    kept: list[tuple[str, str, int]] = []
-    for directory in disk.listdir(GROUPS):
-        path = f"{GROUPS}/{directory}/{QUARANTINE}"
-        if not disk.exists(path):
-            continue
-        with suppress(FileNotFoundError):  # its group may be deleted at this moment
-            for name in disk.listdir(path):
-                kept.append((name, f"{path}/{name}", _size(disk, f"{path}/{name}")))
-    total = sum(size for _, _, size in kept)
-    removed = 0
-    for _, path, size in sorted(kept):
-        if total <= limit:
-            break
-        with suppress(FileNotFoundError):
-            disk.unlink(path)
-        total -= size
-        removed += 1
-    return removed
-
-
-def _size(disk: Disk, path: str) -> int:
-    descriptor = disk.open(path)
-    try:
-        return disk.size(descriptor)
-    finally:
-        disk.close(descriptor)
 
 
 class OpenFiles:
@@ -687,6 +655,7 @@ class GroupFiles:
         """
         self._behind = None
         await self._lane.commit(self._directory.mend, name, patches, length, crc)
+        self._background(self._lane.trim)
 
     async def sync(self, names: Sequence[str]) -> None:
         """Everything written to these files before the call is durable (their names too)."""
@@ -784,6 +753,7 @@ class GroupFiles:
         self._behind = None
         await self._lane.commit(self._directory.set_apart)
         self.manifest = None
+        self._background(self._lane.trim)
 
     def close_incoming(self, incoming: Incoming) -> None:
         if self._incoming is incoming:

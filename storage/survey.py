@@ -20,10 +20,11 @@ from ..codec.block import scan_block
 from .contents import Contents, SegmentReader
 from .disk import Disk, FileDisk
 from .errors import DirectoryLocked, LogDamaged, ManifestDamaged, NewerFormat, NodeHeaderDamaged
-from .files import GROUPS, MANIFEST, FoundFiles, group_directory
+from .files import MANIFEST, FoundFiles, group_directory
 from .index import GroupLog, Place
 from .manifest import FileEntry, decode_manifest, manifest_crc
 from .node import NODE_FILE, NodeHeader, read_file, read_node_header
+from .quarantine import GROUPS
 from .recovery import LOCK_FILE, RecoveredGroup, apply_item, check_gaps, describe, read_own_header
 from .replay import Job, Replay, TornTail, plan
 from .segment import BATCH, DATA_START, HEADER_COPY, LOST, SegmentHeader, SegmentScan, decode_segment_header

@@ -30,7 +30,7 @@ from .contents import (
 )
 from .disk import NO_SPACE, Disk, Lane, Runner
 from .errors import DiskFull, StorageError, StorageFailed
-from .files import FileLane, trim_quarantine
+from .files import FileLane
 from .node import NodeHeader, read_file
 from .segment import SegmentHeader
 from .wal import (
@@ -79,7 +79,6 @@ class Upkeep:
         draw: Callable[[], int],
         segment_bytes: int,
         min_free_bytes: int,
-        quarantine_bytes: int,
         sizes: dict[int, int],
         current: Segment,
         oldest: int,
@@ -113,7 +112,6 @@ class Upkeep:
         self._draw = draw
         self._segment_bytes = segment_bytes
         self._min_free = min_free_bytes
-        self._quarantine_bytes = quarantine_bytes
         self._on_freed = on_freed
         self._on_bad = on_bad
         self._on_space = on_space
@@ -193,7 +191,7 @@ class Upkeep:
     async def run(self) -> None:
         """Works until cancelled. An error of the disk is a failure of storage, a lack of space is none."""
         try:
-            await self._do(trim_quarantine, self._disk, self._quarantine_bytes)
+            await self._do(self._lane.trim)
             while True:
                 self._event = trio.Event()
                 if await self._work():

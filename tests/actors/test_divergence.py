@@ -82,6 +82,7 @@ async def test_a_follower_that_differs_is_set_aside_and_rebuilt(autojump_clock: 
         await cluster.start("b")
         await cluster.ready()
         assert disk.listdir(evidence), "start-up leaves it alone"
+        await until(lambda: cluster["b"].storage.statistics().evidence_files > 0)
 
 
 async def test_a_leader_that_differs_leads_no_more_and_is_rebuilt(autojump_clock: MockClock) -> None:

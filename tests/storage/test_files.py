@@ -387,6 +387,8 @@ async def test_what_an_install_replaces_stays_in_quarantine_as_far_as_there_is_r
         await storage.drain()
         await trio.testing.wait_all_tasks_blocked()
         assert len(disk.listdir(f"{DIRECTORY}/quarantine")) == 3
+        statistics = storage.statistics()
+        assert (statistics.quarantine_files, statistics.quarantine_bytes) == (3, 3000)
         for _ in range(3):
             incoming = own(storage).incoming(manifest(9, {"b": bytes(1000)}))
             await incoming.begin()

@@ -1,0 +1,72 @@
+"""Files that were moved aside: kept for people, within bounds, and counted for the status."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from .disk import Disk
+
+GROUPS: Final = "groups"
+QUARANTINE: Final = "quarantine"
+EVIDENCE: Final = "evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What lies aside in all groups' directories."""
+
+    files: int = 0
+    """Files in quarantine; the oldest go when they are too many bytes."""
+    bytes: int = 0
+    evidence: int = 0
+    """Files of states that differed from other replicas'. Nothing removes them but a person."""
+
+
+class Quarantine:
+    """Keeps quarantine within its bound: `trim` runs in the background, at start-up and after changes."""
+
+    def __init__(self, disk: Disk, limit: int) -> None:
+        """`limit` is in bytes, over all groups."""
+        self.aside = Aside()
+        """As of the last `trim`."""
+        self._disk = disk
+        self._limit = limit
+
+    def trim(self) -> None:
+        """Removes files from quarantine, oldest first, until no more than the limit is left."""
+        kept = sorted(
+            (name, path, self._size(path))
+            for directory in self._disk.listdir(GROUPS)
+            for name, path in self._files(f"{GROUPS}/{directory}/{QUARANTINE}")
+        )
+        evidence = sum(
+            len(self._files(f"{GROUPS}/{directory}/{EVIDENCE}")) for directory in self._disk.listdir(GROUPS)
+        )
+        total = sum(size for _, _, size in kept)
+        files = len(kept)
+        for _, path, size in kept:
+            if total <= self._limit:
+                break
+            with suppress(FileNotFoundError):
+                self._disk.unlink(path)
+            total -= size
+            files -= 1
+        self.aside = Aside(files, total, evidence)
+
+    def _files(self, path: str) -> list[tuple[str, str]]:
+        """(name, path) of what is in a directory; its group may be deleted at this moment."""
+        with suppress(FileNotFoundError):
+            return [(name, f"{path}/{name}") for name in self._disk.listdir(path)]
+        return []
+
+    def _size(self, path: str) -> int:
+        try:
+            descriptor = self._disk.open(path)
+        except FileNotFoundError:
+            return 0
+        try:
+            return self._disk.size(descriptor)
+        finally:
+            self._disk.close(descriptor)
