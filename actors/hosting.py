@@ -53,6 +53,8 @@ class Hosting:
         self._followed = followed
         self._old: int | None = None
         """Up to here the meta log may name groups whose replicas here are lost without a trace."""
+        self.missing: list[str] = []
+        """Groups that belong here and do not run, each with why, for people."""
 
     async def resume_all(self) -> None:
         """Run every group that recovery found, except meta and what was given up before."""
@@ -70,6 +72,11 @@ class Hosting:
             for assignment in list(self._state().groups.values()) if hosted else ():
                 if self._belongs_here(assignment) and self._groups.get(assignment.group) is None:
                     await self._host(assignment)
+            self.missing = [
+                f"{each.kind} {each.name}: {self._why_missing(each)}"
+                for each in self._state().groups.values()
+                if self._belongs_here(each) and not each.restoring and self._groups.get(each.group) is None
+            ]
             meta = self._groups.get(META_GROUP)
             for group in list(self._groups.hosted()):
                 # A node that has just started knows of groups that its meta log hasn't come to yet.
@@ -99,6 +106,11 @@ class Hosting:
         return self._old is not None
 
     # --- hosting ------------------------------------------------------------------------------------------
+
+    def _why_missing(self, assignment: Assignment) -> str:
+        if not self._has_machine(assignment.kind):
+            return f"this node has no state machine {assignment.kind!r}"
+        return "whether it was here is not known before the meta log is whole again"
 
     async def _host(self, assignment: Assignment) -> None:
         if assignment.restoring:

@@ -417,6 +417,7 @@ class Node:
             world.clock,
             lambda: self.state,
             self.ready.is_set,
+            lambda: self.hosting.missing,
         )
         self._wire()
 

@@ -61,6 +61,7 @@ class Vitals:
         clock: Clock,
         meta: Callable[[], MetaState],
         ready: Callable[[], bool],
+        missing: Callable[[], Sequence[str]],
     ) -> None:
         self._options = options
         self._version = version
@@ -74,12 +75,14 @@ class Vitals:
         self._clock = clock
         self._meta = meta
         self._ready = ready
+        self._missing = missing
         self._started = clock.wall()
         self._began = clock.monotonic()
         self._behind: dict[int, tuple[int, float]] = {}
 
     def health(self) -> Sequence[str]:
-        """Reasons against: every hosted group must have a leader and have applied what is committed."""
+        """Reasons against: every group that belongs here must run, have a leader, and have applied what is
+        committed."""
         reasons: list[str] = []
         if self._storage.failed is not None:
             reasons.append(f"the log has failed: {self._storage.failed}")
@@ -95,7 +98,7 @@ class Vitals:
             reason = self._group_reason(group)
             if reason is not None:
                 reasons.append(f"{group.machine.kind} {group.name}: {reason}")
-        return reasons
+        return reasons + list(self._missing())
 
     def _group_reason(self, group: Group) -> str | None:
         if group.failed:

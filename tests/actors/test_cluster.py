@@ -222,3 +222,21 @@ async def test_a_second_founding_is_above_what_a_first_one_prepared(autojump_clo
         assert {cluster[name].birth.cluster > first.cluster for name in "abc"} == {True}
         assert await same_everywhere(cluster, handle.group, "a", "b", "c") == [b"1"]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_node_without_a_groups_machine_says_that_it_lacks_a_replica(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster() as cluster:
+        handle = await cluster.counter("a")
+        await handle.propose(b"1")
+        machines, cluster._machines = cluster._machines, {}
+        await cluster.crash("c")
+        await cluster.start("c")
+        await until(lambda: cluster["c"].ready.is_set())
+        reason = "counter hits: this node has no state machine 'counter'"
+        await until(lambda: list(cluster["c"].vitals.health()) == [reason])
+        cluster._machines = machines
+        await cluster.crash("c")
+        await cluster.start("c")
+        await cluster.ready()
