@@ -255,7 +255,7 @@ class Options:
         "thread",
         Unit.CHOICE,
         "Who syncs the log: a thread of its own, the kernel by io_uring, or the event loop itself, inline.",
-        "Thread and uring cost the same; inline saves some 15 us, and a slow disk would stall every client.",
+        "Thread and uring cost the same; inline saves 15 to 50 us, and a slow disk would stall every client.",
         choices=("thread", "uring", "inline"),
     )
     check_invariants: Literal["off", "on"] = _setting(
