@@ -14,7 +14,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,11 +24,13 @@ import trio
 from ..group import NotDone
 from ..outcomes import Applied, Outcome
 from ..stream import commands
+from ..stream.config import transform_of
 from ..stream.consumer import Consumer
 from ..stream.consumer_config import ConsumerConfig
 from ..stream.consumers import begin, select
 from ..stream.errors import DamagedRecord
 from ..stream.results import unpack
+from ..stream.views import rfc3339
 from ..strict_json import BadJson, read_json
 from .direct import direct_get
 from .led import LedConsumer, Pick, Plan
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
     import random
 
     from ..group import Group
-    from ..stream.machine import StoredMessage, StreamMachine
+    from ..stream.machine import News, StoredMessage, StreamMachine
     from ..stream.selection import Selection
+    from ..stream.transforms import SubjectTransform
     from ..world import Clock
 
 __all__ = ["Carrier", "ClientMessage", "StreamDelivery"]
@@ -121,6 +124,7 @@ class StreamDelivery:
         """Consumers whose clients would take a message."""
         self._alarms: list[tuple[float, int, LedConsumer]] = []
         self._numbers = itertools.count()
+        self._republisher: tuple[Mapping[str, object], SubjectTransform] | None = None
         self._getting = 0
         """Direct gets under way."""
         self._early: list[ClientMessage] = []
@@ -188,9 +192,25 @@ class StreamDelivery:
 
     def _on_applied(self) -> None:
         """The stream has new messages, or its consumers changed."""
+        if self._machine.news:
+            self._republish()
         self._dirty.update(self._hungry)
         if self._dirty or self._consumers_changed():
             self._wake.set()
+
+    def _republish(self) -> None:
+        """Publish again what the last batch stored: once, by the leader that sees it applied, or never."""
+        config = self._machine.config
+        if config is None or not config.republish:
+            return
+        if self._republisher is None or self._republisher[0] != config.republish:
+            self._republisher = (config.republish, transform_of(config.republish))
+        transform, headers_only = self._republisher[1], config.republish.get("headers_only") is True
+        for news in self._machine.news:
+            subject = transform(news.subject)
+            if subject is not None and self._carrier.listens(subject):
+                header, body = _republished(self._machine.name, news, headers_only)
+                self._carrier.carry(subject, subject, b"", len(header), header + body)
 
     def listeners_changed(self) -> None:
         """Somebody subscribed or left: push consumers look whether it was theirs."""
@@ -603,6 +623,21 @@ def _shown(message: StoredMessage, headers_only: bool) -> tuple[bytes, bytes]:
         return message.headers, message.payload
     lines = message.headers[:-2] if message.headers else b"NATS/1.0\r\n"
     return b"%bNats-Msg-Size: %d\r\n\r\n" % (lines, len(message.payload)), b""
+
+
+def _republished(stream: str, news: News, headers_only: bool) -> tuple[bytes, bytes]:
+    """Header block and body: the message, and where it came from."""
+    lines = news.headers[:-2] if news.headers else b"NATS/1.0\r\n"
+    block = b"%bNats-Stream: %b\r\nNats-Subject: %b\r\nNats-Sequence: %d\r\n" % (
+        lines,
+        stream.encode(),
+        news.subject,
+        news.sequence,
+    )
+    block += b"Nats-Time-Stamp: %b\r\nNats-Last-Sequence: %d\r\n" % (rfc3339(news.time).encode(), news.before)
+    if headers_only:
+        return block + b"Nats-Msg-Size: %d\r\n\r\n" % len(news.payload), b""
+    return block + b"\r\n", news.payload
 
 
 def _sequence(tokens: tuple[str, ...]) -> int | None:

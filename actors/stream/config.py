@@ -14,6 +14,7 @@ from typing import Final, cast
 from ..strict_json import BadJson, read_json
 from .errors import ApiError, api_error, configuration_error, json_error
 from .subjects import SubjectIndex, is_subject, subject_matches, subjects_overlap
+from .transforms import BadTransform, SubjectTransform
 
 MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 4096
@@ -62,6 +63,10 @@ class StreamConfig:
     placement: Mapping[str, object] | None = None
     compression: str = "none"
     first_seq: int = 0
+    subject_transform: Mapping[str, object] | None = None
+    """`src` and `dest`: what becomes of a subject before its message is stored."""
+    republish: Mapping[str, object] | None = None
+    """`src`, `dest` and `headers_only`: what is published again once it is stored."""
     allow_direct: bool = False
     mirror_direct: bool = False
     discard_new_per_subject: bool = False
@@ -83,8 +88,9 @@ class StreamConfig:
                 del echo[name]
         echo["subjects"] = list(self.subjects)
         echo["consumer_limits"] = dict(self.consumer_limits)
-        if self.placement:
-            echo["placement"] = dict(self.placement)
+        for name in ("placement", "subject_transform", "republish"):
+            if echo.get(name):
+                echo[name] = dict(getattr(self, name))
         versions = {
             "_nats.level": str(API_LEVEL),
             "_nats.req.level": "1" if self.allow_msg_ttl else "0",
@@ -105,6 +111,8 @@ _OMITTED_WHEN_EMPTY: Final = (
     "no_ack",
     "placement",
     "first_seq",
+    "subject_transform",
+    "republish",
     "discard_new_per_subject",
 )
 _ORDER: Final = tuple(StreamConfig.__dataclass_fields__)
@@ -153,6 +161,8 @@ _OBJECTS: Final = {
 }
 _INSIDE: Final[dict[str, dict[str, str]]] = {
     "placement": {"cluster": "string", "preferred": "string", "tags": "[]string"},
+    "republish": {"src": "string", "dest": "string", "headers_only": "bool"},
+    "subject_transform": {"src": "string", "dest": "string"},
     "consumer_limits": {"inactive_threshold": "time.Duration", "max_ack_pending": "int"},
 }
 """Fields of the objects that are kept, and their Go types: what is kept must fit the log's records."""
@@ -168,8 +178,6 @@ _RANGES: Final = {
 UNSUPPORTED: Final = {
     "mirror": "stream mirrors are not supported yet",
     "sources": "stream sources are not supported yet",
-    "republish": "republishing is not supported yet",
-    "subject_transform": "subject transforms are not supported yet",
     "allow_msg_counter": "message counters are not supported yet",
     "allow_atomic": "atomic publishing is not supported yet",
     "allow_msg_schedules": "message schedules are not supported yet",
@@ -202,6 +210,7 @@ def from_request(name: str, request: object, *, nodes: int | None = None) -> Str
     _check_name(config.name)
     _check_numbers(config)
     _check_subjects(config)
+    _check_transforms(config)
     if nodes is not None and config.num_replicas > nodes:
         raise api_error(10074 if nodes == 1 else 10005)
     return config
@@ -321,6 +330,8 @@ def _inside(name: str, fields: Mapping[str, object]) -> dict[str, object]:
 def _fits(value: object, go_type: str) -> bool:
     if go_type == "string":
         return isinstance(value, str)
+    if go_type == "bool":
+        return isinstance(value, bool)
     if go_type == "[]string":
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
     low, high = _RANGES[go_type]
@@ -365,6 +376,10 @@ def _complete(fields: Mapping[str, object]) -> StreamConfig:
     chosen["duplicate_window"] = chosen.get("duplicate_window") or default
     subjects = cast("list[str]", chosen.get("subjects") or [chosen.get("name", "")])
     chosen["subjects"] = tuple(subjects)
+    if chosen.get("republish"):
+        given = cast("dict[str, object]", chosen["republish"])
+        filled = {**given, "src": given.get("src") or ">", "dest": given.get("dest") or ">"}
+        chosen["republish"] = {name: value for name, value in filled.items() if value}
     chosen["metadata"] = _own_or_user(cast("dict[str, str]", chosen.get("metadata", {})))
     if cast("int", chosen.get("subject_delete_marker_ttl", 0)) > 0:
         # A marker is a roll-up with a time to live, put where a purge must be possible.
@@ -438,6 +453,29 @@ def _check_subjects(config: StreamConfig) -> None:
         before.add(subject.encode(), subject)
         if not config.no_ack:
             _check_reserved(subject)
+
+
+def transform_of(fields: Mapping[str, object]) -> SubjectTransform:
+    """The transform of a `subject_transform` or `republish`. Raises BadTransform."""
+    return SubjectTransform(str(fields.get("src", "")), str(fields.get("dest", "")))
+
+
+def _check_transforms(config: StreamConfig) -> None:
+    if config.subject_transform:
+        try:
+            transform_of(config.subject_transform)
+        except BadTransform as error:
+            raise ApiError(400, 10156, f"stream transform: {error}") from None
+    if config.republish:
+        source, destination = config.republish.get("src") or ">", config.republish.get("dest") or ">"
+        shown = f"transform from '{source}' to '{destination}'"
+        try:
+            transform = transform_of(config.republish)
+        except BadTransform:
+            text = f"stream configuration for republish with {shown} not valid"
+            raise configuration_error(text) from None
+        if any(subjects_overlap(subject, transform.widest) for subject in config.subjects):
+            raise configuration_error("stream configuration for republish destination forms a cycle")
 
 
 def _check_reserved(subject: str) -> None:

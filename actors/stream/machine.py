@@ -22,7 +22,7 @@ from ...storage.manifest import FileEntry
 from ..machine import Capture
 from . import headers
 from .commands import read_command
-from .config import MAX_FIRST, StreamConfig
+from .config import MAX_FIRST, StreamConfig, transform_of
 from .consumers import Consumers
 from .duplicates import Duplicates, unpack_ids
 from .durations import show_duration
@@ -79,6 +79,19 @@ class StreamState:
     consumers: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """A message that was just stored."""
+
+    sequence: int
+    subject: bytes
+    headers: bytes
+    payload: bytes
+    time: int
+    before: int
+    """Sequence of the last message of this subject before it; 0: none."""
+
+
 class StreamMachine:
     """One replica of one stream."""
 
@@ -112,6 +125,8 @@ class StreamMachine:
         self._expiry = Expiry(self._store)
         self._duplicates = Duplicates()
         self._last_id = b""
+        self.news: list[News] = []
+        """What the last batch stored, of a stream that publishes it again; else nothing."""
         self._fresh: list[int] = []
         """Subjects met in the current run; those of which nothing was stored are released."""
         self.clock = 0
@@ -125,6 +140,7 @@ class StreamMachine:
     def apply(self, batch: Entries) -> bytes:
         """Applies a batch; one packed result per entry."""
         self.clock = max(self.clock, batch.header.time)
+        self.news.clear()
         self._expire()
         results = self._apply_entries(batch)
         self._store.flush()
@@ -228,6 +244,8 @@ class StreamMachine:
         config = self.config
         if config is None or subject not in self._takes:
             return _REFUSALS.subject
+        if self._transform is not None:
+            subject = self._transform(subject) or subject
         if config.sealed:
             return _SEALED
         asked = headers.parse_headers(header_block) if checked else {}
@@ -322,7 +340,10 @@ class StreamMachine:
         asked: Mapping[bytes, bytes],
     ) -> int:
         store = self._store
+        before = store.last_of(subject) if config.republish else 0
         sequence = store.append(subject, header_block, payload, self.clock)
+        if config.republish:
+            self.news.append(News(sequence, subject, header_block, payload, self.clock, before))
         self._last_id = asked.get(headers.MSG_ID, b"")
         if self._last_id:
             self._duplicates.note(self._last_id, sequence, self.clock)
@@ -424,6 +445,8 @@ class StreamMachine:
         self._takes = SubjectFilter(config.subjects if config else ())
         self._stray = any(subject not in self._takes for subject in self._store.subjects)
         """Some messages' subjects are no longer the stream's."""
+        changed = config.subject_transform if config is not None else None
+        self._transform = transform_of(changed) if changed else None
         self._plain = config is not None and not config.sealed and not _decides_singly(config)
 
     @property
@@ -646,6 +669,8 @@ def _decides_singly(config: StreamConfig) -> bool:
     with one per subject is not, since a small message may replace a large one.
     """
     limited = config.max_msgs > 0 or config.max_bytes > 0 or config.discard_new_per_subject
+    if config.subject_transform or config.republish:
+        return True
     if config.retention == "interest" or (config.discard == "new" and limited):
         return True
     return config.max_bytes > 0 and config.max_msgs_per_subject > 0

@@ -660,3 +660,37 @@ async def test_an_acknowledgement_of_nothing_harms_nobody(
         it.client.publish(message.reply, payload)
         await trio.sleep(1)
         assert sequences(await it.client.fetch("S.c", 1)) in ([1], [2])
+
+
+async def test_what_is_stored_is_published_again_once_with_where_it_came_from(
+    autojump_clock: MockClock,
+) -> None:
+    again = {"src": "s.t.*", "dest": "again.{{wildcard(1)}}"}
+    async with harness(
+        "a", "b", "c", republish=again, subject_transform={"src": "s.*", "dest": "s.t.$1"}
+    ) as it:
+        inboxes = [client.subscribe("again.>") for client in (it.client,)]
+        other = await it.connect("b")
+        other.subscribe("again.>")
+        await it.client.fill("s.1", "s.1")
+        it.client.publish_with("s.2", {"Key": "value"}, b"x")
+        for client in (it.client, other):
+            got = await client.take(inboxes[0], 4, seconds=2)
+            assert [(each.subject, each.payload) for each in got] == [
+                ("again.1", b"m0"),
+                ("again.1", b"m1"),
+                ("again.2", b"x"),
+            ]
+            assert "Nats-Stream: S\r\nNats-Subject: s.t.1\r\nNats-Sequence: 2\r\n" in got[1].headers
+            assert got[1].headers.endswith("Nats-Last-Sequence: 1\r\n\r\n")
+            assert got[2].headers.startswith("NATS/1.0\r\nKey: value\r\nNats-Stream: S\r\n")
+        info = await it.client.api("STREAM.INFO.S", subjects_filter=">")
+        assert info["state"]["subjects"] == {"s.t.1": 2, "s.t.2": 1}
+
+
+async def test_headers_alone_are_published_again_if_asked(autojump_clock: MockClock) -> None:
+    async with harness(republish={"src": ">", "dest": "again.>", "headers_only": True}) as it:
+        inbox = it.client.subscribe("again.>")
+        await it.client.fill("s.1")
+        [got] = await it.client.take(inbox, 1)
+        assert (got.subject, got.payload) == ("again.s.1", b"") and "Nats-Msg-Size: 2\r\n" in got.headers
