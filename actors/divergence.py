@@ -81,24 +81,22 @@ class Divergence:
         if mine is None:
             return  # it has begun behind that index
         self.compared += 1
-        self._noted[index] = mine
-        while len(self._noted) > NOTED:
-            del self._noted[min(self._noted)]
-        if mine != theirs:
-            self._suspect(index)
+        self._note(index, mine, theirs)
 
     def answer(self, index: int, theirs: int) -> list[int]:
         """What this replica has at an index: [hash], or nothing if it can't tell any more."""
         mine = self._noted.get(index, self._group.applier.hash_at(index))
         if mine is None or (self._group.state.unrestored and not self.undecided):
             return []
-        self._noted[index] = mine
-        if mine != theirs:
-            self._suspect(index)
+        self._note(index, mine, theirs)
         return [mine]
 
-    def _suspect(self, index: int) -> None:
-        if index not in self._suspects:
+    def _note(self, index: int, mine: int, theirs: int) -> None:
+        """Remember what this replica had at an index, and clear it up if another one had something else."""
+        self._noted[index] = mine
+        while len(self._noted) > NOTED:
+            del self._noted[min(self._noted)]
+        if mine != theirs and index not in self._suspects:
             self._suspects.append(index)
             self._event.set()
 

@@ -393,6 +393,7 @@ class Snapshots:
             await group.applier.restore(local)
             group.skip_to(local.index)
         self.installed += 1
+        group.repair.wreck = None
         group.repair.divergence.rebuilt_from = 0
         membership = Membership.decode(local.members)
         group.tell(
