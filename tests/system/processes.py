@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_SECONDS = 20.0
+START_SECONDS = 40.0
 LOOK_SECONDS = 0.02
 
 

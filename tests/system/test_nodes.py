@@ -44,7 +44,7 @@ async def invite(cluster: ProcessCluster, directory: Path, name: str, replaces: 
 async def has_left(node: NodeProcess) -> None:
     """Return once its process has ended by itself, and said why."""
     assert node.process is not None
-    assert await asyncio.to_thread(node.process.wait, 20) == NodeRemoved.exit_code
+    assert await asyncio.to_thread(node.process.wait, 40) == NodeRemoved.exit_code
     assert "was removed from cluster" in node.log.read_text().splitlines()[-1]
 
 
@@ -62,6 +62,7 @@ def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) 
         await run(cluster, "a", "cluster", "remove", "b")
         removed = cluster["b"]
         await has_left(removed)
+        assert "protocol 2" in await run(cluster, "a", "cluster", "info")
         await invite(cluster, tmp_path, "e", replaces="c")
         await has_left(cluster["c"])
         assert "replicas are even" in await run(cluster, "d", "rebalance")
