@@ -7,6 +7,7 @@ snapshot has them at once: to pack them all would hold up everything else of the
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, cast
 
 import msgpack
@@ -61,15 +62,21 @@ class Duplicates:
             [b"".join(piece[gone:] if at == 0 else piece) for at, piece in enumerate(self._pieces)]
         )
 
-    def restore(self, packed: bytes | list[list[object]]) -> None:
-        """Takes what `pack` gave, or the list that version 1 of a state has. Raises ValueError, TypeError."""
+    async def restore(self, packed: bytes | list[list[object]], pause: Callable[[], Awaitable[None]]) -> None:
+        """Takes what `pack` gave, or the list that version 1 of a state has. Raises ValueError, TypeError.
+
+        `pause` is awaited now and then: others have something to do as well.
+        """
         entries = packed if isinstance(packed, list) else unpack_ids(packed)
-        for message_id, sequence, time in cast("list[tuple[bytes, int, int]]", entries):
+        for number, entry in enumerate(entries, 1):
+            message_id, sequence, time = cast("tuple[bytes, int, int]", entry)
             self.note(message_id, sequence, time)
+            if number % PIECE == 0:
+                await pause()
 
 
-def unpack_ids(packed: bytes) -> list[list[object]]:
+def unpack_ids(packed: bytes) -> Iterable[list[object]]:
     """(id, sequence, time) of each id in what `Duplicates.pack` gave. Raises ValueError."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(packed) + 1)
     unpacker.feed(packed)
-    return list(unpacker)
+    return cast("Iterable[list[object]]", unpacker)

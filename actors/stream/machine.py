@@ -630,7 +630,8 @@ class StreamMachine:
             self.version = cast("int", fields["version"])
             self.clock = cast("int", fields["clock"])
             self._last_id = cast("bytes", fields["last_id"])
-            self._duplicates.restore(cast("bytes | list[list[object]]", fields["duplicates"]))
+            ids = cast("bytes | list[list[object]]", fields["duplicates"])
+            await self._duplicates.restore(ids, self._files.pause)
             self.consumers.restore(cast("dict[str, object]", fields["consumers"]))
             self._expiry.restore(cast("dict[str, object]", fields.get("expiry", {})))
             config = fields["config"]
@@ -695,7 +696,7 @@ def _as_before(state: Mapping[str, object]) -> dict[str, object]:
         **state,
         "v": 1,
         "store": {**store, "blocks": [block[:3] for block in store["blocks"]]},
-        "duplicates": unpack_ids(cast("bytes", state["duplicates"])),
+        "duplicates": list(unpack_ids(cast("bytes", state["duplicates"]))),
         "expiry": {**expiry, "due": read_due(expiry["due"])},
     }
 

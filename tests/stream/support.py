@@ -72,6 +72,9 @@ class MemoryFiles:
             del self.written[name]
             self.operations.append(("forget", name))
 
+    async def pause(self) -> None:
+        """Nobody else is here."""
+
     async def settle(self, below: int) -> None:
         self.pending_bytes = below
 

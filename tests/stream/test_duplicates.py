@@ -11,6 +11,7 @@ from tests.stream.support import (
     MemoryFiles,
     configured,
     machine_on,
+    now,
     publish,
     restored,
     snapshot,
@@ -35,7 +36,7 @@ def test_ids_are_known_for_their_time_also_after_a_snapshot(
             if snapshot:
                 packed = window.pack()
                 window = Duplicates()
-                window.restore(packed)
+                now(window.restore(packed, MemoryFiles().pause))
                 window.expire(time - 50)
             name = b"%d" % number
             assert window.get(name) == model.get(name)
@@ -49,7 +50,7 @@ def test_ids_are_known_for_their_time_also_after_a_snapshot(
 
 def test_states_of_the_first_version_are_understood() -> None:
     window = Duplicates()
-    window.restore(msgpack.unpackb(msgpack.packb([[b"a", 1, 5], [b"b", 2, 6]])))
+    now(window.restore(msgpack.unpackb(msgpack.packb([[b"a", 1, 5], [b"b", 2, 6]])), MemoryFiles().pause))
     assert (window.get(b"a"), window.get(b"b"), len(window)) == ((1, 5), (2, 6), 2)
     expiry = Expiry(machine_on(MemoryFiles()).messages)
     expiry.restore(msgpack.unpackb(msgpack.packb({"due": [(7, 1), (9, 2)], "kept": [], "markers": []})))
@@ -62,11 +63,11 @@ def test_older_nodes_get_a_state_that_they_can_read() -> None:
     machine.apply(log.batch(configured(allow_msg_ttl=True)))
     for number in range(20):
         machine.apply(log.batch(publish(f"s.{number % 3}", bytes(100), Msg_Id=str(number), TTL="1h")))
-    now_state = msgpack.unpackb(machine.capture().state)
+    state_now = msgpack.unpackb(machine.capture().state)
     machine._level, machine._newest = lambda: 1, False
     capture = snapshot(machine, files)
     state = msgpack.unpackb(capture.state)
-    assert (now_state["v"], state["v"]) == (2, 1)
+    assert (state_now["v"], state["v"]) == (2, 1)
     assert all(len(block) == 3 for block in state["store"]["blocks"])
     assert [each[0] for each in state["duplicates"]] == [b"%d" % number for number in range(20)]
     assert len(state["expiry"]["due"]) == 20
