@@ -45,6 +45,7 @@ class Chaos:
         self._repeat(process.pause_every, self._pause)
         self._repeat(process.clock_jump_every, self._jump)
         self._repeat(network.partition_every, self._partition)
+        self._repeat(network.depose_every, self._depose)
         self._repeat(network.clog_every, self._clog)
         self._repeat(network.reset_every, self._reset)
         self._repeat(disk.stall_every, self._stall)
@@ -169,6 +170,19 @@ class Chaos:
         if leader is not None:
             self._press(leader)
         cluster.heap.after(draw.expovariate(1 / cluster.mix.network.partition_for), self._heal)
+
+    def _depose(self) -> None:
+        """Nobody is told: the leader takes what it is asked for a while, and the others elect another."""
+        cluster, draw = self._cluster, self._draw
+        leader = cluster.leader()
+        if leader is None or len(cluster.processes) < 3:
+            return
+        self._strike("leader deposed", leader.id)
+        cluster.isolate(leader.id, notice=False)
+        for _ in range(draw.randint(1, 10)):
+            leader.later(draw.uniform(0, 0.4), cluster.clients.append, leader)
+        self._press(leader)
+        cluster.heap.after(draw.uniform(0.8, 2.5), self._heal)
 
     def _press(self, leader: Process) -> None:
         """Much is asked of a leader that may be cut off from its followers, and may not know it."""

@@ -34,6 +34,8 @@ class NetworkFaults:
     """Share of directed links on which everything takes 20 times `delay`."""
     partition_every: float = NEVER
     partition_for: float = 0.6
+    depose_every: float = NEVER
+    """The leader is cut off with proposals of its own, until another one leads: two histories meet again."""
     clog_every: float = NEVER
     """A directed link holds everything back for `clog_for`, then delivers it at once."""
     clog_for: float = 0.5
@@ -51,6 +53,7 @@ class NetworkFaults:
             slow_links=maybe(draw, 0.2, 0.1, 0.5),
             partition_every=maybe(draw, 0.5, 0.3, 1.5, NEVER),
             partition_for=draw.choice((0.3, 1.0, 2.0)),
+            depose_every=maybe(draw, 0.4, 0.5, 2.0, NEVER),
             clog_every=maybe(draw, 0.3, 0.2, 1.0, NEVER),
             clog_for=draw.choice((0.2, 1.0)),
             reset_every=maybe(draw, 0.3, 0.2, 2.0, NEVER),
