@@ -9,8 +9,7 @@ mailbox, the clock and the hands. Only this task touches the group's Raft state.
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -29,6 +28,7 @@ from .applier import Applier, MachineFailed
 from .divergence import announcement
 from .effects import Effect
 from .events import BatchApplied, EventHook, events_of, replica_of, started
+from .group_statistics import GroupStatistics, ranges
 from .machine import Machine, Results, StateUnusable
 from .mailbox import Mailbox
 from .membership import Change
@@ -53,51 +53,6 @@ class GroupEvents(Protocol):
 
     def send(self, peer: int, message: PeerMessage) -> None: ...
     def on_role(self, group: "Group") -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class GroupStatistics:
-    """One group as /raftz shows it."""
-
-    group: int
-    name: str
-    kind: str
-    role: str
-    term: int
-    leader: int
-    commit: int
-    applied: int
-    last_index: int
-    first_index: int
-    voters: tuple[int, ...]
-    learners: tuple[int, ...]
-    batches: int
-    entries: int
-    refused: int
-    """Messages that found the mailbox full."""
-    dropped: int
-    """Messages of peers that were damaged or made no sense."""
-    quiet: bool
-    """Idle: nobody sends heartbeats for this group alone."""
-    failed: str
-    faulty: tuple[tuple[int, int], ...]
-    """(first, last) of each range of indexes whose batches can't be read here."""
-    repaired: int
-    """Damaged batches that were put back."""
-    mended: int
-    """Damaged records of the machine's files that were put back."""
-    damaged: tuple[str, ...]
-    """Records that can't be read now, in words: the first few."""
-    lost: tuple[tuple[int, int], ...]
-    """(first, last) of records that no replica could read: they were given up."""
-    compared: int
-    """Rolling hashes of leaders that this replica compared with its own."""
-    diverged: int
-    """How often it was the odd one and gave up its state."""
-    undecided: int
-    """Index at which replicas differ while nobody can say who is right; 0 for none."""
-    waits_for: str
-    """What repair still lacks, for people; empty if nothing is damaged."""
 
 
 class NotDone(Exception):
@@ -600,15 +555,6 @@ class Group:
             done(Unknown(Reason.CLOSED))
         self._progress()
         self.machine.close()
-
-
-def ranges(indexes: Collection[int]) -> Iterator[tuple[int, int]]:
-    """(first, last) of each run of successive indexes."""
-    for index in sorted(indexes):
-        if index - 1 not in indexes:
-            first = index
-        if index + 1 not in indexes:
-            yield first, index
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -201,10 +201,8 @@ class Repair:
         state = group.state
         faults = [fault for fault in self._storage.faults(group.number) if fault.index in state.log.holes]
         if not faults and state.forgetful:
-            alone = "" if self._others() else "; no other replica can take it in again"
-            self._note(
-                f"its log lost what nobody can name: it waits for a leader and all other voters{alone}"
-            )
+            wants = ": it waits for a leader and all other voters" if self._others() else WAYS_OUT
+            self._note(f"its log lost what nobody can name{wants}")
             return await self._be_readmitted()
         if not faults:
             return False  # known to the log, not yet to the disk

@@ -12,7 +12,8 @@ from ..codec import IMPLEMENTATION
 from ..storage.actor import Storage
 from ..storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
 from .gateway.gateway import Gateway
-from .group import Group, GroupStatistics
+from .group import Group
+from .group_statistics import GroupStatistics
 from .groups import Groups
 from .meta import META_GROUP, META_KIND, MetaState
 from .metrics import Family, exposition, of_histogram

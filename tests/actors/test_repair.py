@@ -293,3 +293,19 @@ async def test_who_lost_a_group_without_a_trace_forgot_it_and_is_not_new_to_it(
         assert "group hits is damaged on this node: its log lost what nobody can name" in caplog.text
         await open_stream(cluster[forgets], "NEW", ["new.>"], replicas=1)
         await cluster.ready()
+
+
+async def test_a_lone_replica_that_forgot_serves_nobody_and_says_the_ways_out(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster("solo", options=LOG_ONLY) as cluster:
+        handle = await cluster.counter("solo", replicas=1)
+        for number in range(5):
+            await handle.propose(b"%d" % number)
+        await trio.sleep(0.2)
+        await cluster.crash("solo")
+        lose_writes(cluster.members["solo"].disk, handle.group, 2)
+        await cluster.start("solo")
+        await until(lambda: any("trimaran log repair" in each for each in cluster["solo"].vitals.health()))
+        with pytest.raises(NotDone):
+            await GroupHandle(cluster["solo"], handle.group).propose(b"more")
