@@ -96,7 +96,7 @@ def on_append(state: GroupState, message: Append, now: Now) -> list[Effect]:
         previous = EntryId(compacted.index, arrived[0].header.previous_term if arrived else compacted.term)
     if state.log.term_at(previous.index) != previous.term:
         return [refuse_append(state, message, now)]
-    if not state.room:  # as if they got lost on the way: the leader will send them again
+    if state.spent or not state.room:  # as if they got lost on the way: the leader will send them again
         arrived = []
     return accept_append(state, message, previous.index, arrived, now)
 

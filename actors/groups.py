@@ -369,7 +369,7 @@ class Groups:
         for fault in self._storage.faults(state.group):
             if fault.index not in state.log.holes:  # found since the group was read
                 self._on_damage(state.group, fault.index)
-        group.tell("space", messages.StorageSpace(self._storage.full is None))
+        group.tell("space", self._space())
         await self._nursery.start(self._run_scoped, hosted)
         return group
 
@@ -490,14 +490,19 @@ class Groups:
             group.tell(f"damaged {index}", messages.Damaged(index))
 
     def _on_space(self) -> None:
-        """The disk has become full, or has space again."""
+        """The disk has become full, its reserve is used up, or it has space again."""
         full = self._storage.full
-        if full is not None:
+        if self._storage.spent:
+            logger.error("The reserve for a full disk is used up: this node follows no stream any more")
+        elif full is not None:
             logger.warning("Streams led here take no more messages: %s", full)
         else:
             logger.info("The disk has space again")
         for group in self.hosted():
-            group.tell("space", messages.StorageSpace(full is None))
+            group.tell("space", self._space())
+
+    def _space(self) -> messages.StorageSpace:
+        return messages.StorageSpace(self._storage.full is None, self._storage.spent)
 
     def _on_credit(self) -> None:
         for group in self.hosted():

@@ -223,6 +223,8 @@ class StorageSpace:
     """Whether the disk has space for more than what was accepted already; else a leader takes no more."""
 
     free: bool = True
+    spent: bool = False
+    """The reserve is used up too: a follower takes no more batches, so that votes still find a place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,8 +201,7 @@ class Repair:
         state = group.state
         faults = [fault for fault in self._storage.faults(group.number) if fault.index in state.log.holes]
         if not faults and state.forgetful:
-            wants = ": it waits for a leader and all other voters" if self._others() else WAYS_OUT
-            self._note(f"its log lost what nobody can name{wants}")
+            self._note(self._describe_nameless())
             return await self._be_readmitted()
         if not faults:
             return False  # known to the log, not yet to the disk
@@ -248,6 +247,11 @@ class Repair:
             else f"{len(faults)} of index {first.index} to {last.index}"
         )
         return f"{what} can't be read ({where}){'' if self._others() else WAYS_OUT}"
+
+    def _describe_nameless(self) -> str:
+        where = "; ".join(self._storage.recovered.losses)
+        what = f"its log lost what nobody can name{f' ({where})' if where else ''}"
+        return f"{what}: it waits for a leader and all other voters" if self._others() else what + WAYS_OUT
 
     async def _settled(self) -> bool:
         """Wait until what was told has had its effect, or should have."""

@@ -142,8 +142,8 @@ def _from_here(state: GroupState, message: Local, now: Now) -> list[Effect]:
             state.applied = max(state.applied, index)
         case StorageRoom(room):
             state.room = room
-        case StorageSpace(free):
-            state.space = free
+        case StorageSpace(free, spent):
+            state.space, state.spent = free, spent
         case PeerUp(node):
             state.closed_links.discard(node)
         case PeerDown(node):

@@ -218,10 +218,11 @@ class GroupState:
         self.quiet = False
         # When the leader of `term` was last heard. Moved by the follower. Basis of leader stickiness.
         self.leader_contact = -NEVER
-        # Whether storage takes more bytes now, and whether the disk has space for more than was accepted.
-        # Moved by StorageRoom and StorageSpace.
+        # Whether storage takes more bytes now, whether the disk has space for more than was accepted, and
+        # whether its reserve is used up as well. Moved by StorageRoom and StorageSpace.
         self.room = True
         self.space = True
+        self.spent = False
         # Peers whose link to this node is closed. Moved by PeerUp, PeerDown.
         self.closed_links: set[int] = set()
 

@@ -61,6 +61,8 @@ FLUSH_DELAY: Final = 0.02
 
 FAILED_CLOSE_SECONDS: Final = 0.1
 """How long to wait for a failed disk at the end: the process is to end, with its code."""
+KEPT_SHARE: Final = 4
+"""This part of the last segment that there is space for is kept for what is small, such as votes."""
 LATENCIES: Final = 1024
 """Sync times kept for the statistics."""
 
@@ -135,10 +137,12 @@ class Storage:
         self.recovered: Recovered = opened.recovered
         self.failed: StorageFailed | None = None
         """Set once a write or sync failed; nothing is written after that."""
+        self.spent = False
+        """Not even the reserve has space any more: what is left of the log is for votes."""
         self.on_damage: Callable[[int, int], None] = lambda group, index: None
         """Told of each batch that was sound once and can't be read any more: (group, index)."""
         self.on_space: Callable[[], None] = lambda: None
-        """Told when `full` has changed."""
+        """Told when `full` or `spent` has changed."""
         self.on_credit: Callable[[], None] = lambda: None
         """Told when there is credit again after there was none."""
         self._disk = disk
@@ -169,7 +173,7 @@ class Storage:
             unread=opened.unread,
             on_freed=self._on_freed,
             on_bad=self._on_bad,
-            on_space=lambda: self.on_space(),
+            on_space=self._look_at_space,
             fail=self._fail,
         )
         self._lane.on_no_space = self._upkeep.note_no_space
@@ -200,6 +204,7 @@ class Storage:
         self._waiting: set[trio.Event] = set()
         """Set when storage fails, so that nobody waits for a sync that will never end."""
 
+        self._told_space = (True, False)
         self._marked = True
         """Whether the log says that all of its acknowledged writes are synced."""
         self._mark_due = False
@@ -280,6 +285,13 @@ class Storage:
     def full(self) -> DiskFull | None:
         """Why proposals are to be refused: what space is left is for what was accepted before, and votes."""
         return self._upkeep.full
+
+    def _look_at_space(self) -> None:
+        kept = self._writer.segment.header.size // KEPT_SHARE
+        self.spent = self._upkeep.at_the_end and self._writer.room() < kept
+        if self._told_space != (self.full is None, self.spent):
+            self._told_space = (self.full is None, self.spent)
+            self.on_space()
 
     def room(self) -> None:
         """Raises `full` if it is set."""
@@ -415,6 +427,8 @@ class Storage:
             self.remove_files(item.group, item.incarnation)
         self._upkeep.need(oldest)
         self._upkeep.grew(built.size)
+        if self._upkeep.at_the_end:
+            self._look_at_space()
 
     def _fail(self, error: OSError) -> StorageFailed:
         """The disk lied once: nothing is retried, nothing more is acknowledged."""

@@ -103,6 +103,8 @@ class Upkeep:
         """The oldest segment that a durable trailer says is still needed. Moved by `need`."""
         self.full: DiskFull | None = None
         """Why proposals are to be refused for now. Reads, and what was accepted before, go on."""
+        self.at_the_end = False
+        """The log can't go on behind the segment that is written to: there is no space, and no reserve."""
         self.free_bytes: int | None = None
         """Free space as of the last look; None if it was never asked for."""
         self._disk = disk
@@ -350,10 +352,11 @@ class Upkeep:
         self._judge()
 
     def _judge(self) -> None:
-        before, self.full = self.full, self._why_full()
+        before = (self.full is None, self.at_the_end)
+        self.full, self.at_the_end = self._why_full(), self._spare_refused
         if self.full is not None:
             self.look_within(SPACE_SECONDS)
-        if (before is None) != (self.full is None):
+        if before != (self.full is None, self.at_the_end):
             self._on_space()
 
     def _why_full(self) -> DiskFull | None:

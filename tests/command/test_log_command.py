@@ -192,6 +192,10 @@ async def test_a_lone_replica_that_lost_what_has_no_name_goes_on(
         dump(cluster.members["a"].disk, tmp_path / "a")
     code, said = run(capsys, "verify", tmp_path / "a")
     assert code == EXIT_DAMAGED and f"CLOSED: group {group}" in said
+    async with open_memory_cluster("a") as cluster:
+        await start_from(cluster, tmp_path / "a")
+        await until(lambda: any("before offset" in reason for reason in cluster["a"].vitals.health()))
+        assert "trimaran log repair" in " ".join(cluster["a"].vitals.health())
     code, said = await command(capsys, "repair", tmp_path / "a", "--accept-loss")
     assert code == 0, said
     [copy] = [tmp_path / name for name in os.listdir(tmp_path) if name.startswith("a.before-repair-")]

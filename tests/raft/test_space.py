@@ -12,6 +12,7 @@ from trimaran.actors.messages import (
     ProposeTick,
     StorageRoom,
     StorageSpace,
+    VoteReply,
 )
 from trimaran.actors.outcomes import NotApplied, Reason
 from trimaran.actors.state import RaftOptions, Role
@@ -76,6 +77,24 @@ def test_a_follower_with_a_full_disk_goes_on() -> None:
     follower.step(follower.append(1, 1, (0, 0), [1, 1]))
     [reply] = messages_in(follower.sync(), AppendReply)
     assert reply.accepted and reply.match == 2
+
+
+def test_a_follower_whose_reserve_is_used_up_takes_no_batches_and_votes() -> None:
+    follower = Replica(2)
+    follower.step(follower.append(1, 1, (0, 0), [1]))
+    follower.settle()
+    follower.step(StorageSpace(False, spent=True))
+    follower.step(follower.append(1, 1, (1, 1), [1]))
+    [reply] = follower.sent(AppendReply)
+    assert reply.match == 1 and follower.state.log.last_index == 1
+    follower.wait(10)
+    follower.step(follower.request_vote(3, 2, (2, 1)))
+    [vote] = messages_in(follower.settle(), VoteReply)
+    assert vote.granted
+    follower.step(StorageSpace(True))
+    follower.step(follower.append(3, 2, (1, 1), [1, 2]))
+    [reply] = messages_in(follower.settle(), AppendReply)
+    assert reply.match == 3
 
 
 def test_a_leader_seals_nothing_while_too_much_waits_for_its_disk() -> None:

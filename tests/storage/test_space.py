@@ -104,6 +104,34 @@ async def test_the_reserve_takes_what_was_accepted_and_the_votes(
         storage.room()
 
 
+async def test_votes_find_a_place_when_the_reserve_is_used_up(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    options = StorageOptions(segment_bytes=64 << 10, write_bytes=8 << 10)
+    async with opened(disk, options=options) as storage:
+        told: list[tuple[bool, bool]] = []
+        storage.on_space = lambda: told.append((storage.full is None, storage.spent))
+        storage.append([create()])
+        await settle(storage)
+        with stranger(disk):
+            for index in range(1, 200):  # as a follower, who takes batches until then
+                if storage.spent:
+                    break
+                storage.append([record(index, size=2000)])
+                with trio.fail_after(60):
+                    await storage.drain()
+                await trio.testing.wait_all_tasks_blocked()
+            assert told == [(False, False), (False, True)]
+            for term in range(2, 12):
+                storage.append([state(term, vote=1)])
+                with trio.fail_after(1):
+                    await storage.drain()
+            await settle(storage)
+        await trio.sleep(3)  # nothing is written meanwhile
+        assert told[1:] == [(False, True), (False, False), (True, False)], "first a segment, then a reserve"
+    async with opened(disk, options=options) as storage:
+        assert storage.recovered.groups[GROUP].term == 11
+
+
 async def test_proposals_are_refused_before_the_disk_is_full(autojump_clock: trio.testing.MockClock) -> None:
     disk = MemoryDisk()
     keep = 100_000
