@@ -330,7 +330,9 @@ class Gateway:
             fields["tls_required"] = True
             if self._tls.verifies:
                 fields["tls_verify"] = True
-        addresses = [address for address in (self._advertised(), *self.routes.addresses()) if address]
+        # Alone it names nobody: the client knows an address that works, and its own may look different there.
+        others = self.routes.addresses()
+        addresses = [address for address in (self._advertised(), *others) if address] if others else []
         if addresses and not self._closing:
             fields["connect_urls"] = addresses
         if self._closing:

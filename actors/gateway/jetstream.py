@@ -219,13 +219,15 @@ class JetStreamApi:
             "memory_max_stream_bytes",
             "storage_max_stream_bytes",
         )
+        held = [self._host.machine(each.group) for each in self._host.streams().values()]
+        states = [machine.info() for machine in held if machine is not None]
         return {
             "memory": 0,
-            "storage": 0,
+            "storage": sum(state.bytes for state in states),
             "reserved_memory": 0,
             "reserved_storage": 0,
             "streams": len(self._host.streams()),
-            "consumers": 0,
+            "consumers": sum(state.consumers for state in states),
             "limits": {**dict.fromkeys(unlimited, -1), "max_bytes_required": False},
             "api": {"level": FEATURE_LEVEL, "total": self.total, "errors": self.errors},
         }

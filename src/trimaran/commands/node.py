@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import click
 import trio
 
-from .. import logs
+from .. import logs, systemd
 from ..actors.options import BadOption, Options, Setting, Unit, from_mapping, setting, settings, split_address
 from ..actors.security import BadSecurity, Security
 from ..codec import IMPLEMENTATION
@@ -167,6 +167,7 @@ async def serve(make_node: Callable[[], Runnable], last_resort: Callable[[], Non
             await nursery.start(running.run)
             logs.announce(f"Listening for client connections on {running.node.client_address}")
             logs.announce("Server is ready")
+            systemd.notify("READY=1")
 
 
 class _Running:
@@ -195,6 +196,7 @@ class _Running:
                 self._nursery.cancel_scope.cancel()
                 return
             self._stopping = True
+            systemd.notify("STOPPING=1")
             self._last_resort()
             logger.info("Stopping on %s", signal.Signals(number).name)
             self._nursery.start_soon(self._stop)
@@ -202,12 +204,14 @@ class _Running:
     def _reload(self) -> None:
         if not self._started:
             return  # it is about to read them anyway
+        systemd.notify(systemd.reloading())
         try:
             self.node.reload()
         except BadSecurity as error:
             logger.error("Nothing was changed: %s", error)
         else:
             logger.info("Users and certificates were read again")
+        systemd.notify("READY=1")
 
     async def _stop(self) -> None:
         with trio.move_on_after(STOP_SECONDS) as patience:
