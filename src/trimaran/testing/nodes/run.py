@@ -168,6 +168,10 @@ class _Run:
                     storm.start_soon(weather.run)
                     storm.start_soon(operator.run)
             weather.calm()
+            if weather.is_beyond:
+                self.note("beyond what can be borne")
+                working.cancel_scope.cancel()
+                return
             await account.serves()
             load.over.set()
         await account.settled()

@@ -74,6 +74,9 @@ class Weather:
         self._complain = complain
         self._note = note
         self._raging = False
+        self.is_beyond = False
+        """A disk was lost at a moment when another replica was not sure of what it holds. No majority is left
+        that is, so only an operator can go on (docs/operations.md, "When a majority is lost")."""
         self._is_calm = False
         self._is_missed = False
         """A disk was lost, and its groups have not got another replica yet."""
@@ -270,9 +273,18 @@ class Weather:
                 self._note("removed", machine.name)
                 self.retired[machine.name] = None
             case StorageError() if machine.damages:
+                self.is_beyond |= not self._others_are_sound(machine)
                 self._lose_disk(machine)
             case end:
                 self._complain("a restart needs no operator", f"{machine.name} ended: {told(end)}")
+
+    def _others_are_sound(self, lost: Machine) -> bool:
+        """Whether all others serve and can read all of their logs."""
+        others = [machine.node for machine in self._machines.all.values() if machine is not lost]
+        return all(
+            node is not None and not any(group.state.faulty for group in node.groups.hosted())
+            for node in others
+        )
 
     # --- disks
 
@@ -285,10 +297,10 @@ class Weather:
             process.runner.stalled_until = until
 
     async def _damage(self, random: Random) -> None:
-        if not self.frail:
+        if not self.frail or self._is_missed:
             return
         machine = self._machines[random.choice(self.frail)]
-        what = damage(machine.disk, random)
+        what = damage(machine.disk, random, in_use=machine.process is not None)
         if what:
             machine.damages += 1
             self._struck("damage", machine.name, what)
