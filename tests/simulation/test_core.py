@@ -17,7 +17,7 @@ KEPT = Path(__file__).parent / "kept_seeds.txt"
 
 
 def kept() -> list[tuple[int, float | None]]:
-    lines = [line.split() for line in KEPT.read_text().splitlines() if not line.startswith("#")]
+    lines = [line.split() for line in KEPT.read_text().splitlines() if line.startswith("core ")]
     return [(int(seed), None if seconds == "-" else float(seconds)) for _, seed, seconds, *_ in lines]
 
 
