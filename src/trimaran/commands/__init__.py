@@ -16,6 +16,7 @@ COMMANDS: Final = (
     "nats-server",
     "demo",
     "status",
+    "top",
     "cluster",
     "step-down",
     "rebalance",
