@@ -74,6 +74,7 @@ class Applier:
         self.rolling_hash = manifest.rolling_hash
         self._hashes = deque([self.rolling_hash], HASHES)
         self._commit = max(self._commit, manifest.index)
+        self._wake.set()  # the state may be older than the one before
 
     def hash_at(self, index: int) -> int | None:
         """The rolling hash as of a batch; None if that is not applied yet, or too long ago."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -110,6 +110,8 @@ class Repair:
         self._returns = returns
         """The replica had given its copy up and was asked back: that it has no state is no damage."""
         self._wake = trio.Event()
+        self._gave_up = False
+        """Records were given up that others may have given up as well: the leader's state is to be taken."""
         self._vain = 0
         """Rounds in a row in which nobody could help."""
         self._group: Group
@@ -128,7 +130,8 @@ class Repair:
         while True:
             self._wake = trio.Event()
             damage = self._group.machine.damage
-            if not self._group.state.faulty and (damage is None or damage.whole):
+            whole = not self._group.state.faulty and (damage is None or damage.whole)
+            if whole and not self._gave_up:
                 self._note("")
                 await self._wake.wait()
             elif not await self._try():
@@ -143,7 +146,7 @@ class Repair:
                 return await self._restore()
             if group.state.faulty:
                 return await self._mend_log()
-            return await self._mend_files()
+            return await (self._take_over() if self._gave_up else self._mend_files())
         except StorageError as error:  # no space for copies, most likely
             logger.error("group %s: repair goes on later: %s", group.name, error)
             return False
@@ -176,7 +179,29 @@ class Repair:
         logger.error("group %s starts without what no replica has: %s", group.name, _some(wreck.reasons))
         await wreck.give_up(await wreck.missing(NUMBERS))
         await group.start_over(accept_loss=True)
+        self._gave_up = bool(self._others())
         return await self._settled()
+
+    async def _take_over(self) -> bool:
+        """Replicas that gave records up may judge limits differently from now on, so that the state of the
+        one that leads counts: the others take it over."""
+        group = self._group
+        snapshots, leader = group.snapshots, group.state.leader
+        if leader == group.state.node:
+            self._gave_up = False
+            return True
+        if not leader:
+            return False
+        installed, snapshots.supersede = snapshots.installed, leader
+        try:
+            question = [group.number, group.incarnation, group.state.log.compacted.index + 1]
+            await self._asks.ask(leader, SNAPSHOT, question, ASK_SECONDS)
+            self._gave_up = not await self._receive(lambda: snapshots.installed > installed)
+        except (PeerLost, Refusal, trio.TooSlowError) as error:
+            logger.info("group %s: its leader gives no snapshot: %s", group.name, describe(error))
+        finally:
+            snapshots.supersede = 0
+        return not self._gave_up
 
     def _why_lost(self) -> str:
         if self.divergence.rebuilt_from:
@@ -344,14 +369,14 @@ class Repair:
                     describe(error),
                 )
                 continue
-            if await self._receive(at_least):
+            if await self._receive(lambda: self._helped(at_least)):
                 return True
         return False
 
-    async def _receive(self, at_least: int) -> bool:
+    async def _receive(self, helped: Callable[[], bool]) -> bool:
         """Wait for a promised snapshot while it comes in."""
         group = self._group
-        while not self._helped(at_least):
+        while not helped():
             seen = group.snapshots.received_parts
             with trio.move_on_after(TRANSFER_SECONDS):
                 await self._wake.wait()

@@ -94,6 +94,8 @@ class Snapshots:
         self.manifest_crc = manifest_crc(encode_manifest(manifest)) if manifest is not None else 0
         self.taken = self.sent = self.installed = 0
         self.received_parts = self.sent_parts = 0
+        self.supersede = 0
+        """The leader whose state counts for more than what is applied here; 0 for none."""
         self.began = self.ended = 0
         """When the last one was taken: from the capture until the manifest was durable, ns since 1970."""
         self._files = files
@@ -349,7 +351,7 @@ class Snapshots:
         if part.number < len(receiving.incoming.manifest.files):
             await receiving.incoming.write_chunk(part.number, part.offset, part.data, part.crc)
             return receiving, True
-        await self._finish(receiving.incoming)
+        await self._finish(part.sender, receiving.incoming)
         return None, True
 
     async def _collect_manifest(self, receiving: Receiving, part: Part) -> object:
@@ -362,11 +364,11 @@ class Snapshots:
         packed += part.data
         if len(packed) < part.total:
             return True
-        receiving.incoming = self._begin(bytes(packed))
+        receiving.incoming = self._begin(part.sender, bytes(packed))
         packed.clear()
         return list(await receiving.incoming.begin())
 
-    def _begin(self, packed: bytes) -> Incoming:
+    def _begin(self, sender: int, packed: bytes) -> Incoming:
         group = self._group
         manifest = decode_manifest(packed)
         if (manifest.group, manifest.incarnation) != (group.number, group.incarnation):
@@ -374,7 +376,7 @@ class Snapshots:
         if manifest.kind != group.machine.kind:
             raise SendRefused(f"the snapshot is of a {manifest.kind!r} machine")
         oldest = max(group.state.log.compacted.index, group.repair.divergence.rebuilt_from)
-        if manifest.index <= group.applier.applied or manifest.index < oldest:
+        if manifest.index < oldest or not self._is_wanted(sender, manifest.index):
             raise SendRefused("the snapshot is older than what is applied here")
         try:
             Membership.decode(manifest.members)
@@ -382,11 +384,18 @@ class Snapshots:
             raise SendRefused(str(error)) from error
         return self._files.incoming(manifest)
 
-    async def _finish(self, incoming: Incoming) -> None:
+    def _is_wanted(self, sender: int, index: int) -> bool:
+        """Whether a snapshot as of an index is of use: it has more than is applied here, or more truth."""
+        group = self._group
+        if sender == self.supersede and index > group.state.log.compacted.index:
+            return True  # what follows is still in the log
+        return index > group.applier.applied
+
+    async def _finish(self, sender: int, incoming: Incoming) -> None:
         """Everything has arrived: make it durable, hand it to the machine, and reset the log behind it."""
         group = self._group
         async with self.changing, group.applier.exclusive:
-            if incoming.manifest.index <= group.applier.applied:
+            if not self._is_wanted(sender, incoming.manifest.index):
                 raise SendRefused("the log caught up first")
             local, self.manifest_crc = await incoming.finish()
             self.manifest = local

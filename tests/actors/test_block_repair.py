@@ -271,5 +271,12 @@ async def test_the_same_record_damaged_everywhere_costs_that_record_only(autojum
         for name in "abc":
             await serves(cluster, name, group, lost=[4])
         await cluster.ready()
+        leader = cluster.leader(group)
+        others = [replica(cluster, name, group) for name in "abc" if name != leader]
+        await until(lambda: all(each.snapshots.installed == 1 for each in others))
+        assert replica(cluster, leader, group).snapshots.installed == 0, "its state counts"
+        for name in "abc":
+            await serves(cluster, name, group, lost=[4])
+            assert machine(cluster, name, group).info() == machine(cluster, leader, group).info()
         published = await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
         assert published.sequence == MESSAGES + 1
