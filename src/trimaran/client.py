@@ -22,6 +22,7 @@ import contextlib
 import json
 import math
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -190,6 +191,15 @@ def parse_headers(block: bytes) -> tuple[int, str, dict[str, list[str]]]:
     return status, words[2] if len(words) > 2 else "", headers
 
 
+async def _receive(stream: trio.abc.Stream, into: memoryview) -> int:
+    """Bytes read; 0: the end. A plain socket copies nothing on the way."""
+    if isinstance(stream, trio.SocketStream):
+        return await stream.socket.recv_into(into)
+    data = await stream.receive_some(len(into))
+    into[: len(data)] = data
+    return len(data)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
     """Where a server is, and who connects to it."""
@@ -198,10 +208,12 @@ class ServerAddress:
     port: int
     user: str | None = None
     password: str | None = None
+    encrypted: bool = False
+    """It was asked for; a server that requires TLS gets it anyway."""
 
     @classmethod
     def parse(cls, url: str) -> ServerAddress:
-        """`host:port` or `nats://[user:password@]host[:port]`; a user alone is a token.
+        """`host:port` or `nats://[user:password@]host[:port]`; a user alone is a token, `tls://` wants TLS.
 
         Raises:
             ValueError: not such an address.
@@ -211,11 +223,11 @@ class ServerAddress:
             host, port = parts.hostname, parts.port
         except ValueError:  # a port beyond 65535, an open bracket
             host = port = None
-        if not host or parts.scheme != "nats":
+        if not host or parts.scheme not in ("nats", "tls"):
             raise ValueError(f"{url!r} is not an address such as nats://127.0.0.1:4222")
         user = unquote(parts.username) if parts.username else None
         password = unquote(parts.password) if parts.password else None
-        return cls(host, port or 4222, user, password)
+        return cls(host, port or 4222, user, password, parts.scheme == "tls")
 
     def credentials(self) -> dict[str, str]:
         """The fields of CONNECT that say who this is."""
@@ -229,7 +241,7 @@ class ServerAddress:
 class _Link:
     """One connection: its socket, what is unsent, and its end, which comes once and says why."""
 
-    def __init__(self, stream: trio.SocketStream, scanner: Scanner, info: dict[str, object]) -> None:
+    def __init__(self, stream: trio.abc.Stream, scanner: Scanner, info: dict[str, object]) -> None:
         self.stream = stream
         self.scanner = scanner
         self.info = info
@@ -809,19 +821,24 @@ class Client:
                     return await self._handshake(server)
             except (OSError, trio.TooSlowError, trio.BrokenResourceError, NatsError, ProtocolError) as error:
                 # Too slow and broken off have no text: something listens there that is no NATS server.
-                reason = str(error) or "no greeting of a NATS server"
+                told = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
+                reason = str(told) or "no greeting of a NATS server"
                 self._last_failure = f"{server.host}:{server.port}: {reason}"
         await trio.sleep(RECONNECT_PAUSE)
         return None
 
     async def _handshake(self, server: ServerAddress) -> _Link:
         """INFO, CONNECT, PING, PONG; then all subscriptions again."""
-        stream = await trio.open_tcp_stream(server.host, server.port)
+        stream: trio.abc.Stream = await trio.open_tcp_stream(server.host, server.port)
         try:
             scanner = Scanner(Direction.CLIENT, max_control_line=65000, max_payload=1 << 30)
             link = _Link(stream, scanner, {})
             while not await self._handshake_step(link, OpKind.INFO):
                 pass
+            if server.encrypted or link.info.get("tls_required") is True:
+                # Trusts whom this machine trusts; SSL_CERT_FILE names others.
+                context = ssl.create_default_context()
+                stream = link.stream = trio.SSLStream(stream, context, server_hostname=server.host)
             options = {
                 "verbose": False,
                 "pedantic": False,
@@ -871,10 +888,9 @@ class Client:
 
     async def _read(self, link: _Link, scope: trio.CancelScope) -> None:
         scanner = link.scanner
-        socket = link.stream.socket
         try:
             while link.failure is None:
-                size = await socket.recv_into(scanner.writable())
+                size = await _receive(link.stream, scanner.writable())
                 if not size:
                     link.fail(Disconnected("the server closed the connection"))
                     return
@@ -882,7 +898,7 @@ class Client:
                 while count := scanner.scan():
                     for number in range(count):
                         self._handle(link, number)
-        except (OSError, trio.ClosedResourceError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             link.fail(Disconnected(f"the connection broke: {error}"))
         except ProtocolError as error:
             link.fail(Disconnected(f"the server broke the protocol: {error}"))

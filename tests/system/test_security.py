@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,3 +178,23 @@ def test_nodes_form_a_cluster_by_certificates_and_a_peer_without_one_does_not_jo
         for each in cluster.nodes.values():
             if each.process is not None:
                 each.kill()
+
+
+def test_the_command_line_talks_to_an_encrypted_node_as_a_user(tmp_path: Path) -> None:
+    users = tmp_path / "users.conf"
+    users.write_text(USERS)
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    options = ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--access", str(users)]
+    with node(tmp_path, *options) as a:
+
+        def info(url: str, trusted: Path) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "trimaran", "cluster", "info", "--server", url]
+            environment = {**os.environ, "SSL_CERT_FILE": str(trusted)}
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+        url = a.url.replace("nats://", "nats://alice:p@")
+        done = info(url, authority.path)
+        assert done.returncode == 0, done.stderr
+        stranger = info(url, Authority(tmp_path, "other").path)
+        assert stranger.returncode != 0 and "certificate verify failed" in stranger.stderr
