@@ -506,10 +506,16 @@ class Node:
                 await changed.wait()
 
     def _is_gone(self, node: int) -> bool:
-        """Removed from the meta group's own log, not only from what it says: until then its vote may be
-        needed."""
+        """Removed, and not a member in the meta group's own log any more: until then its vote may be needed.
+
+        Whoever was removed before that log ever had it is in no membership, but in what meta says.
+        """
         meta = self.groups.get(META_GROUP)
-        return meta is not None and node in meta.state.membership.removed
+        if meta is None:
+            return False
+        membership = meta.state.membership
+        said = node in self.state.removed and node not in membership.members
+        return said or node in membership.removed
 
     async def _start_meta(self, founding: Founding) -> None:
         self._founding = founding

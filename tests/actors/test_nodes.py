@@ -153,3 +153,12 @@ async def test_the_cluster_tells_who_belongs_to_it(autojump_clock: MockClock) ->
         ]
         assert [node["replicas"] for node in nodes[:3]] == [1, 1, 1]
         assert sum(node["leads"] for node in nodes[:3]) == 1
+
+
+async def test_who_was_removed_before_the_log_had_it_is_gone_as_well(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster("a", "b") as cluster:
+        node, early = cluster["a"], 0xDEAD
+        assert not node._is_gone(early)
+        node.state.removed |= {early, cluster["b"].me.node}
+        assert node._is_gone(early), "nobody would ever tell it"
+        assert not node._is_gone(cluster["b"].me.node), "it is still a member, and its vote may be needed"
