@@ -1,0 +1,35 @@
+"""The simulator has teeth: classic bugs, planted, are caught. docs/testing.md has the table of all."""
+
+import json
+from itertools import chain, count
+
+import pytest
+
+from trimaran.testing import Options
+from trimaran.testing.core import play
+
+from .bugs import BUGS
+from .hunting import hunt
+from .plant import Bug
+from .table import KEPT
+
+CAUGHT: dict[str, int] = json.loads(KEPT.read_text())
+QUICK = [bug for bug in BUGS if bug.name in CAUGHT]
+
+
+@pytest.mark.parametrize("bug", QUICK, ids=[bug.slug for bug in QUICK])
+def test_a_planted_bug_is_caught(bug: Bug) -> None:
+    """By the seed that caught it last time; if the simulator has changed, by the first that does now."""
+    assert hunt(bug, chain([CAUGHT[bug.name]], count())), f"not caught within {bug.within} seeds"
+
+
+def test_the_bugs_are_many_and_each_is_one_of_its_own() -> None:
+    assert len(QUICK) >= 50 and len({bug.name for bug in BUGS}) == len(BUGS)
+    assert CAUGHT.keys() <= {bug.name for bug in BUGS}
+
+
+def test_what_was_planted_is_gone_again() -> None:
+    before = play(3, Options(1.0)).trace_hash
+    with BUGS[0].planted():
+        assert play(3, Options(1.0)).violations
+    assert play(3, Options(1.0)).trace_hash == before
