@@ -48,7 +48,7 @@ class Address(Counter):
     """Decides by an address, here that of itself."""
 
     def add(self, number: int) -> object:
-        return super().add(number + id(self) // 16 % 3)
+        return super().add(number + id(self))
 
 
 class Silent(Counter):
