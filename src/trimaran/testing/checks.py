@@ -145,9 +145,12 @@ class Checks:
         """A message leaves; `log` is what is synced at this moment."""
         term_kept = max(log.term, log.prefix.term, log.terms[-1] if log.terms else 0)
         match message:
-            case AppendReply(accepted=True, match=match):
+            case AppendReply(accepted=True, match=match, term=term):
+                # In a newer term, what was acknowledged may be cut off by the very write that stored it: the
+                # answer is then like one that was long on its way.
                 last = max(log.last, log.prefix.index)
-                require(last >= match, "promises", node, "acknowledges", match, "has synced", last)
+                kept = last >= match or term < term_kept
+                require(kept, "promises", node, "acknowledges", match, "has synced", last)
             case VoteReply(granted=True, pre=False, term=term):
                 kept = term_kept > term or (log.term == term and log.vote == peer)
                 require(kept, "promises", node, "votes", (term, peer), "has synced", (log.term, log.vote))
