@@ -214,7 +214,8 @@ class Chaos:
             await asyncio.sleep(self.random.uniform(0.2, FAULT_SECONDS))
             node.kill()
         else:
-            tracer = (STRACE, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
+            # With -D the node is the child, and strace stands beside it: whoever is killed here is the node.
+            tracer = (STRACE, "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}")
             node.start_under((*tracer, "-e", f"inject={call}:signal=KILL:when={count}"))
             assert node.process is not None
             with suppress(asyncio.TimeoutError):
