@@ -12,19 +12,19 @@ from typing import Final, Protocol, cast
 import trio
 
 from ..codec import Chunk
-from .administration import Administration, is_administration
-from .backup import Backups, is_backup, place_of
+from .cluster.administration import Administration, is_administration
+from .cluster.backup import Backups, is_backup, place_of
+from .cluster.meta import META_GROUP, MetaState, command_chunk
 from .delivery.desk import Deliveries
 from .delivery.stream import StreamDelivery
 from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from .gateway.jetstream import JetStreamApi, Target, api_target
-from .group import Group, NotDone
 from .groups import Groups
-from .meta import META_GROUP, MetaState, command_chunk
-from .outcomes import Applied, Outcome, Reason, Unknown
-from .peers import Peers
+from .peers.peers import Peers
+from .peers.requests import NotHere, PeerLost, Refusal, Requests, describe, shaped
 from .proposals import Proposals
-from .requests import NotHere, PeerLost, Refusal, Requests, describe, shaped
+from .raft.outcomes import Applied, Outcome, Reason, Unknown
+from .replica.group import Group, NotDone
 from .stream.machine import StreamMachine
 from .world import Clock
 

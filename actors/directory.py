@@ -9,15 +9,15 @@ from typing import Final
 
 from ..codec import Chunk
 from .api import ApiRouter
+from .cluster.meta import Assignment, MetaState
 from .delivery.desk import Deliveries
 from .gateway.backend import StreamRef
-from .meta import Assignment, MetaState
 from .options import Options
-from .outcomes import Outcome
-from .peers import Peers
+from .peers.peers import Peers
+from .peers.wire import FrameKind
 from .proposals import Proposals
+from .raft.outcomes import Outcome
 from .stream.subjects import SubjectIndex
-from .wire import FrameKind
 
 CACHED_SUBJECTS: Final = 65_536
 _NOT_ASKED: Final = StreamRef("", 0, ())

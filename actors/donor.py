@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import cast
 
-from .divergence import HASHES
-from .group import Group
 from .groups import Groups
-from .mender import RECORDS
-from .repair import BATCHES, SNAPSHOT, STANDING
-from .requests import Refusal, Requests, shaped
+from .peers.requests import Refusal, Requests, shaped
+from .replica.divergence import HASHES
+from .replica.group import Group
+from .replica.mender import RECORDS
+from .replica.repair import BATCHES, SNAPSHOT, STANDING
 
 
 class Donor:

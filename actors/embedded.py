@@ -21,18 +21,18 @@ from ..codec import Chunk, EntryType, make_chunk
 from ..codec.protocol import encode_publish
 from ..storage.disk import FileDisk
 from ..storage.runner import ThreadRunner
-from .group import NotDone
-from .meta import STREAM_KIND, Command
-from .network import MemoryNetwork
+from .cluster.meta import STREAM_KIND, Command
 from .node import MakeStateMachine, Node
 from .options import Options
-from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
-from .sessions import WINDOW, Operation, SessionEntry, SessionStatus
+from .peers.network import MemoryNetwork
+from .raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .replica.group import NotDone
+from .replica.sessions import WINDOW, Operation, SessionEntry, SessionStatus
+from .replica.user_machine import UserMachine
 from .stream.config import from_request
 from .stream.errors import ApiError
 from .stream.machine import StoredMessage, StreamMachine
 from .stream.results import Status, unpack
-from .user_machine import UserMachine
 from .world import World
 
 SETTLE_SECONDS: Final = 10.0
@@ -122,7 +122,7 @@ class GroupHandle:
         """Proposals inside the block are applied exactly once, also when one has to be repeated.
 
         Raises NotDone if no session could be opened. The group forgets a session that was idle for an hour
-        (`actors/sessions.py`).
+        (`actors/replica/sessions.py`).
         """
         session = Session(self, 0)
         [place] = await session.repeat([SessionEntry(Operation.OPEN)], SESSION_SECONDS)

@@ -20,22 +20,22 @@ from ..storage.files import GroupFiles
 from ..storage.manifest import Manifest, encode_manifest, manifest_crc
 from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, HardState, Record
 from ..storage.recovery import RecoveredGroup
-from . import messages
 from .alarm import Alarms
-from .events import EventHook
-from .group import Group
-from .log import EntryId
-from .machine import Machine
-from .membership import Membership
-from .mender import Asks
-from .messages import Now, PeerMessage
-from .meta import META_GROUP
-from .peers import Peers
+from .cluster.meta import META_GROUP
+from .peers.peers import Peers
+from .peers.wire import FrameKind, checked, decode_messages
 from .proposals import Leadership
-from .repair import Repair
-from .snapshots import Snapshots
-from .state import GroupState, RaftOptions, Role
-from .wire import FrameKind, checked, decode_messages
+from .raft import messages
+from .raft.events import EventHook
+from .raft.log import EntryId
+from .raft.membership import Membership
+from .raft.messages import Now, PeerMessage
+from .raft.state import GroupState, RaftOptions, Role
+from .replica.group import Group
+from .replica.machine import Machine
+from .replica.mender import Asks
+from .replica.repair import Repair
+from .replica.snapshots import Snapshots
 from .world import Clock
 
 logger = logging.getLogger(__name__)

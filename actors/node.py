@@ -20,22 +20,11 @@ from ..storage.actor import Storage, StorageOptions
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
 from .api import ApiDesk, ApiRouter
-from .backup import Backups
-from .balancer import Balancer
-from .birth import Birth, Founding
-from .checker import Checker, Violation
-from .delivery.desk import Deliveries
-from .directory import NodeBackend, StreamDirectory
-from .donor import Donor
-from .events import Event, EventHook
-from .gateway.gateway import Gateway, Settings
-from .gateway.port import Port, SocketPort
-from .group import Group, NotDone
-from .groups import Birth as GroupBirth
-from .groups import Groups
-from .hosting import Hosting
-from .machine import Machine
-from .meta import (
+from .cluster.backup import Backups
+from .cluster.balancer import Balancer
+from .cluster.birth import Birth, Founding
+from .cluster.hosting import Hosting
+from .cluster.meta import (
     FENCED_REPORTS,
     META_GROUP,
     META_KIND,
@@ -45,23 +34,34 @@ from .meta import (
     MetaState,
     NodeRecord,
 )
+from .cluster.reconciler import Reconciler
+from .delivery.desk import Deliveries
+from .directory import NodeBackend, StreamDirectory
+from .donor import Donor
+from .gateway.gateway import Gateway, Settings
+from .gateway.port import Port, SocketPort
+from .groups import Birth as GroupBirth
+from .groups import Groups
 from .monitor import Monitor
-from .network import Listener, TlsNetwork, join_address, split_address
 from .options import BATCH_OVERHEAD, Options
-from .outcomes import Applied, Outcome, Reason
-from .peers import Peers
+from .peers.network import Listener, TlsNetwork, join_address, split_address
+from .peers.peers import Peers
+from .peers.requests import Refusal, Requests
+from .peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
 from .proposals import Proposals
+from .raft.checker import Checker, Violation
+from .raft.events import Event, EventHook
+from .raft.outcomes import Applied, Outcome, Reason
+from .raft.state import RaftOptions
 from .reads import Reads
-from .reconciler import Reconciler
-from .requests import Refusal, Requests
+from .replica.group import Group, NotDone
+from .replica.machine import Machine
+from .replica.user_machine import StateMachine, UserMachine
 from .scrub import Scrub
 from .security import Security, load_security
-from .state import RaftOptions
 from .stream import commands
 from .stream.machine import StreamMachine
-from .user_machine import StateMachine, UserMachine
 from .vitals import Vitals
-from .wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
 from .world import World
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Node:
         machines: kinds of user state machines that this node can run, by name. Every node of a cluster needs
         the
             same ones.
-        listen: hears every event of every group (`actors/events.py`).
+        listen: hears every event of every group (`actors/raft/events.py`).
         security: reads users and certificates, if not from the files that the options name.
         speaks: the newest protocol it speaks; an older one than the program's is for tests of upgrades.
     """

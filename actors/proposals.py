@@ -16,9 +16,9 @@ import msgpack
 import trio
 
 from ..codec import Chunk, CodecError, check_chunk
-from .outcomes import Applied, NotApplied, Outcome, Reason, Unknown
-from .requests import Frames
-from .wire import FrameKind
+from .peers.requests import Frames
+from .peers.wire import FrameKind
+from .raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 
 HOLD_SECONDS: Final = 3.0  # two elections of the default timeouts, and then some
 HOLD_BYTES: Final = 64 * 1024 * 1024

@@ -14,10 +14,10 @@ from typing import Final, cast
 
 import trio
 
-from .group import Group, NotDone
 from .groups import Groups
-from .outcomes import NotApplied, Reason
-from .requests import NotHere, PeerLost, Refusal, Requests
+from .peers.requests import NotHere, PeerLost, Refusal, Requests
+from .raft.outcomes import NotApplied, Reason
+from .replica.group import Group, NotDone
 
 logger = logging.getLogger(__name__)
 

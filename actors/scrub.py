@@ -18,7 +18,7 @@ from ..storage.errors import StorageError
 
 if TYPE_CHECKING:
     from ..storage.actor import Storage
-    from .group import Group
+    from .replica.group import Group
     from .world import Clock
 
 logger = logging.getLogger(__name__)

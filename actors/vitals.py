@@ -11,15 +11,15 @@ from typing import Final, cast
 from ..codec import IMPLEMENTATION
 from ..storage.actor import Storage
 from ..storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
+from .cluster.meta import META_GROUP, META_KIND, MetaState
 from .gateway.gateway import Gateway
-from .group import Group
-from .group_statistics import GroupStatistics
 from .groups import Groups
-from .meta import META_GROUP, META_KIND, MetaState
 from .metrics import Family, exposition, of_histogram
 from .options import Options, split_address
-from .peers import Peers
+from .peers.peers import Peers
 from .proposals import Proposals
+from .replica.group import Group
+from .replica.group_statistics import GroupStatistics
 from .scrub import Scrub
 from .stream.consumer import Consumer
 from .stream.machine import StreamMachine

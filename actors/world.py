@@ -14,7 +14,7 @@ import trio
 
 from ..storage.disk import Disk, FileDisk, Lane, Runner
 from ..storage.runner import ThreadRunner
-from .network import Network, TcpNetwork
+from .peers.network import Network, TcpNetwork
 
 
 class Clock(Protocol):

@@ -13,10 +13,11 @@ import pytest
 
 from tests.golden_files import DIRECTORY, read_golden
 from trimaran import backup_file
-from trimaran.actors import wire
 from trimaran.actors.gateway.routes import FRAME_VERSION, Routed, decode_frame, encode_message
-from trimaran.actors.membership import Membership
-from trimaran.actors.messages import (
+from trimaran.actors.peers import wire
+from trimaran.actors.peers.wire import FrameKind, Hello
+from trimaran.actors.raft.membership import Membership
+from trimaran.actors.raft.messages import (
     Append,
     AppendReply,
     Beat,
@@ -28,7 +29,6 @@ from trimaran.actors.messages import (
     TimeoutNow,
     VoteReply,
 )
-from trimaran.actors.wire import FrameKind, Hello
 from trimaran.codec import Kind, crc32c, make_chunk, seal_batch, verify_batch
 from trimaran.codec.block import Record as BlockRecord
 from trimaran.codec.block import encode_record as encode_block_record

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from ...codec.frame import FrameError
+from ..peers.wire import FrameKind, checked
 from ..stream.machine import StreamMachine
-from ..wire import FrameKind, checked
 from .stream import ClientMessage, StreamDelivery, unserved
 
 if TYPE_CHECKING:
     import random
 
-    from ..group import Group
+    from ..peers.requests import Frames
     from ..proposals import Leadership
-    from ..requests import Frames
+    from ..replica.group import Group
     from ..world import Clock
     from .stream import Carrier
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from ..group import NotDone
-from ..outcomes import Applied, Outcome
+from ..raft.outcomes import Applied, Outcome
+from ..replica.group import NotDone
 from ..stream import commands
 from ..stream.config import transform_of
 from ..stream.consumer import Consumer
@@ -39,7 +39,7 @@ from .pulls import Refused, read_pull, status
 if TYPE_CHECKING:
     import random
 
-    from ..group import Group
+    from ..replica.group import Group
     from ..stream.machine import News, StoredMessage, StreamMachine
     from ..stream.selection import Selection
     from ..stream.transforms import SubjectTransform

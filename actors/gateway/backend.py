@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from ...codec import Chunk
     from ..delivery.stream import StreamDelivery
-    from ..outcomes import Outcome
+    from ..raft.outcomes import Outcome
     from ..stream.machine import StreamMachine
 
 __all__ = ["ApiHost", "Backend", "ClusterInfo", "ReplicaInfo", "StreamAssignment", "StreamRef"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from ...codec import Chunk
-from ..outcomes import Applied, NotApplied, Outcome, Reason
+from ..raft.outcomes import Applied, NotApplied, Outcome, Reason
 from ..stream import commands
 from ..stream.config import (
     StreamConfig,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from ...codec.protocol import Owed, PublishBuffer, StreamFilter, format_acks
-from ..outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from ..raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from ..stream.errors import ApiError
 from ..stream.results import Status, unpack
 from .client import Inbox

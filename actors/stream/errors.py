@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..machine import StateUnusable
+from ..replica.machine import StateUnusable
 
 
 class ApiError(Exception):

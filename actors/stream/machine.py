@@ -19,7 +19,7 @@ import msgpack
 from ...codec import Entries, EntryType
 from ...codec.block import EVERYTHING, NO_SUBJECT, Record, Refusals, accounted_size
 from ...storage.manifest import FileEntry
-from ..machine import Capture
+from ..replica.machine import Capture
 from . import headers
 from .commands import read_command
 from .config import MAX_FIRST, StreamConfig, transform_of

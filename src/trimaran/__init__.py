@@ -17,11 +17,11 @@ from .actors.embedded import (
     open_node,
     open_stream,
 )
-from .actors.group import NotDone
 from .actors.node import Node, NodeFailed
 from .actors.options import BadOption, Options
-from .actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
-from .actors.user_machine import StateMachine, refused
+from .actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from .actors.replica.group import NotDone
+from .actors.replica.user_machine import StateMachine, refused
 from .actors.world import World
 
 __all__ = [

@@ -14,11 +14,11 @@ from random import Random
 import trio
 
 from trimaran import GroupHandle, Node, Options, World, open_group
-from trimaran.actors.checker import Checker, Violation
 from trimaran.actors.gateway.port import MemoryPort
-from trimaran.actors.network import MemoryNetwork
 from trimaran.actors.node import NodeFailed, NodeRemoved
-from trimaran.actors.wire import PROTOCOL_VERSION
+from trimaran.actors.peers.network import MemoryNetwork
+from trimaran.actors.peers.wire import PROTOCOL_VERSION
+from trimaran.actors.raft.checker import Checker, Violation
 from trimaran.codec import Buffer
 from trimaran.storage.disk import Disk
 from trimaran.storage.memory_disk import MemoryDisk

@@ -10,9 +10,9 @@ import msgpack
 import trio
 import trio.testing
 
-from trimaran.actors.network import MemoryNetwork
-from trimaran.actors.snapshots import MANIFEST_PART
-from trimaran.actors.wire import COALESCED, MESSAGES, FrameKind, Hello, encode_hello
+from trimaran.actors.peers.network import MemoryNetwork
+from trimaran.actors.peers.wire import COALESCED, MESSAGES, FrameKind, Hello, encode_hello
+from trimaran.actors.replica.snapshots import MANIFEST_PART
 from trimaran.codec import EntryType, Kind, crc32c, make_chunk, seal_batch
 from trimaran.codec.frame import encode_frame
 from trimaran.storage.manifest import FileEntry, Manifest, encode_manifest

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from trimaran.actors.network import MemoryNetwork
-from trimaran.actors.peers import Peers
-from trimaran.actors.requests import Requests
-from trimaran.actors.wire import PROTOCOL_VERSION, FrameKind, Hello
+from trimaran.actors.peers.network import MemoryNetwork
+from trimaran.actors.peers.peers import Peers
+from trimaran.actors.peers.requests import Requests
+from trimaran.actors.peers.wire import PROTOCOL_VERSION, FrameKind, Hello
 
 LINK_BYTES = 1 << 20
 

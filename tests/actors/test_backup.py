@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.load import STREAM, assignment, check, load, machines, settled
 from trimaran import StreamHandle, open_group, open_stream
-from trimaran.actors.backup import SESSION_SECONDS
+from trimaran.actors.cluster.backup import SESSION_SECONDS
 from trimaran.backup_file import BackedUpGroup, BackupWriter, NotWhole, check_backup
 from trimaran.client import JetStreamError
 from trimaran.codec import crc32c

@@ -10,8 +10,8 @@ from tests.actors.load import assignment, load, settled
 from tests.actors.test_backup import Asked
 from tests.actors.test_nodes import invite
 from trimaran import open_stream
-from trimaran.actors import placement
-from trimaran.actors.balancer import LOOK_SECONDS
+from trimaran.actors.cluster import placement
+from trimaran.actors.cluster.balancer import LOOK_SECONDS
 from trimaran.commands.rebalance import even_out
 
 replica_sets = st.dictionaries(

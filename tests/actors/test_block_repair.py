@@ -14,7 +14,7 @@ from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.damage import flip, group_files
 from tests.actors.load import STREAM, assignment, load
 from trimaran import StreamHandle, open_stream
-from trimaran.actors.group import Group
+from trimaran.actors.replica.group import Group
 from trimaran.actors.stream.errors import DamagedRecord
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.codec.block import RECORD_HEADER_SIZE, scan_block

@@ -9,9 +9,10 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.test_cluster import count_until_taken
 from tests.raft.cluster import run_seed
-from trimaran.actors import follower, leader
-from trimaran.actors.checker import Checker, Violation
-from trimaran.actors.events import (
+from trimaran.actors.cluster.meta import META_GROUP
+from trimaran.actors.raft import follower, leader
+from trimaran.actors.raft.checker import Checker, Violation
+from trimaran.actors.raft.events import (
     Appended,
     BatchApplied,
     Committed,
@@ -24,10 +25,9 @@ from trimaran.actors.events import (
     Truncated,
     Voted,
 )
-from trimaran.actors.log import EntryId
-from trimaran.actors.membership import Change, ChangeKind, Membership
-from trimaran.actors.meta import META_GROUP
-from trimaran.actors.state import Role
+from trimaran.actors.raft.log import EntryId
+from trimaran.actors.raft.membership import Change, ChangeKind, Membership
+from trimaran.actors.raft.state import Role
 from trimaran.codec import EntryType, Kind, make_chunk
 
 
@@ -273,7 +273,7 @@ async def test_without_a_hook_no_event_is_made(
         assert group is not None
         group.listen = None
         for name in ("events_of", "BatchApplied", "started"):
-            monkeypatch.setattr(f"trimaran.actors.group.{name}", never)
+            monkeypatch.setattr(f"trimaran.actors.replica.group.{name}", never)
         await group.tick()
 
 

@@ -7,9 +7,9 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, Counter, open_memory_cluster, until
 from tests.storage.helpers import opened
 from trimaran import GroupHandle, NotDone
-from trimaran.actors.birth import JOIN, Founding
-from trimaran.actors.meta import META_GROUP, META_KIND, NodeRecord
-from trimaran.actors.requests import Refusal
+from trimaran.actors.cluster.birth import JOIN, Founding
+from trimaran.actors.cluster.meta import META_GROUP, META_KIND, NodeRecord
+from trimaran.actors.peers.requests import Refusal
 from trimaran.storage import GroupCreate
 
 

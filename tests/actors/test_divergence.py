@@ -11,8 +11,8 @@ from tests.actors.cluster import KIB, OPTIONS, Cluster, open_memory_cluster, unt
 from tests.actors.damage import group_files
 from tests.actors.test_repair import replica
 from trimaran import GroupHandle, NotDone
-from trimaran.actors.events import Diverged, Event
-from trimaran.actors.group import Group
+from trimaran.actors.raft.events import Diverged, Event
+from trimaran.actors.replica.group import Group
 
 OFTEN = replace(OPTIONS, snapshot_log_bytes=64 * KIB)
 

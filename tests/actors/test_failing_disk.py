@@ -17,8 +17,8 @@ from tests.actors.nats_client import MemoryClient
 from tests.actors.test_cluster import count_until_taken
 from trimaran import GroupHandle, NotDone, StreamHandle, Unknown, open_group, open_stream
 from trimaran.actors.node import NodeFailed
-from trimaran.actors.outcomes import Reason
-from trimaran.actors.wire import FrameKind
+from trimaran.actors.peers.wire import FrameKind
+from trimaran.actors.raft.outcomes import Reason
 from trimaran.storage.disk import Lane
 from trimaran.storage.errors import StorageFailed
 

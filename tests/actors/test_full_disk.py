@@ -13,7 +13,7 @@ from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.load import load, machines
 from tests.actors.nats_client import MemoryClient
 from trimaran import NotApplied, NotDone, StreamHandle, open_stream
-from trimaran.actors.outcomes import Reason
+from trimaran.actors.raft.outcomes import Reason
 
 INSUFFICIENT = {"code": 503, "err_code": 10023, "description": "insufficient resources"}
 LOOK_SECONDS = 2.0

@@ -12,14 +12,14 @@ from trio.testing import MockClock
 from tests.actors.cluster import Counter, VirtualClock, open_memory_cluster, until
 from tests.storage.helpers import GatedRunner, opened
 from trimaran.actors.alarm import Alarms
-from trimaran.actors.group import Group, NotDone
-from trimaran.actors.membership import Membership
-from trimaran.actors.messages import Append, Now, PeerMessage
-from trimaran.actors.repair import Repair
-from trimaran.actors.requests import PeerLost, Shape
-from trimaran.actors.snapshots import Snapshots
-from trimaran.actors.state import GroupState, RaftOptions
-from trimaran.actors.user_machine import UserMachine
+from trimaran.actors.peers.requests import PeerLost, Shape
+from trimaran.actors.raft.membership import Membership
+from trimaran.actors.raft.messages import Append, Now, PeerMessage
+from trimaran.actors.raft.state import GroupState, RaftOptions
+from trimaran.actors.replica.group import Group, NotDone
+from trimaran.actors.replica.repair import Repair
+from trimaran.actors.replica.snapshots import Snapshots
+from trimaran.actors.replica.user_machine import UserMachine
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
 from trimaran.storage import BatchRecord, GroupCreate, MemoryDisk, Storage
 from trimaran.storage.manifest import Manifest

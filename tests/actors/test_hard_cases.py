@@ -14,9 +14,9 @@ from trio.testing import MockClock
 from tests.actors.cluster import KIB, OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.test_cluster import same_everywhere
 from trimaran import GroupHandle, StreamHandle, open_stream
-from trimaran.actors.group import Group
-from trimaran.actors.messages import Now
-from trimaran.actors.progress import WINDOW_BYTES, WINDOW_MESSAGES, ProgressState
+from trimaran.actors.raft.messages import Now
+from trimaran.actors.raft.progress import WINDOW_BYTES, WINDOW_MESSAGES, ProgressState
+from trimaran.actors.replica.group import Group
 from trimaran.actors.vitals import CATCH_UP_SECONDS
 from trimaran.codec import Buffer, EntryType, make_chunk
 from trimaran.storage.files import GroupFiles

@@ -14,13 +14,13 @@ from trio.testing import MockClock
 from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.hostile import Aim, Hostile, attack
 from trimaran import GroupHandle, NotDone, open_stream
-from trimaran.actors.birth import PREPARE
-from trimaran.actors.machine import StateUnusable
-from trimaran.actors.messages import AppendReply, Beat, RequestVote, TimeoutNow
-from trimaran.actors.meta import META_GROUP, MetaMachine, NodeRecord
-from trimaran.actors.requests import Malformed, Refusal, Shape, shaped
-from trimaran.actors.snapshots import MANIFEST_PART, SendRefused, resume_offsets
-from trimaran.actors.wire import KINDS, FrameKind, Hello, encode_hello, message_fields
+from trimaran.actors.cluster.birth import PREPARE
+from trimaran.actors.cluster.meta import META_GROUP, MetaMachine, NodeRecord
+from trimaran.actors.peers.requests import Malformed, Refusal, Shape, shaped
+from trimaran.actors.peers.wire import KINDS, FrameKind, Hello, encode_hello, message_fields
+from trimaran.actors.raft.messages import AppendReply, Beat, RequestVote, TimeoutNow
+from trimaran.actors.replica.machine import StateUnusable
+from trimaran.actors.replica.snapshots import MANIFEST_PART, SendRefused, resume_offsets
 from trimaran.codec import EntryType, Kind, crc32c, make_chunk, seal_batch, walk_batch
 from trimaran.codec.frame import encode_frame
 from trimaran.storage.manifest import FileEntry, Manifest, encode_manifest
@@ -129,7 +129,7 @@ def test_what_has_its_shape_is_given_back() -> None:
 async def test_a_stranger_has_no_attachments_and_a_limited_number_of_connections(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimaran.actors.link.MAX_INCOMING", 6)
+    monkeypatch.setattr("trimaran.actors.peers.link.MAX_INCOMING", 6)
     async with open_memory_cluster() as cluster:
         hello = encode_hello(posing_as(cluster, "c"))
         large = encode_frame(FrameKind.ROUTE, (), 1000)

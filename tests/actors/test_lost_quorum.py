@@ -8,8 +8,8 @@ from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.load import STREAM, assignment, check, load, machines, scale
 from tests.actors.test_nodes import invite
 from trimaran import StreamHandle, open_stream
-from trimaran.actors.lost_quorum import CannotRecover, Survey, recover, survey
-from trimaran.actors.meta import META_GROUP
+from trimaran.actors.cluster.lost_quorum import CannotRecover, Survey, recover, survey
+from trimaran.actors.cluster.meta import META_GROUP
 from trimaran.actors.node import NodeRemoved
 from trimaran.storage.actor import Storage
 from trimaran.storage.memory_disk import MemoryDisk

@@ -8,7 +8,7 @@ import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
-from trimaran.actors.network import MemoryNetwork, Network, TcpNetwork
+from trimaran.actors.peers.network import MemoryNetwork, Network, TcpNetwork
 
 NETWORKS = [TcpNetwork, MemoryNetwork]
 Stream = trio.abc.HalfCloseableStream

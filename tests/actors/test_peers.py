@@ -8,10 +8,10 @@ import trio
 from trio.testing import MockClock
 
 from tests.actors.links import LINK_BYTES, LinkedNode, linked
-from trimaran.actors.messages import Beat
-from trimaran.actors.network import MemoryNetwork
-from trimaran.actors.requests import Malformed, NotHere, PeerLost, Refusal, Requests
-from trimaran.actors.wire import FrameKind, Hello, decode_messages, encode_hello
+from trimaran.actors.peers.network import MemoryNetwork
+from trimaran.actors.peers.requests import Malformed, NotHere, PeerLost, Refusal, Requests
+from trimaran.actors.peers.wire import FrameKind, Hello, decode_messages, encode_hello
+from trimaran.actors.raft.messages import Beat
 from trimaran.codec.frame import Frame, encode_frame
 
 

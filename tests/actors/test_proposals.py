@@ -7,9 +7,9 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from trimaran.actors.peers.wire import FrameKind
 from trimaran.actors.proposals import HOLD_SECONDS, Leadership, Proposals
-from trimaran.actors.wire import FrameKind
+from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from trimaran.codec import Chunk, EntryType, make_chunk
 
 GROUP = 5

@@ -7,8 +7,8 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import Cluster, Counter, open_memory_cluster, until
 from trimaran import GroupHandle, NotApplied, NotDone, Reason, open_stream
+from trimaran.actors.peers.requests import Shape
 from trimaran.actors.reads import READ_SECONDS
-from trimaran.actors.requests import Shape
 
 
 def followers(cluster: Cluster, group: int) -> list[str]:

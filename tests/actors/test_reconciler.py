@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.actors.cluster import VirtualClock
-from trimaran.actors.group import Group
-from trimaran.actors.membership import Change, ChangeKind, Membership
-from trimaran.actors.meta import Assignment, MetaState
-from trimaran.actors.reconciler import Reconciler, next_change
+from trimaran.actors.cluster.meta import Assignment, MetaState
+from trimaran.actors.cluster.reconciler import Reconciler, next_change
+from trimaran.actors.raft.membership import Change, ChangeKind, Membership
+from trimaran.actors.replica.group import Group
 
 nodes = st.frozensets(st.integers(1, 7), min_size=1, max_size=5)
 

@@ -21,9 +21,9 @@ from trimaran import (
     Unknown,
     open_stream,
 )
-from trimaran.actors import sessions
-from trimaran.actors.sessions import EXPIRY_NS, WINDOW, Operation, SessionEntry, SessionStatus
-from trimaran.actors.user_machine import BadState, UserMachine
+from trimaran.actors.replica import sessions
+from trimaran.actors.replica.sessions import EXPIRY_NS, WINDOW, Operation, SessionEntry, SessionStatus
+from trimaran.actors.replica.user_machine import BadState, UserMachine
 from trimaran.codec import Chunk, EntryType, Kind, make_chunk, seal_batch, walk_batch
 
 

@@ -9,10 +9,10 @@ from tests.actors.test_cluster import count_until_taken, same_everywhere
 from tests.actors.test_group import GROUP, INCARNATION, LEADER, ME, OTHER, append, batch, running
 from tests.storage.helpers import GatedRunner, opened
 from trimaran import GroupHandle
-from trimaran.actors.membership import Membership
-from trimaran.actors.snapshots import MANIFEST_PART
-from trimaran.actors.user_machine import UserMachine
-from trimaran.actors.wire import FrameKind
+from trimaran.actors.peers.wire import FrameKind
+from trimaran.actors.raft.membership import Membership
+from trimaran.actors.replica.snapshots import MANIFEST_PART
+from trimaran.actors.replica.user_machine import UserMachine
 from trimaran.codec import crc32c
 from trimaran.storage.files import MANIFEST, group_directory
 from trimaran.storage.manifest import Manifest, encode_manifest
@@ -69,7 +69,7 @@ async def test_a_snapshot_that_comes_in_is_not_replaced_by_an_older_one_being_ta
 async def test_a_manifest_larger_than_a_frame_is_sent_in_parts(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimaran.actors.snapshots.PART_BYTES", 5_000)
+    monkeypatch.setattr("trimaran.actors.replica.snapshots.PART_BYTES", 5_000)
     async with open_memory_cluster() as cluster:
         handle = await cluster.counter("a")
         leader = cluster.leader(handle.group)

@@ -15,7 +15,7 @@ from tests.actors.load import STREAM
 from tests.actors.test_block_repair import blocks, hurt, machine, payload, replica, sequences_in
 from tests.actors.weather import Sea
 from trimaran import NotDone, Options, StreamHandle, World, open_stream
-from trimaran.actors.snapshots import PARTS_IN_FLIGHT
+from trimaran.actors.replica.snapshots import PARTS_IN_FLIGHT
 
 MESSAGES = 1200
 SLOW_WIRE = 0.1

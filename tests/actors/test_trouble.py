@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.test_cluster import count_until_taken, same_everywhere
 from trimaran import GroupHandle, NotApplied, NotDone, Unknown, open_group
-from trimaran.actors.membership import Change, ChangeKind
+from trimaran.actors.raft.membership import Change, ChangeKind
 from trimaran.codec import EntryType, make_chunk
 
 ELECTION_MAX = OPTIONS.election_max_ms / 1000

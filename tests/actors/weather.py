@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 import outcome
 import trio
 
-from trimaran.actors.network import Listener, MemoryNetwork
+from trimaran.actors.peers.network import Listener, MemoryNetwork
 from trimaran.codec import Buffer
 from trimaran.storage import Disk, Lane
 

@@ -17,7 +17,7 @@ from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.damage import hurt_batches, lose_write
 from trimaran import NotDone, StreamHandle, open_stream
 from trimaran.__main__ import main
-from trimaran.actors.checker import Checker
+from trimaran.actors.raft.checker import Checker
 from trimaran.commands.log import EXIT_DAMAGED, EXIT_NOT_DONE
 from trimaran.storage.memory_disk import MemoryDisk
 

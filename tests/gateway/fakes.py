@@ -12,7 +12,7 @@ from trimaran.actors.gateway.backend import StreamRef
 from trimaran.actors.gateway.gateway import Gateway, Settings
 from trimaran.actors.gateway.port import MemoryPeer, MemoryPort, Port
 from trimaran.actors.gateway.subjects import matches
-from trimaran.actors.outcomes import Applied, Outcome
+from trimaran.actors.raft.outcomes import Applied, Outcome
 from trimaran.codec import Chunk
 
 CONNECT = b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\n'

@@ -11,7 +11,7 @@ import pytest
 
 from trimaran.actors.gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from trimaran.actors.gateway.jetstream import JetStreamApi, Target, api_target
-from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from trimaran.actors.stream import commands
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.actors.stream.views import rfc3339

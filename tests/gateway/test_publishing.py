@@ -8,7 +8,7 @@ import trio
 
 from tests.gateway.fakes import ask, running
 from trimaran.actors.gateway.client import Settings
-from trimaran.actors.outcomes import Applied, NotApplied, Reason, Unknown
+from trimaran.actors.raft.outcomes import Applied, NotApplied, Reason, Unknown
 from trimaran.actors.stream.results import Status, pack, pack_all, refused
 from trimaran.codec import EntryType, Kind, seal_batch, verify_batch, walk_batch
 

@@ -18,7 +18,7 @@ from tests.gateway.fakes import CONNECT, FakeNode
 from trimaran.actors.gateway.client import Settings
 from trimaran.actors.gateway.gateway import Gateway
 from trimaran.actors.gateway.port import SocketPort
-from trimaran.actors.outcomes import NotApplied, Reason
+from trimaran.actors.raft.outcomes import NotApplied, Reason
 
 
 @asynccontextmanager

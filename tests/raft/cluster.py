@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from trimaran.actors import roles
-from trimaran.actors.checker import Checker
-from trimaran.actors.effects import (
+from trimaran.actors.peers.liveness import Liveness
+from trimaran.actors.raft import roles
+from trimaran.actors.raft.checker import Checker
+from trimaran.actors.raft.effects import (
     Commit,
     Dropped,
     Effect,
@@ -32,11 +33,10 @@ from trimaran.actors.effects import (
     Send,
     SendSnapshot,
 )
-from trimaran.actors.events import BatchApplied, events_of, replica_of, started
-from trimaran.actors.liveness import Liveness
-from trimaran.actors.log import NOTHING, EntryId
-from trimaran.actors.membership import Change, ChangeKind, Membership
-from trimaran.actors.messages import (
+from trimaran.actors.raft.events import BatchApplied, events_of, replica_of, started
+from trimaran.actors.raft.log import NOTHING, EntryId
+from trimaran.actors.raft.membership import Change, ChangeKind, Membership
+from trimaran.actors.raft.messages import (
     Absent,
     AppliedTo,
     Compacted,
@@ -59,8 +59,8 @@ from trimaran.actors.messages import (
     Tick,
     Transfer,
 )
-from trimaran.actors.outcomes import Applied, Reason, Unknown
-from trimaran.actors.state import NEVER, GroupState, RaftOptions, Role
+from trimaran.actors.raft.outcomes import Applied, Reason, Unknown
+from trimaran.actors.raft.state import NEVER, GroupState, RaftOptions, Role
 from trimaran.codec import BatchHeader, EntryType, Kind, crc32c, make_chunk, read_header, walk_batch
 
 from .invariants import Invariants, require

@@ -21,12 +21,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trimaran.actors.effects import Persist
-from trimaran.actors.log import EntryId
-from trimaran.actors.membership import Membership
-from trimaran.actors.messages import AppendReply, BeatReply, PeerMessage, RequestVote, VoteReply
-from trimaran.actors.outcomes import Applied, NotApplied, Outcome
-from trimaran.actors.state import GroupState, Role
+from trimaran.actors.raft.effects import Persist
+from trimaran.actors.raft.log import EntryId
+from trimaran.actors.raft.membership import Membership
+from trimaran.actors.raft.messages import AppendReply, BeatReply, PeerMessage, RequestVote, VoteReply
+from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome
+from trimaran.actors.raft.state import GroupState, Role
 from trimaran.codec import Kind, read_header, walk_batch
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from trimaran.actors import roles
-from trimaran.actors.effects import Effect, Persist, Resolve, RoleChanged, Send
-from trimaran.actors.membership import Membership
-from trimaran.actors.messages import (
+from trimaran.actors.raft import roles
+from trimaran.actors.raft.effects import Effect, Persist, Resolve, RoleChanged, Send
+from trimaran.actors.raft.membership import Membership
+from trimaran.actors.raft.messages import (
     Append,
     AppendReply,
     Beat,
@@ -23,8 +23,8 @@ from trimaran.actors.messages import (
     Tick,
     VoteReply,
 )
-from trimaran.actors.outcomes import Outcome
-from trimaran.actors.state import GroupState, RaftOptions, Role
+from trimaran.actors.raft.outcomes import Outcome
+from trimaran.actors.raft.state import GroupState, RaftOptions, Role
 from trimaran.codec import Chunk, EntryType, Kind, make_chunk, seal_batch
 
 GROUP, INCARNATION = 2, 77

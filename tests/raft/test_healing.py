@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from trimaran.actors.effects import Commit, Dropped, Persist, Readable, Send
-from trimaran.actors.membership import Change, ChangeKind, Membership
-from trimaran.actors.messages import (
+from trimaran.actors.raft.effects import Commit, Dropped, Persist, Readable, Send
+from trimaran.actors.raft.membership import Change, ChangeKind, Membership
+from trimaran.actors.raft.messages import (
     Absent,
     Append,
     AppendReply,
@@ -27,9 +27,9 @@ from trimaran.actors.messages import (
     Unrestored,
     VoteReply,
 )
-from trimaran.actors.outcomes import Applied
-from trimaran.actors.progress import ProgressState
-from trimaran.actors.state import NEVER, Role
+from trimaran.actors.raft.outcomes import Applied
+from trimaran.actors.raft.progress import ProgressState
+from trimaran.actors.raft.state import NEVER, Role
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
 
 from .replica import GROUP, INCARNATION, Replica, batch, messages_in

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimaran.actors.log import NOTHING, EntryId, Log
+from trimaran.actors.raft.log import NOTHING, EntryId, Log
 
 from .replica import batch
 

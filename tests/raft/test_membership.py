@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimaran.actors.membership import BadMembership, Change, ChangeKind, Membership, MembershipHistory
+from trimaran.actors.raft.membership import BadMembership, Change, ChangeKind, Membership, MembershipHistory
 
 NODES = st.frozensets(st.integers(1, 6))
 

@@ -5,9 +5,9 @@ Numbers without a name are sections of the extended paper; the thesis is Ongaro'
 
 import pytest
 
-from trimaran.actors.effects import Commit, Persist, ReadReady, Send
-from trimaran.actors.membership import Change, ChangeKind
-from trimaran.actors.messages import (
+from trimaran.actors.raft.effects import Commit, Persist, ReadReady, Send
+from trimaran.actors.raft.membership import Change, ChangeKind
+from trimaran.actors.raft.messages import (
     Append,
     AppendReply,
     Beat,
@@ -20,8 +20,8 @@ from trimaran.actors.messages import (
     Transfer,
     VoteReply,
 )
-from trimaran.actors.outcomes import Applied, NotApplied, Outcome, Reason
-from trimaran.actors.state import RaftOptions, Role
+from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome, Reason
+from trimaran.actors.raft.state import RaftOptions, Role
 
 from .replica import GROUP, Replica, batch, messages_in, peers_of
 

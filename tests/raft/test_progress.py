@@ -1,6 +1,6 @@
 """The leader's picture of a follower: windows, and noticing what was lost."""
 
-from trimaran.actors.progress import PATIENCE, WINDOW_BYTES, WINDOW_MESSAGES, Progress, ProgressState
+from trimaran.actors.raft.progress import PATIENCE, WINDOW_BYTES, WINDOW_MESSAGES, Progress, ProgressState
 
 
 def pipeline(match: int = 10) -> Progress:

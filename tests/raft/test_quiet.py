@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from trimaran.actors.effects import Send
-from trimaran.actors.messages import (
+from trimaran.actors.raft.effects import Send
+from trimaran.actors.raft.messages import (
     AppendReply,
     Beat,
     BeatReply,
@@ -19,7 +19,7 @@ from trimaran.actors.messages import (
     StorageFailed,
     Transfer,
 )
-from trimaran.actors.state import RaftOptions, Role
+from trimaran.actors.raft.state import RaftOptions, Role
 
 from .cluster import Cluster, Faults, Node
 from .replica import Replica, messages_in

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from trimaran.actors.effects import Commit, Send
-from trimaran.actors.membership import Change, ChangeKind, Membership, MembershipHistory
-from trimaran.actors.messages import Beat, ProposeMembership, SnapshotInstalled, Tick, VoteReply
-from trimaran.actors.outcomes import NotApplied, Reason
-from trimaran.actors.state import RaftOptions, Role
+from trimaran.actors.raft.effects import Commit, Send
+from trimaran.actors.raft.membership import Change, ChangeKind, Membership, MembershipHistory
+from trimaran.actors.raft.messages import Beat, ProposeMembership, SnapshotInstalled, Tick, VoteReply
+from trimaran.actors.raft.outcomes import NotApplied, Reason
+from trimaran.actors.raft.state import RaftOptions, Role
 from trimaran.codec import Kind
 
 from .replica import Replica, batch

@@ -2,10 +2,10 @@
 
 import pytest
 
-from trimaran.actors.membership import Change, ChangeKind
-from trimaran.actors.messages import PeerDown, ProposeMembership, Transfer
-from trimaran.actors.outcomes import Applied, Unknown
-from trimaran.actors.state import GroupState, RaftOptions, Role
+from trimaran.actors.raft.membership import Change, ChangeKind
+from trimaran.actors.raft.messages import PeerDown, ProposeMembership, Transfer
+from trimaran.actors.raft.outcomes import Applied, Unknown
+from trimaran.actors.raft.state import GroupState, RaftOptions, Role
 
 from .cluster import Cluster, Faults, Node
 

@@ -11,10 +11,10 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import open_memory_cluster
 from trimaran import NotDone
-from trimaran.actors import candidate, follower, learner, messages, roles
-from trimaran.actors.effects import ChangeRefused, Fetch, Persist, Resolve, Sealed, Send, SendSnapshot
-from trimaran.actors.membership import Change, ChangeKind, Membership
-from trimaran.actors.messages import (
+from trimaran.actors.raft import candidate, follower, learner, messages, roles
+from trimaran.actors.raft.effects import ChangeRefused, Fetch, Persist, Resolve, Sealed, Send, SendSnapshot
+from trimaran.actors.raft.membership import Change, ChangeKind, Membership
+from trimaran.actors.raft.messages import (
     Append,
     AppendReply,
     AppliedTo,
@@ -34,8 +34,8 @@ from trimaran.actors.messages import (
     TimeoutNow,
     Transfer,
 )
-from trimaran.actors.outcomes import NotApplied, Reason, Unknown
-from trimaran.actors.state import RaftOptions, Role
+from trimaran.actors.raft.outcomes import NotApplied, Reason, Unknown
+from trimaran.actors.raft.state import RaftOptions, Role
 from trimaran.codec import BATCH_HEADER_SIZE, MAX_ENTRIES, Kind, read_header, walk_batch
 
 from .replica import Replica, batches, chunk_of, messages_in

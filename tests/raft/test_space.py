@@ -3,9 +3,9 @@
 import pytest
 
 from tests.raft.replica import Replica, chunk_of, messages_in
-from trimaran.actors import leader as rules
-from trimaran.actors.membership import Change, ChangeKind
-from trimaran.actors.messages import (
+from trimaran.actors.raft import leader as rules
+from trimaran.actors.raft.membership import Change, ChangeKind
+from trimaran.actors.raft.messages import (
     Append,
     AppendReply,
     ProposeMembership,
@@ -14,8 +14,8 @@ from trimaran.actors.messages import (
     StorageSpace,
     VoteReply,
 )
-from trimaran.actors.outcomes import NotApplied, Reason
-from trimaran.actors.state import RaftOptions, Role
+from trimaran.actors.raft.outcomes import NotApplied, Reason
+from trimaran.actors.raft.state import RaftOptions, Role
 from trimaran.codec import Chunk, EntryType, make_chunk
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from trimaran.actors.user_machine import StateMachine
+from trimaran.actors.replica.user_machine import StateMachine
 from trimaran.testing.machines import SimulationFailed, play_machine, simulate
 from trimaran.testing.rules import ClusterRules
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from trimaran import backup_file
-from trimaran.actors import wire
-from trimaran.actors.wire import FrameKind, Hello
+from trimaran.actors.peers import wire
+from trimaran.actors.peers.wire import FrameKind, Hello
 from trimaran.codec.batch import HEADER as BATCH_HEADER
 from trimaran.codec.frame import FRAME_HEADER
 from trimaran.storage import contents, node, segment

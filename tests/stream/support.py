@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from trimaran.actors.machine import Capture
+from trimaran.actors.replica.machine import Capture
 from trimaran.actors.stream.commands import configure
 from trimaran.actors.stream.config import from_request
 from trimaran.actors.stream.machine import StreamMachine

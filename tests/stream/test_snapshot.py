@@ -21,7 +21,7 @@ from tests.stream.support import (
     restored,
     snapshot,
 )
-from trimaran.actors.machine import Capture
+from trimaran.actors.replica.machine import Capture
 from trimaran.actors.stream.commands import delete, purge
 from trimaran.actors.stream.errors import DamagedRecord, StateDamaged
 from trimaran.actors.stream.results import Status, unpack

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 
-from trimaran.actors.wire import decode_hello
+from trimaran.actors.peers.wire import decode_hello
 from trimaran.codec.frame import FrameError, FrameReader
 
 PIECE_BYTES = 64 * 1024

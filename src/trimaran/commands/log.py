@@ -14,8 +14,8 @@ from rich.console import Console, ConsoleDimensions
 from rich.markup import escape as plain
 from rich.table import Table
 
-from ..actors.accepted_loss import CannotRepair, Plan, plan_repair
-from ..actors.accepted_loss import repair as repair_log
+from ..actors.cluster.accepted_loss import CannotRepair, Plan, plan_repair
+from ..actors.cluster.accepted_loss import repair as repair_log
 from ..storage.disk import FileDisk
 from ..storage.errors import StorageError
 from ..storage.node import NODE_FILE

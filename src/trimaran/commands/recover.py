@@ -11,8 +11,8 @@ from typing import Final
 import click
 import trio
 
-from ..actors.lost_quorum import CannotRecover, Remains, Survey, survey
-from ..actors.lost_quorum import recover as make_alone
+from ..actors.cluster.lost_quorum import CannotRecover, Remains, Survey, survey
+from ..actors.cluster.lost_quorum import recover as make_alone
 from ..storage.actor import Storage
 from ..storage.disk import FileDisk
 from ..storage.errors import StorageError

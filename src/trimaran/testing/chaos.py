@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..actors.log import EntryId
-from ..actors.membership import Change, ChangeKind
-from ..actors.messages import PeerDown, PeerUp, ProposeMembership, Transfer
-from ..actors.outcomes import Outcome
-from ..actors.state import GroupState
+from ..actors.raft.log import EntryId
+from ..actors.raft.membership import Change, ChangeKind
+from ..actors.raft.messages import PeerDown, PeerUp, ProposeMembership, Transfer
+from ..actors.raft.outcomes import Outcome
+from ..actors.raft.state import GroupState
 from .cluster import Cluster
 from .process import GROUP, Process
 from .swarm import NEVER

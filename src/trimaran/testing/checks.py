@@ -2,7 +2,7 @@
 
 | property | says |
 |---|---|
-| election safety, one vote, leader append-only, log matching, leader completeness, own term, state machine safety, commit monotone | the rules of `actors/checker.py`, over all nodes and all their lives |
+| election safety, one vote, leader append-only, log matching, leader completeness, own term, state machine safety, commit monotone | the rules of `actors/raft/checker.py`, over all nodes and all their lives |
 | promises | a reply leaves only when the log has synced what it promises (thesis 10.2.1) |
 | durable commit | what a leader commits is synced on a majority of the voters at that moment |
 | recovery | a process that starts finds all that was synced, nothing that was never written, and gives up nothing |
@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..actors.checker import Checker
-from ..actors.checker import Violation as RuleBroken
-from ..actors.log import EntryId
-from ..actors.messages import AppendReply, BeatReply, PeerMessage, RequestVote, VoteReply
-from ..actors.outcomes import Applied, NotApplied, Outcome
-from ..actors.sessions import Operation, SessionEntry, SessionStatus
-from ..actors.state import GroupState, Role
+from ..actors.raft.checker import Checker
+from ..actors.raft.checker import Violation as RuleBroken
+from ..actors.raft.log import EntryId
+from ..actors.raft.messages import AppendReply, BeatReply, PeerMessage, RequestVote, VoteReply
+from ..actors.raft.outcomes import Applied, NotApplied, Outcome
+from ..actors.raft.state import GroupState, Role
+from ..actors.replica.sessions import Operation, SessionEntry, SessionStatus
 from ..codec import BatchHeader, Entries, EntryType, Kind
 from ..storage.index import GroupLog
 from .journal import OPERATION

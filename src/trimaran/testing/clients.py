@@ -8,11 +8,11 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
-from ..actors.messages import Propose, ProposeTick, ReadIndex
-from ..actors.outcomes import Applied, NotApplied, Outcome
-from ..actors.sessions import Operation as SessionOperation
-from ..actors.sessions import SessionEntry, SessionStatus
-from ..actors.user_machine import StateMachine
+from ..actors.raft.messages import Propose, ProposeTick, ReadIndex
+from ..actors.raft.outcomes import Applied, NotApplied, Outcome
+from ..actors.replica.sessions import Operation as SessionOperation
+from ..actors.replica.sessions import SessionEntry, SessionStatus
+from ..actors.replica.user_machine import StateMachine
 from ..codec import EntryType, make_chunk
 from .checks import require
 from .journal import OPERATION, Journal

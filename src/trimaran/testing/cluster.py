@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..actors.effects import Persist
-from ..actors.log import EntryId
-from ..actors.membership import Membership
-from ..actors.messages import PeerDown, PeerMessage, PeerUp
-from ..actors.state import GroupState, RaftOptions, Role
-from ..actors.user_machine import StateMachine
+from ..actors.raft.effects import Persist
+from ..actors.raft.log import EntryId
+from ..actors.raft.membership import Membership
+from ..actors.raft.messages import PeerDown, PeerMessage, PeerUp
+from ..actors.raft.state import GroupState, RaftOptions, Role
+from ..actors.replica.user_machine import StateMachine
 from ..storage import MemoryDisk
 from ..storage.index import GroupLog
 from .checks import Checks

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from random import Random
 from types import TracebackType
 
-from ..actors.messages import Propose
-from ..actors.outcomes import Applied, Outcome
-from ..actors.state import RaftOptions
-from ..actors.user_machine import StateMachine
+from ..actors.raft.messages import Propose
+from ..actors.raft.outcomes import Applied, Outcome
+from ..actors.raft.state import RaftOptions
+from ..actors.replica.user_machine import StateMachine
 from ..codec import EntryType, make_chunk
 from .chaos import Chaos
 from .checks import Violated, require

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from ..actors.user_machine import StateMachine
+from ..actors.replica.user_machine import StateMachine
 from .chaos import Chaos
 from .core import Verdict, cluster_of, require_progress
 from .report import Report

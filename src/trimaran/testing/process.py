@@ -1,7 +1,7 @@
 """One simulated process: the rules of a replica, its log on its disk, its state machine, and nothing else.
 
-It does what `actors/group.py`, `applier.py`, `snapshots.py` and `repair.py` do around the rules, but as
-events on a heap. Every event belongs to one life of the process and dies with it.
+It does what `group.py`, `applier.py`, `snapshots.py` and `repair.py` in `actors/replica/` do around the
+rules, but as events on a heap. Every event belongs to one life of the process and dies with it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ..actors import effects as asks
-from ..actors import messages, roles
-from ..actors.effects import Effect
-from ..actors.events import BatchApplied, events_of, replica_of, started
 from ..actors.groups import LogEntry, holds, readable_entries
-from ..actors.liveness import Liveness
-from ..actors.log import EntryId
-from ..actors.membership import Membership
-from ..actors.messages import Message, Now, PeerMessage
-from ..actors.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
-from ..actors.repair import Verdict, is_copy
-from ..actors.state import NEVER, GroupState, Role
-from ..actors.user_machine import StateMachine, UserMachine
+from ..actors.peers.liveness import Liveness
+from ..actors.raft import effects as asks
+from ..actors.raft import messages, roles
+from ..actors.raft.effects import Effect
+from ..actors.raft.events import BatchApplied, events_of, replica_of, started
+from ..actors.raft.log import EntryId
+from ..actors.raft.membership import Membership
+from ..actors.raft.messages import Message, Now, PeerMessage
+from ..actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from ..actors.raft.state import NEVER, GroupState, Role
+from ..actors.replica.repair import Verdict, is_copy
+from ..actors.replica.user_machine import StateMachine, UserMachine
 from ..codec import Kind, crc32c, read_header, walk_batch
 from ..storage import Manifest, MemoryDisk, StorageFailed, encode_manifest, manifest_crc
 from ..storage.index import Fault, GroupLog
@@ -626,7 +626,7 @@ class Process:
             self.later(self._draw.uniform(0.001, 0.1), self._heal)
 
     def _heal(self) -> None:
-        """One round of what `actors/repair.py` does."""
+        """One round of what `actors/replica/repair.py` does."""
         state = self.state
         self._healing = False
         if state is None or not state.faulty:

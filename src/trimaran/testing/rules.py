@@ -21,9 +21,9 @@ from typing import ClassVar, cast
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ..actors.messages import Propose, ReadIndex, Transfer
-from ..actors.outcomes import Applied, Outcome
-from ..actors.user_machine import StateMachine
+from ..actors.raft.messages import Propose, ReadIndex, Transfer
+from ..actors.raft.outcomes import Applied, Outcome
+from ..actors.replica.user_machine import StateMachine
 from ..codec import EntryType, make_chunk
 from .cluster import Cluster
 from .core import require_progress

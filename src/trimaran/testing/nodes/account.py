@@ -7,10 +7,10 @@ from typing import Final, cast
 
 import trio
 
+from ...actors.cluster.meta import META_GROUP, STREAM_KIND, MetaState
 from ...actors.embedded import GroupHandle, open_group
-from ...actors.group import Group
-from ...actors.meta import META_GROUP, STREAM_KIND, MetaState
 from ...actors.node import LINK_BYTES, Node
+from ...actors.replica.group import Group
 from ...actors.stream.errors import DamagedRecord
 from ...actors.stream.machine import StreamMachine
 from .client import Disconnected

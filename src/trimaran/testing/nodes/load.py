@@ -17,8 +17,8 @@ from typing import Final, cast
 import trio
 
 from ...actors.embedded import GroupHandle
-from ...actors.group import NotDone
-from ...actors.outcomes import Unknown
+from ...actors.raft.outcomes import Unknown
+from ...actors.replica.group import NotDone
 from ..linearizability import Operation
 from ..swarm import Work
 from .client import Answer, Client, Disconnected

@@ -10,10 +10,10 @@ from typing import Final
 
 import trio
 
-from ...actors.events import Event as GroupEvent
 from ...actors.gateway.port import MemoryPort
 from ...actors.node import MakeStateMachine, Node
 from ...actors.options import Options as NodeOptions
+from ...actors.raft.events import Event as GroupEvent
 from ...actors.world import World
 from ...storage.memory_disk import MemoryDisk
 from ..seeds import Streams

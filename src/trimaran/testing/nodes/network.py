@@ -18,8 +18,8 @@ from typing import Final
 
 import trio
 
-from ...actors.network import Listener, Serve, split_address
-from ...actors.peers import RAFT_KINDS
+from ...actors.peers.network import Listener, Serve, split_address
+from ...actors.peers.peers import RAFT_KINDS
 from ...codec.frame import FRAME_HEADER
 from ..swarm import NetworkFaults
 from .agenda import Agenda

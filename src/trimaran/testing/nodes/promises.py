@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from ...actors.events import Appended, Event, Installed, Started, Truncated
-from ...actors.messages import AppendReply, RequestVote, VoteReply
-from ...actors.wire import FrameKind, decode_messages
+from ...actors.peers.wire import FrameKind, decode_messages
+from ...actors.raft.events import Appended, Event, Installed, Started, Truncated
+from ...actors.raft.messages import AppendReply, RequestVote, VoteReply
 from ...codec.frame import FrameReader
 
 WATCHED: Final = frozenset((FrameKind.APPEND_REPLY, FrameKind.VOTE_REPLY, FrameKind.REQUEST_VOTE))

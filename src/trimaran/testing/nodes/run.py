@@ -10,11 +10,11 @@ from typing import Final
 
 import trio
 
-from ...actors.checker import Checker
-from ...actors.checker import Violation as BrokenRule
-from ...actors.events import Event
 from ...actors.options import KIB
 from ...actors.options import Options as NodeOptions
+from ...actors.raft.checker import Checker
+from ...actors.raft.checker import Violation as BrokenRule
+from ...actors.raft.events import Event
 from ..report import Options, Report, Trace, Violation
 from ..seeds import Streams
 from ..swarm import Mix, told

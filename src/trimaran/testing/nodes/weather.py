@@ -20,8 +20,8 @@ from typing import Final
 
 import trio
 
-from ...actors.events import Committed, Event, RoleTaken, Truncated, Voted
 from ...actors.node import NodeFailed, NodeRemoved
+from ...actors.raft.events import Committed, Event, RoleTaken, Truncated, Voted
 from ...storage.errors import DiskFull, StorageError, StorageFailed
 from ..report import FaultCount
 from ..seeds import Streams

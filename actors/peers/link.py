@@ -1,0 +1,343 @@
+"""Peer links: one outgoing connection to each remote node, for everything this node says to it.
+
+A pair of nodes has two connections, one each way. What a node *receives* arrives on the connection the other
+side dialled (`PeerServer`). A connection carries no request state: whoever asks keeps its own pending table
+and is told when the link goes down, so nothing waits for a dead peer.
+
+A link never blocks its users: `send` queues within a byte bound or refuses, and a refused frame is counted.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from ...codec.frame import Frame, FrameError, FrameReader, encode_frame
+from .network import Network
+from .wire import FrameKind, Hello, decode_hello, encode_hello
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 2.0
+RECONNECT_FIRST_SECONDS = 0.02
+RECONNECT_LAST_SECONDS = 0.5  # so that a restarted node is heard again within one election timeout
+RECEIVE_BYTES = 256 * 1024
+MAX_REFUSALS = 1024
+MAX_INCOMING = 1024  # connections at a time: a peer needs one, the rest is somebody's mistake or malice
+GATHER_BYTES = 1024 * 1024  # one write to the socket: enough to amortise the call, little enough to stay fair
+
+
+class LinkEvents(Protocol):
+    """What the node learns from its links. None of these may raise or wait."""
+
+    def hello(self) -> Hello: ...
+    def on_link_up(self, link: "Link", remote: Hello) -> None: ...
+    def on_link_down(self, link: "Link", remote: Hello) -> None: ...
+    def accept(self, remote: Hello) -> str | None: ...
+    def farewell(self, remote: Hello) -> tuple[object, ...] | None: ...
+    def on_goodbye(self, envelope: list[object]) -> None: ...
+    def on_frame(self, remote: Hello, frame: Frame) -> None: ...
+
+
+@dataclass(frozen=True)
+class LinkStatistics:
+    """`dropped` counts frames refused because the link was down or full."""
+
+    up: bool
+    sent_frames: int
+    sent_bytes: int
+    dropped: int
+    queued_bytes: int
+
+
+class Link:
+    """The connection this node dials to one peer; owned by the task in `run`.
+
+    `remote` is who answered the handshake, or None while the link is down.
+    """
+
+    def __init__(
+        self, name: str, address: str, network: Network, events: LinkEvents, rng: random.Random, bound: int
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.remote: Hello | None = None
+        self._network = network
+        self._events = events
+        self._random = rng
+        self._bound = bound
+        self._queue: list[bytes | memoryview] = []
+        self._queued = 0
+        self._wake = trio.Event()
+        self._sent_frames = self._sent_bytes = self._dropped = 0
+        self._flush_hooks: list[Callable[[], None]] = []
+        self._scope = trio.CancelScope()
+        self._refusal = ""
+
+    @property
+    def up(self) -> bool:
+        return self.remote is not None
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(self.up, self._sent_frames, self._sent_bytes, self._dropped, self._queued)
+
+    def send(self, kind: FrameKind, envelope: tuple[object, ...], *attachments: bytes | memoryview) -> bool:
+        """Queue one frame; its attachments go out as they are, without a copy here. False: refused and
+        counted."""
+        size = sum(len(part) for part in attachments)
+        if self.remote is None or self._queued + size > self._bound:
+            self._dropped += 1
+            return False
+        head = encode_frame(kind, envelope, size)
+        self._queue.append(head)
+        self._queue.extend(attachments)
+        self._queued += len(head) + size
+        self._sent_frames += 1
+        self._wake.set()
+        return True
+
+    def wake_for(self, hook: Callable[[], None]) -> None:
+        """Run `hook` just before the next flush, so that what coalesces (heartbeats) is packed late and
+        once."""
+        if self.remote is not None and hook not in self._flush_hooks:
+            self._flush_hooks.append(hook)
+            self._wake.set()
+
+    def close(self) -> None:
+        """Stop dialling for good."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Dial, greet and send until closed; every failure ends in another try, later and later."""
+        with self._scope:
+            delay = RECONNECT_FIRST_SECONDS
+            while True:
+                began = trio.current_time()
+                greeted = await self._connection()
+                if greeted and trio.current_time() - began > RECONNECT_LAST_SECONDS:
+                    delay = RECONNECT_FIRST_SECONDS
+                await trio.sleep(delay * self._random.uniform(0.8, 1.2))
+                delay = min(delay * 2, RECONNECT_LAST_SECONDS)
+
+    async def _connection(self) -> bool:
+        """One connection's life. True if the peer was greeted."""
+        greeted = False
+        try:
+            with trio.move_on_after(HANDSHAKE_SECONDS) as handshake:
+                stream = await self._network.dial(self.address)
+            if handshake.cancelled_caught:
+                return False
+            async with stream:
+                remote = await self._greet(stream)
+                if remote is None:
+                    return False
+                greeted = True
+                self._up(remote)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._watch, stream, nursery.cancel_scope)
+                        await self._flush_forever(stream)
+                finally:
+                    self._down(remote)
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer is away; `run` tries again
+        except* FrameError as errors:
+            logger.warning("link to %s closed: %s", self.name, errors.exceptions[0])
+        return greeted
+
+    async def _greet(self, stream: trio.abc.HalfCloseableStream) -> Hello | None:
+        with trio.move_on_after(HANDSHAKE_SECONDS):
+            await stream.send_all(encode_hello(self._events.hello()))
+            first = await FrameStream(stream, max_attachment=0).first()
+            if first is not None and first.kind == FrameKind.GOODBYE:
+                self._events.on_goodbye(first.envelope)
+                return None
+            remote = decode_hello(first) if first is not None else None
+            reason = "it hung up; its log says why" if remote is None else self._events.accept(remote)
+            if reason is None:
+                self._refusal = ""
+                return remote
+            # Once: most often a mistake in somebody's options, which lasts, and the link goes on trying.
+            known, self._refusal = self._refusal == reason, reason
+            logger.log(
+                logging.DEBUG if known else logging.WARNING,
+                "no link to %s (%s): %s",
+                self.name,
+                self.address,
+                reason,
+            )
+        return None
+
+    def _up(self, remote: Hello) -> None:
+        self.remote = remote
+        self._queue.clear()
+        self._queued = 0
+        self._events.on_link_up(self, remote)
+
+    def _down(self, remote: Hello) -> None:
+        self.remote = None
+        self._dropped += len(self._queue)
+        self._queue.clear()
+        self._queued = 0
+        self._flush_hooks.clear()
+        self._events.on_link_down(self, remote)
+
+    async def _watch(self, stream: trio.abc.HalfCloseableStream, scope: trio.CancelScope) -> None:
+        """The peer says nothing on this connection; its end tells at once that the peer's process is gone."""
+        try:
+            await stream.receive_some(1)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        scope.cancel()
+
+    async def _flush_forever(self, stream: trio.abc.HalfCloseableStream) -> None:
+        while True:
+            self._wake = trio.Event()
+            if not self._queue and not self._flush_hooks:
+                await self._wake.wait()
+            # What all groups sent in the pass that woke this task is here by now: one write for all.
+            hooks, self._flush_hooks = self._flush_hooks, []
+            for hook in hooks:
+                hook()
+            while self._queue:
+                parts, self._queue = self._queue, []
+                for piece in _gather(parts):
+                    await stream.send_all(piece)
+                    self._sent_bytes += len(piece)
+                    self._queued -= len(piece)
+
+
+def _gather(parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Join small parts, leave large ones alone: a batch goes to the socket from the memory it was sealed
+    in."""
+    pieces: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    size = 0
+    for part in parts:
+        if len(part) >= GATHER_BYTES:
+            if small:
+                pieces.append(b"".join(small))
+                small, size = [], 0
+            pieces.append(part)
+            continue
+        small.append(part)
+        size += len(part)
+        if size >= GATHER_BYTES:
+            pieces.append(b"".join(small))
+            small, size = [], 0
+    if small:
+        pieces.append(b"".join(small))
+    return pieces
+
+
+class FrameStream:
+    """The frames of one connection, read as they come."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream, max_attachment: int) -> None:
+        self._stream = stream
+        self._reader = FrameReader(max_attachment)
+        self._ahead: list[Frame] = []
+
+    async def some(self) -> list[Frame] | None:
+        """The next frames, perhaps none yet; None at the end. Raises FrameError."""
+        if self._ahead:
+            frames, self._ahead = self._ahead, []
+            return frames
+        data = await self._stream.receive_some(RECEIVE_BYTES)
+        return list(self._reader.feed(bytes(data))) if data else None
+
+    def allow(self, max_attachment: int) -> None:
+        """Take attachments up to this size from here on: a stranger has none to send."""
+        self._reader.max_attachment = max_attachment
+
+    async def first(self) -> Frame | None:
+        """The frame that comes first; None at the end of the stream. Raises FrameError."""
+        while (frames := await self.some()) is not None:
+            if frames:
+                self._ahead = frames[1:]
+                return frames[0]
+        return None
+
+
+class PeerServer:
+    """Accepts the connections that other nodes dial, and hands their frames to the node."""
+
+    def __init__(self, events: LinkEvents, max_attachment: int) -> None:
+        self._events = events
+        self._max_attachment = max_attachment
+        self._refusals: dict[str, str] = {}
+        """The last reason given to each name."""
+        self._connections: dict[int, set[trio.CancelScope]] = {}
+        self._open = 0
+        self.bad_frames = 0
+
+    async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """One incoming connection. A malformed or oversized frame closes it and is counted."""
+        if self._open >= MAX_INCOMING:
+            await trio.aclose_forcefully(stream)
+            return
+        self._open += 1
+        try:
+            async with stream:
+                frames = FrameStream(stream, max_attachment=0)
+                remote = await self._greet(stream, frames)
+                if remote is not None:
+                    frames.allow(self._max_attachment)
+                    await self._receive_from(remote, frames)
+        except FrameError as error:
+            self.bad_frames += 1
+            logger.warning("peer connection closed: %s", error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer went away; its own link tells the node
+        finally:
+            self._open -= 1
+
+    async def _greet(self, stream: trio.abc.SendStream, frames: FrameStream) -> Hello | None:
+        with trio.move_on_after(HANDSHAKE_SECONDS):
+            first = await frames.first()
+            if first is None:
+                return None
+            remote = decode_hello(first)
+            reason = self._events.accept(remote)
+            if reason is None:
+                await stream.send_all(encode_hello(self._events.hello()))
+                return remote
+            # Without a greeting in return, so that the other side never takes its link for one that stands.
+            known = self._refusals.get(remote.name) == reason
+            if len(self._refusals) < MAX_REFUSALS:  # names come from outside
+                self._refusals[remote.name] = reason
+            logger.log(
+                logging.DEBUG if known else logging.WARNING,
+                "connection of node %r refused: %s",
+                remote.name,
+                reason,
+            )
+            farewell = self._events.farewell(remote)
+            if farewell is not None:
+                await stream.send_all(encode_frame(FrameKind.GOODBYE, farewell, 0))
+        return None
+
+    def close(self, node: int) -> None:
+        """End what a node says here; if it dials again it is greeted anew."""
+        for scope in self._connections.pop(node, ()):
+            scope.cancel()
+
+    async def _receive_from(self, remote: Hello, frames: FrameStream) -> None:
+        scope = trio.CancelScope()
+        self._connections.setdefault(remote.node, set()).add(scope)
+        try:
+            with scope:
+                await self._receive(frames, remote)
+        finally:
+            scopes = self._connections.get(remote.node, set())
+            scopes.discard(scope)
+            if not scopes:
+                self._connections.pop(remote.node, None)
+
+    async def _receive(self, frames: FrameStream, remote: Hello) -> None:
+        while (some := await frames.some()) is not None:
+            for frame in some:
+                self._events.on_frame(remote, frame)

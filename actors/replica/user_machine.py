@@ -1,0 +1,151 @@
+"""A user's own state machine in a group (DESIGN 8): the small interface users write, and its adapter."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast, runtime_checkable
+
+import msgpack
+
+from ...codec import BatchHeader, Entries, EntryType
+from ...storage.manifest import FileEntry
+from .machine import Capture, StateUnusable
+from .sessions import Answer, Operation, SessionEntry, SessionStatus, SessionTable
+
+STATE_VERSION: Final = 1
+
+
+@runtime_checkable
+class StateMachine(Protocol):
+    """What a user replicates. It must be deterministic: no clock, no randomness, no I/O that decides
+    anything.
+
+    It starts empty, or from the state of a snapshot, and then sees every committed batch exactly once, in
+    order.
+    """
+
+    def apply(self, entries: Sequence[bytes], index: int, time: int) -> Sequence[object]:
+        """Apply the entries of one batch; one result for each (anything msgpack can carry).
+
+        A declared refusal (`refused(reason)`) is that entry's result. Any other exception stops this replica
+        of the group, which names the index and never skips it.
+
+        Args:
+            entries: the proposals, as they were given to `propose`.
+            index: of the batch, counting up by one.
+            time: when the leader sealed it, nanoseconds since 1970; never falls.
+        """
+        ...
+
+    def snapshot(self) -> bytes:
+        """The whole state as of the last applied batch."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Take the state of a snapshot in place of the present one."""
+        ...
+
+
+def refused(reason: str) -> dict[str, str]:
+    """A result that says "no": the entry stays in the log, and its proposer gets the reason."""
+    return {"refused": reason}
+
+
+class BadState(StateUnusable):
+    """A snapshot of a user's machine that this version can't read."""
+
+
+class UserMachine:
+    """`Machine` around a user's `StateMachine` and its sessions; their state rides in the manifest, without
+    files."""
+
+    def __init__(self, kind: str, machine: StateMachine) -> None:
+        self.kind = kind
+        self.machine = machine
+        self.sessions = SessionTable()
+
+    def empty(self) -> None:
+        return
+
+    def apply(self, batch: Entries) -> list[object]:
+        """The user's machine sees what the sessions let through; the rest is answered here."""
+        self.sessions.expire(batch.header.time)
+        verdicts: list[tuple[SessionStatus | None, Answer]] = []
+        admitted: list[tuple[bytes, Answer]] = []
+        for position, (kind, data) in enumerate(batch):
+            if kind != EntryType.SESSION:
+                verdicts.append((None, Answer()))
+                admitted.append((bytes(data), verdicts[-1][1]))
+                continue
+            entry = SessionEntry.decode(bytes(data))
+            verdicts.append(self._judge(entry, batch.header, position))
+            if (
+                entry is not None
+                and entry.operation is Operation.APPLY
+                and verdicts[-1][0] is SessionStatus.APPLIED
+            ):
+                admitted.append((entry.data, verdicts[-1][1]))
+        if admitted:
+            self._apply(admitted, batch.header)
+        return [
+            answer.result if status is None else [int(status), answer.result] for status, answer in verdicts
+        ]
+
+    def _judge(
+        self, entry: SessionEntry | None, header: BatchHeader, position: int
+    ) -> tuple[SessionStatus, Answer]:
+        if entry is None:
+            return SessionStatus.MALFORMED, Answer()
+        if entry.operation is Operation.APPLY:
+            return self.sessions.admit(entry, header.time)
+        if entry.operation is Operation.CLOSE:
+            self.sessions.close(entry.session)
+            return SessionStatus.APPLIED, Answer()
+        place = header.index << 16 | position  # a batch has fewer than 2**16 entries
+        self.sessions.open(place, header.time)
+        return SessionStatus.APPLIED, Answer(place)
+
+    def _apply(self, admitted: list[tuple[bytes, Answer]], header: BatchHeader) -> None:
+        results = list(self.machine.apply([data for data, _ in admitted], header.index, header.time))
+        if len(results) != len(admitted):
+            raise ValueError(f"apply returned {len(results)} results for {len(admitted)} entries")
+        for (_, answer), result in zip(admitted, results, strict=True):
+            answer.result = result
+
+    def capture(self) -> Capture:
+        snapshot = self.machine.snapshot()
+        if not isinstance(snapshot, bytes):  # it comes from outside; anything else would be found at restart
+            raise TypeError(f"snapshot returned {type(snapshot).__name__}, not bytes")
+        state = {"v": STATE_VERSION, "sessions": self.sessions.capture(), "machine": snapshot}
+        return Capture(state=cast(bytes, msgpack.packb(state)))
+
+    def captured(self, capture: Capture) -> None:
+        return
+
+    @property
+    def damage(self) -> None:
+        """All of it is in the manifest."""
+        return None
+
+    def on_damage(self, tell: Callable[[], None]) -> None:
+        """Never: there are no files."""
+
+    async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
+        """Raises BadState."""
+        try:
+            fields = msgpack.unpackb(state, strict_map_key=False)
+            version, sessions, machine = fields["v"], fields["sessions"], cast(bytes, fields["machine"])
+        except (msgpack.UnpackException, ValueError, KeyError, TypeError) as error:
+            raise BadState(f"{self.kind}: unreadable snapshot: {error}") from error
+        if version != STATE_VERSION:
+            raise BadState(f"{self.kind}: snapshot format {version} is not {STATE_VERSION}")
+        try:
+            self.sessions.restore(sessions)
+            self.machine.restore(machine)
+        except Exception as error:
+            # A user's machine may raise anything; whatever it is, it has not taken the state.
+            raise BadState(f"{self.kind}: the machine did not take the snapshot: {error}") from error
+
+    async def settle(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
