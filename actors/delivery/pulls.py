@@ -23,6 +23,10 @@ class Refused(Exception):
         self.text = text
 
 
+SHORTEST_HEARTBEAT: Final = 0.01
+"""Seconds. A client may ask for a beat each nanosecond; nothing else would get done here then."""
+
+
 @dataclass(eq=False, slots=True)
 class PullRequest:
     """A client that waits for messages."""
@@ -61,7 +65,7 @@ def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) 
         raise Refused(409, f"Exceeded MaxRequestMaxBytes of {config.max_bytes}")
     if heartbeat > 0 and heartbeat * 2 > expires:
         raise Refused(400, "Bad Request - heartbeat value too large")
-    heartbeat_seconds = max(0, heartbeat) * NANOSECOND
+    heartbeat_seconds = max(heartbeat * NANOSECOND, SHORTEST_HEARTBEAT) if heartbeat > 0 else 0.0
     return PullRequest(
         reply,
         batch,

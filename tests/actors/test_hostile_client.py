@@ -227,3 +227,12 @@ def test_no_message_ends_the_node(seed: int) -> None:
                     it.client.publish(got.reply or "nobody", draw.choice(ACKS))
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def test_a_heartbeat_each_nanosecond_is_not_granted(autojump_clock: MockClock) -> None:
+    async with victim() as it:
+        inbox = it.client.inbox()
+        asked = {"batch": 9, "expires": 2_000_000_000, "idle_heartbeat": 1}
+        it.client.publish("$JS.API.CONSUMER.MSG.NEXT.S.c", json.dumps(asked).encode(), inbox)
+        got = await it.client.take(inbox, 500, seconds=1.0)
+        assert 50 <= len(got) <= 110
