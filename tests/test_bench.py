@@ -46,6 +46,19 @@ def test_a_stream_made_here_is_deleted_and_one_that_was_there_is_not() -> None:
             measure(short(server))
 
 
+def test_connections_are_spread_over_streams_that_are_made_and_deleted() -> None:
+    with in_thread(FakeServer()) as server:
+        load = short(server, streams=3)
+        result = measure(load, keep=True)
+        assert server.streams == {f"BENCH-{number}": [f"bench.{number}"] for number in range(3)}
+        stored = [server.stored[name] for name in server.streams]
+        assert all(stored)
+        assert sum(map(len, stored)) == result.total
+        server.streams, server.stored = {"BENCH-1": ["bench.1"]}, {"BENCH-1": []}
+        measure(load)
+        assert server.streams == {"BENCH-1": ["bench.1"]}, "the one that was there stays"
+
+
 def test_refusals_are_errors_and_no_messages_per_second() -> None:
     with in_thread(FakeServer()) as server:
         server.streams, server.stored = {"BENCH": ["bench"]}, {"BENCH": []}
