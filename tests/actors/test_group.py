@@ -118,6 +118,35 @@ def append(*batches: bytes, term: int, previous: int, commit: int) -> Append:
     )
 
 
+async def test_a_sync_that_wakes_no_follower_is_seen_by_who_waits_for_it(autojump_clock: MockClock) -> None:
+    async with running(Counter()) as (group, storage):
+        group.deliver(append(batch(1, 1, b"one", previous_term=0), term=1, previous=0, commit=0))
+        await trio.testing.wait_all_tasks_blocked()
+        await storage.drain()
+        assert group.state.log.synced == 0, "nobody was woken, or this test tells nothing"
+        with trio.fail_after(0.1):  # below any timeout that would wake the follower
+            await group.wait_synced(1)
+
+
+async def test_who_waits_for_a_sync_is_woken_by_it(autojump_clock: MockClock) -> None:
+    runner = GatedRunner()
+    async with running(Counter(), runner=runner) as (group, _), trio.open_nursery() as nursery:
+        runner.hold()
+        group.deliver(append(batch(1, 1, b"one", previous_term=0), term=1, previous=0, commit=0))
+        await runner.waiting.wait()
+        woken = trio.Event()
+
+        async def wait() -> None:
+            await group.wait_synced(1)
+            woken.set()
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(0.1):
+            runner.gate.set()
+            await woken.wait()
+
+
 async def test_applied_is_what_the_log_has_not_what_the_disk_still_has(autojump_clock: MockClock) -> None:
     counter, runner = Counter(), GatedRunner()
     stored = [batch(1, 1, b"first"), batch(2, 1, b"given up")]
