@@ -26,7 +26,7 @@ import h11
 import trio
 
 from .metrics import CONTENT_TYPE
-from .options import join_address, split_address
+from .units import join_address, split_address
 
 __all__ = ["Monitor", "Monitored"]
 

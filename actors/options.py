@@ -4,41 +4,21 @@
 `docs/options.md` are all generated from it or checked against it, so they can't drift apart.
 Nothing here knows click, TOML files or Trio: a program that embeds a node builds `Options` directly.
 
-Sizes are kept in bytes and durations in milliseconds (the suffix of the field says which). People
-write and read `64MiB` and `100ms`; `parse_size`, `parse_duration`, `format_size` and
-`format_duration` translate.
+Sizes are kept in bytes and durations in milliseconds (the suffix of the field says which). What holds for
+one value is in `setting.py`; what holds between two of them is here.
 """
 
 from __future__ import annotations
 
-import enum
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final, Literal, TypeVar, cast
+from typing import Final, Literal, TypeVar
 
-__all__ = [
-    "Options",
-    "BadOption",
-    "Setting",
-    "Unit",
-    "settings",
-    "setting",
-    "parse",
-    "render",
-    "from_mapping",
-    "split_address",
-    "check_name",
-    "parse_size",
-    "parse_duration",
-    "format_size",
-    "format_duration",
-]
+from .setting import BadOption, Peer, Setting, Unit, check_value, parse
+from .units import GIB, KIB, MIB, check_name, format_duration, format_size, split_address
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
+__all__ = ["Options", "from_mapping", "setting", "settings"]
 
 HEADERS_LIMIT: Final = 64 * KIB
 """Room kept for the header block of one message, as the reference server limits it."""
@@ -53,77 +33,6 @@ DEFAULT_PEER_ADDRESS: Final = "127.0.0.1:6222"
 DATA_DIRECTORY: Final = Path("trimaran-data")
 
 Default = TypeVar("Default")
-Peer = tuple[str, str]
-
-
-class BadOption(ValueError):
-    """The user asked for something a node can't do: names the option and says why, in one sentence.
-
-    Never raised for what the world did (a busy port, a full disk): that shows only when the node runs.
-    """
-
-    def __init__(self, flag: str, reason: str) -> None:
-        super().__init__(f"--{flag}: {reason}")
-        self.flag = flag
-        self.reason = reason
-
-
-class Unit(enum.Enum):
-    """How the text of an option is read and written."""
-
-    TEXT = "text"
-    NAME = "name"
-    PATH = "directory"
-    FILE = "file"
-    ADDRESS = "address"
-    PEERS = "peers"
-    DURATION = "duration"
-    SIZE = "size"
-    COUNT = "count"
-    CHOICE = "choice"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What there is to say about one option, apart from its value."""
-
-    field: str
-    """The attribute of `Options`."""
-    flag: str
-    """The command line flag without its dashes, and the key in the TOML file."""
-    unit: Unit
-    help: str
-    reason: str
-    """Why the default is what it is."""
-    default: object
-    minimum: int = 0
-    maximum: int = 0
-    """Zero: no range."""
-    choices: tuple[str, ...] = ()
-
-    @property
-    def metavar(self) -> str:
-        """What stands for the value in `--help`."""
-        return "|".join(self.choices) if self.choices else METAVARS[self.unit]
-
-    @property
-    def default_text(self) -> str:
-        """The default as a person would write it; `none` when there is none."""
-        return render(self, self.default) or "none"
-
-
-METAVARS: Final[Mapping[Unit, str]] = {
-    Unit.TEXT: "TEXT",
-    Unit.NAME: "NAME",
-    Unit.PATH: "DIR",
-    Unit.FILE: "FILE",
-    Unit.ADDRESS: "HOST:PORT",
-    Unit.PEERS: "NAME=HOST:PORT",
-    Unit.DURATION: "DURATION",
-    Unit.SIZE: "SIZE",
-    Unit.COUNT: "COUNT",
-    Unit.CHOICE: "CHOICE",
-}
 
 
 def _setting(
@@ -474,7 +383,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for each in settings():
-            _check_value(each, getattr(self, each.field))
+            check_value(each, getattr(self, each.field))
         _check_times(self)
         _check_sizes(self)
         _check_addresses(self)
@@ -520,177 +429,6 @@ def from_mapping(values: Mapping[str, object]) -> Options:
     return Options(**known)  # type: ignore[arg-type]  # parse() gave each field its own type
 
 
-def parse(each: Setting, raw: object) -> object:
-    """The value that `raw` (text, or what TOML has) stands for.
-
-    Raises:
-        BadOption: it is unreadable; ranges are checked by `Options` itself.
-    """
-    try:
-        return _PARSERS[each.unit](raw)
-    except ValueError as error:
-        raise BadOption(each.flag, str(error)) from None
-
-
-def render(each: Setting, value: object) -> str:
-    """The value as a person would write it: the inverse of `parse` (peers: comma-separated)."""
-    if value is None:
-        return ""
-    if each.unit is Unit.SIZE:
-        return format_size(cast(int, value))
-    if each.unit is Unit.DURATION:
-        return format_duration(cast(int, value))
-    if each.unit is Unit.PEERS:
-        return ",".join(f"{name}={address}" for name, address in cast(Sequence[Peer], value))
-    return str(value)
-
-
-_SIZE_UNITS: Final[Mapping[str, int]] = {
-    "": 1,
-    "b": 1,
-    "kib": KIB,
-    "mib": MIB,
-    "gib": GIB,
-    "kb": 1_000,
-    "mb": 1_000_000,
-    "gb": 1_000_000_000,
-}
-_DURATION_UNITS: Final[Mapping[str, int]] = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000}
-_QUANTITY = re.compile(r"\s*(\d{1,18})(?:\.(\d{1,9}))?\s*([A-Za-z]*)\s*", re.ASCII)
-
-
-def parse_size(raw: object) -> int:
-    """Bytes from `64MiB`, `1.5 GiB`, `100kB` or a plain number. Raises ValueError."""
-    return _quantity(raw, _SIZE_UNITS, "a size such as 64MiB, 512KiB or a number of bytes")
-
-
-def parse_duration(raw: object) -> int:
-    """Milliseconds from `100ms`, `1.5s`, `2m` or `1h`; the unit is never guessed. Raises ValueError."""
-    return _quantity(raw, _DURATION_UNITS, "a duration such as 100ms, 1.5s or 2m")
-
-
-def _quantity(raw: object, units: Mapping[str, int], expected: str) -> int:
-    match = _QUANTITY.fullmatch(str(raw)) if not isinstance(raw, bool) else None
-    scale = units.get(match[3].lower()) if match else None
-    if match is None or scale is None:
-        raise ValueError(f"{raw!r} is not {expected}")
-    whole, fraction = str(match[1]), str(match[2] or "")
-    parts: int = 10 ** len(fraction)
-    value, rest = divmod(int(whole + fraction) * scale, parts)
-    if rest:
-        raise ValueError(f"{raw!r} is finer than the smallest unit, a byte or a millisecond")
-    return value
-
-
-def format_size(size: int) -> str:
-    """`67108864` as `64MiB`; exact, so a crooked number stays a number of bytes (`1001B`)."""
-    for unit, scale in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if size and size % scale == 0:
-            return f"{size // scale}{unit}"
-    return f"{size}B"
-
-
-def format_duration(milliseconds: int) -> str:
-    """`120000` as `2m`; exact, so `1500` stays `1500ms`."""
-    for unit, scale in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if milliseconds and milliseconds % scale == 0:
-            return f"{milliseconds // scale}{unit}"
-    return f"{milliseconds}ms"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`127.0.0.1:4222` as a host and a port; `[::1]:4222` for IPv6, a port alone for loopback.
-
-    Port -1 comes back as 0: the system chooses.
-
-    Raises:
-        ValueError: it is no such address.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        host = "127.0.0.1"
-    elif host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{address!r} needs brackets around its IPv6 host, as in [::1]:4222")
-    if not host:
-        raise ValueError(f"{address!r} names no host; 0.0.0.0:{port} would listen on all interfaces")
-    if any(character.isspace() or not character.isprintable() for character in host):
-        raise ValueError(f"{address!r} is not HOST:PORT")
-    if port == "-1":
-        return host, 0
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 to 65535")
-    return host, int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """The inverse of `split_address`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _parse_text(raw: object) -> str:
-    if not isinstance(raw, str):
-        raise ValueError(f"{raw!r} is not text")
-    return raw
-
-
-def _parse_path(raw: object) -> Path:
-    text = _parse_text(raw)
-    if not text or "\0" in text:  # an empty path would be the directory that happens to be the current one
-        raise ValueError(f"{text!r} names no directory")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # ~somebody, who is not there
-        raise ValueError(f"{text!r} names nobody's home directory") from None
-
-
-def _parse_address(raw: object) -> str:
-    if isinstance(raw, bool) or not isinstance(raw, str | int):
-        raise ValueError(f"{raw!r} is not HOST:PORT")
-    return join_address(*split_address(str(raw)))
-
-
-def _parse_count(raw: object) -> int:
-    if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,18}", str(raw)):
-        raise ValueError(f"{raw!r} is not a whole number")
-    return int(str(raw))
-
-
-def _parse_peers(raw: object) -> tuple[Peer, ...]:
-    if isinstance(raw, Mapping):
-        return tuple((_parse_text(name), _parse_address(address)) for name, address in raw.items())
-    if isinstance(raw, str):
-        raw = [raw]
-    if not isinstance(raw, Sequence):
-        raise ValueError(f"{raw!r} is not NAME=HOST:PORT")
-    return tuple(_parse_peer(each) for each in raw)
-
-
-def _parse_peer(raw: object) -> Peer:
-    name, equals, address = _parse_text(raw).partition("=")
-    if not equals:
-        raise ValueError(f"{raw!r} is not NAME=HOST:PORT")
-    return name, _parse_address(address)
-
-
-_PARSERS: Final[Mapping[Unit, Callable[[object], object]]] = {
-    Unit.TEXT: _parse_text,
-    Unit.NAME: _parse_text,
-    Unit.PATH: lambda raw: raw if isinstance(raw, Path) else _parse_path(raw),
-    Unit.FILE: lambda raw: raw if isinstance(raw, Path) else _parse_path(raw),
-    Unit.ADDRESS: _parse_address,
-    Unit.PEERS: _parse_peers,
-    Unit.DURATION: parse_duration,
-    Unit.SIZE: parse_size,
-    Unit.COUNT: _parse_count,
-    Unit.CHOICE: _parse_text,
-}
-
-_FORBIDDEN_IN_NAMES: Final = set(" .*>/\\=,")
-_LONGEST_NAME: Final = 64
-
-
 def _check_certificates(options: Options) -> None:
     """Files that only work together."""
     if (options.tls_cert is None) != (options.tls_key is None):
@@ -704,30 +442,6 @@ def _check_certificates(options: Options) -> None:
     of_peers = {options.peer_tls_cert is None, options.peer_tls_key is None, options.peer_tls_ca is None}
     if len(of_peers) > 1:
         raise BadOption("peer-tls-cert", "certificate, key and authority are needed, all three")
-
-
-def _check_value(each: Setting, value: object) -> None:
-    """One value against its own unit and range."""
-    try:
-        if each.unit is Unit.NAME:
-            check_name(cast(str, value))
-        elif each.unit is Unit.ADDRESS and value is not None:
-            split_address(cast(str, value))
-    except ValueError as error:
-        raise BadOption(each.flag, str(error)) from None
-    if each.choices and value not in each.choices:
-        raise BadOption(each.flag, f"{value!r} is none of {', '.join(each.choices)}")
-    if each.maximum and not each.minimum <= cast(int, value) <= each.maximum:
-        low, high = render(each, each.minimum), render(each, each.maximum)
-        raise BadOption(each.flag, f"{render(each, value)} is not between {low} and {high}")
-
-
-def check_name(name: str) -> None:
-    """Raises ValueError for what can't name a node or a cluster."""
-    if not name or len(name) > _LONGEST_NAME:
-        raise ValueError(f"{name!r} has not 1 to {_LONGEST_NAME} characters")
-    if not name.isprintable() or _FORBIDDEN_IN_NAMES & set(name):
-        raise ValueError(f"{name!r} has a blank, a control character or one of . * > / \\ = ,")
 
 
 def _check_times(options: Options) -> None:

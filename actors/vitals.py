@@ -15,7 +15,7 @@ from .cluster.meta import META_GROUP, META_KIND, MetaState
 from .gateway.gateway import Gateway
 from .groups import Groups
 from .metrics import Family, exposition, of_histogram
-from .options import Options, split_address
+from .options import Options
 from .peers.peers import Peers
 from .proposals import Proposals
 from .replica.group import Group
@@ -24,6 +24,7 @@ from .scrub import Scrub
 from .stream.consumer import Consumer
 from .stream.machine import StreamMachine
 from .stream.views import state_json
+from .units import split_address
 from .world import Clock
 
 Json = Mapping[str, object]

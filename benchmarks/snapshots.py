@@ -23,7 +23,7 @@ import click
 import trio
 from raft import groups_of
 
-from trimaran.actors.options import parse_size
+from trimaran.actors.units import parse_size
 from trimaran.client import connect
 from trimaran.commands.processes import NodeProcess, plan, running, wait_healthy
 

@@ -20,11 +20,11 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol, cast
 
-from ..options import check_name, split_address
 from ..peers.wire import OLDEST_PROTOCOL
 from ..raft.outcomes import Applied, NotApplied, Outcome
 from ..stream.config import decode_json
 from ..stream.errors import ApiError, json_error
+from ..units import check_name, split_address
 from .meta import MetaState
 
 PREFIX: Final = "$TRIMARAN.API."

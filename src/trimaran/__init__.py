@@ -18,10 +18,11 @@ from .actors.embedded import (
     open_stream,
 )
 from .actors.node import Node, NodeFailed
-from .actors.options import BadOption, Options
+from .actors.options import Options
 from .actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from .actors.replica.group import NotDone
 from .actors.replica.user_machine import StateMachine, refused
+from .actors.setting import BadOption
 from .actors.world import World
 
 __all__ = [

@@ -11,21 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimaran.actors.node import NodeRemoved
-from trimaran.actors.options import (
-    BadOption,
-    Options,
-    Unit,
-    format_duration,
-    format_size,
-    from_mapping,
-    parse,
-    parse_duration,
-    parse_size,
-    render,
-    setting,
-    settings,
-    split_address,
-)
+from trimaran.actors.options import Options, from_mapping, setting, settings
+from trimaran.actors.setting import BadOption, Unit, parse, render
+from trimaran.actors.units import format_duration, format_size, parse_duration, parse_size, split_address
 from trimaran.commands import Failure
 from trimaran.commands.node import (
     EXIT_BAD_OPTION,

@@ -25,9 +25,11 @@ from .. import __version__
 from ..actors.certificates import BadCertificate, ClientTls, PeerTls, client_tls, peer_tls
 from ..actors.gateway.access import Access, User
 from ..actors.gateway.conf import BadConf, Value, load_conf
-from ..actors.options import BadOption, Options, from_mapping, join_address
+from ..actors.options import Options, from_mapping
 from ..actors.security import BadSecurity, Security, access_from, seconds, tls_from
+from ..actors.setting import BadOption
 from ..actors.stream.config import COMPATIBLE_VERSION
+from ..actors.units import join_address
 from . import Failure
 from .node import EXIT_BAD_OPTION, run
 

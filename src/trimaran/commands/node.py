@@ -21,8 +21,10 @@ import click
 import trio
 
 from .. import logs, systemd
-from ..actors.options import BadOption, Options, Setting, Unit, from_mapping, setting, settings, split_address
+from ..actors.options import Options, from_mapping, setting, settings
 from ..actors.security import BadSecurity, Security
+from ..actors.setting import BadOption, Setting, Unit
+from ..actors.units import split_address
 from ..codec import IMPLEMENTATION
 from . import Failure
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ..actors.options import Setting, Unit, format_duration, format_size, settings
+from ..actors.options import settings
+from ..actors.setting import Setting, Unit
+from ..actors.units import format_duration, format_size
 
 
 def range_of(each: Setting) -> str:

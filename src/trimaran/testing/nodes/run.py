@@ -10,11 +10,11 @@ from typing import Final
 
 import trio
 
-from ...actors.options import KIB
 from ...actors.options import Options as NodeOptions
 from ...actors.raft.checker import Checker
 from ...actors.raft.checker import Violation as BrokenRule
 from ...actors.raft.events import Event
+from ...actors.units import KIB
 from ..report import Options, Report, Trace, Violation
 from ..seeds import Streams
 from ..swarm import Mix, told
