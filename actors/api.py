@@ -14,7 +14,8 @@ import trio
 from ..codec import Chunk
 from .cluster.administration import Administration, is_administration
 from .cluster.backup import Backups, is_backup, place_of
-from .cluster.meta import META_GROUP, MetaState, command_chunk
+from .cluster.meta_commands import command_chunk
+from .cluster.meta_state import META_GROUP, MetaState
 from .delivery.desk import Deliveries
 from .delivery.stream import StreamDelivery
 from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..codec import Chunk
 from .api import ApiRouter
-from .cluster.meta import Assignment, MetaState
+from .cluster.meta_state import Assignment, MetaState
 from .delivery.desk import Deliveries
 from .gateway.backend import StreamRef
 from .options import Options

@@ -21,7 +21,8 @@ from ..codec import Chunk, EntryType, make_chunk
 from ..codec.protocol import encode_publish
 from ..storage.disk import FileDisk
 from ..storage.runner import ThreadRunner
-from .cluster.meta import STREAM_KIND, Command
+from .cluster.meta_commands import Command
+from .cluster.meta_state import STREAM_KIND
 from .node import MakeStateMachine, Node
 from .options import Options
 from .peers.network import MemoryNetwork

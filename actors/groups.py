@@ -21,7 +21,7 @@ from ..storage.manifest import Manifest, encode_manifest, manifest_crc
 from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, HardState, Record
 from ..storage.recovery import RecoveredGroup
 from .alarm import Alarms
-from .cluster.meta import META_GROUP
+from .cluster.meta_state import META_GROUP
 from .peers.peers import Peers
 from .peers.wire import FrameKind, checked, decode_messages
 from .proposals import Leadership

@@ -24,13 +24,13 @@ from .cluster.backup import Backups
 from .cluster.balancer import Balancer
 from .cluster.birth import Birth, Founding
 from .cluster.hosting import Hosting
-from .cluster.meta import (
+from .cluster.meta import MetaMachine
+from .cluster.meta_state import (
     FENCED_REPORTS,
     META_GROUP,
     META_KIND,
     STREAM_KIND,
     Assignment,
-    MetaMachine,
     MetaState,
     NodeRecord,
 )

@@ -11,7 +11,7 @@ from typing import Final, cast
 from ..codec import IMPLEMENTATION
 from ..storage.actor import Storage
 from ..storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
-from .cluster.meta import META_GROUP, META_KIND, MetaState
+from .cluster.meta_state import META_GROUP, META_KIND, MetaState
 from .gateway.gateway import Gateway
 from .groups import Groups
 from .metrics import Family, exposition, of_histogram

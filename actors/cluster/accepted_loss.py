@@ -33,7 +33,7 @@ from ...storage.survey import Survey
 from ...storage.wal import segment_path
 from ..raft.membership import Membership
 from .birth import Founding
-from .meta import META_GROUP
+from .meta_state import META_GROUP
 
 
 class CannotRepair(Exception):

@@ -25,7 +25,7 @@ from ..raft.outcomes import Applied, NotApplied, Outcome
 from ..stream.config import decode_json
 from ..stream.errors import ApiError, json_error
 from ..units import check_name, split_address
-from .meta import MetaState
+from .meta_state import MetaState
 
 PREFIX: Final = "$TRIMARAN.API."
 TYPE_PREFIX: Final = "io.trimaran.api.v1."

@@ -37,7 +37,7 @@ from ..replica.group import Group
 from ..stream.errors import ApiError
 from ..stream.machine import StreamMachine
 from ..strict_json import read_json
-from .meta import Assignment, MetaState
+from .meta_state import Assignment, MetaState
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from ..replica.group import Group, NotDone
-from .meta import MetaState
+from .meta_state import MetaState
 
 logger = logging.getLogger(__name__)
 

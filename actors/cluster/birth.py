@@ -24,7 +24,7 @@ from ...storage.actor import Storage
 from ...storage.errors import LogDamaged
 from ...storage.records import GroupCreate
 from ..peers.requests import Malformed, PeerLost, Refusal, Requests, describe, shaped
-from .meta import META_GROUP, META_KIND, NodeRecord
+from .meta_state import META_GROUP, META_KIND, NodeRecord
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from ...storage.recovery import RecoveredGroup
 from ..groups import Birth, Dormant, Groups
 from ..raft.membership import Membership
 from ..replica.group import Group, NotDone
-from .meta import META_GROUP, Assignment, MetaState
+from .meta_state import META_GROUP, Assignment, MetaState
 
 logger = logging.getLogger(__name__)
 

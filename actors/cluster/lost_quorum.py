@@ -26,7 +26,9 @@ from ...storage.records import BatchRecord, CompactPrefix, HardState, Record, Tr
 from ...storage.recovery import RecoveredGroup
 from ..raft.membership import Membership
 from .birth import Founding
-from .meta import META_GROUP, MetaMachine, MetaState, command_chunk
+from .meta import MetaMachine
+from .meta_commands import command_chunk
+from .meta_state import META_GROUP, MetaState
 
 READ_BYTES: Final = 8 << 20
 

@@ -9,29 +9,32 @@ Every decision here is made at apply, in log order, from the state alone: replic
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, cast
 
 import msgpack
 
-from ...codec import Chunk, Entries, EntryType, make_chunk
+from ...codec import Entries
 from ...storage.manifest import FileEntry
-from ..peers.wire import MAX_U64, OLDEST_PROTOCOL, PROTOCOL_VERSION
+from ..peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from ..replica.machine import Capture, StateUnusable
 from ..stream.config import StreamConfig, check_overlap, check_update, same_config
 from ..stream.errors import ApiError, api_error
 from . import placement
+from .meta_commands import Command, unpack_command
+from .meta_state import (
+    META_KIND,
+    STREAM_KIND,
+    Assignment,
+    Invitation,
+    MetaState,
+    NodeRecord,
+    pack_state,
+    unpack_state,
+)
 
 logger = logging.getLogger(__name__)
 
-META_GROUP: Final = 1
-META_KIND: Final = "meta"
-STREAM_KIND: Final = "stream"
-STATE_VERSION: Final = 3
-OLDEST_STATE: Final = 2
-"""Without `Assignment.settled_at`. It is what is written until all members read the newer one."""
-FENCED_REPORTS: Final = 2
-"""The protocol since which a report of a group's members says at which commit index they were true."""
 NAME_BYTES: Final = 4 * 255
 """Longest name of a group or of a state machine: that of a stream, in UTF-8."""
 
@@ -44,96 +47,6 @@ NO_SUCH_NODE: Final = 20014
 
 REBALANCE_MOVES: Final = 8
 """Replicas on the move at a time: each is a copy of its stream over the network."""
-
-Command = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
-    """A member node. A name belongs to one id at a time; an id that lost its name never returns."""
-
-    node: int
-    name: str
-    address: str
-    """Where its peers dial it, HOST:PORT."""
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """A name that may join, with an empty directory."""
-
-    name: str
-    address: str
-    replaces: int
-    """The member that leaves as soon as this one has joined; 0: none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """A group as it should be."""
-
-    group: int
-    incarnation: int
-    kind: str
-    """`stream`, or the name of a user's state machine."""
-    name: str
-    replicas: tuple[int, ...]
-    """Node ids that should be its voters."""
-    initial: tuple[int, ...]
-    """Its first voters, which never change: the membership that its log starts from."""
-    settled: tuple[int, ...]
-    """The members that its own log had when its leader last reported them, and whoever was desired then: who
-    may still be needed."""
-    version: int
-    """Of `config`; grows with each accepted one."""
-    config: Mapping[str, object]
-    created: int
-    """Nanoseconds since 1970, the time of the batch that made it."""
-    restoring: bool = False
-    """Its first replica is being filled from a backup: nobody serves it before that is whole."""
-    settled_at: int = 0
-    """The commit index of the group's log as of which `settled` is true: a report that comes late, from a
-    leader that was one, changes nothing. 0: nobody has said."""
-
-
-@dataclass(slots=True)
-class MetaState:
-    """Everything the cluster agreed upon. Only `MetaMachine.apply` changes it.
-
-    A node is invited by name, joins under its id, may be leaving while its replicas move, and is removed.
-    """
-
-    nodes: dict[int, NodeRecord] = field(default_factory=dict)
-    invited: dict[str, Invitation] = field(default_factory=dict)
-    leaving: set[int] = field(default_factory=set)
-    """Members that hold no desired replica any more, and go once no group's log needs them."""
-    removed: set[int] = field(default_factory=set)
-    groups: dict[int, Assignment] = field(default_factory=dict)
-    next_group: int = META_GROUP + 1
-    rebalanced: int = 0
-    """Index of the last wish for it: every leader sends its groups home when this changes."""
-    versions: dict[int, int] = field(default_factory=dict)
-    """The newest protocol that each member speaks, by its own word."""
-    level: int = OLDEST_PROTOCOL
-    """What all members speak, or once spoke: entries and records of this protocol may be written (DESIGN 10).
-    Never falls, so whoever speaks less can't come back."""
-
-    def named(self, kind: str, name: str) -> Assignment | None:
-        """The group of this kind and name, if it exists."""
-        for assignment in self.groups.values():
-            if assignment.name == name and (assignment.kind == STREAM_KIND) == (kind == STREAM_KIND):
-                return assignment
-        return None
-
-    def streams(self) -> Iterable[Assignment]:
-        return (group for group in self.groups.values() if group.kind == STREAM_KIND)
-
-    def staying(self) -> list[int]:
-        """The members that may take replicas."""
-        return [node for node in self.nodes if node not in self.leaving]
-
-    def node_named(self, name: str) -> NodeRecord | None:
-        return next((record for record in self.nodes.values() if record.name == name), None)
 
 
 class ClusterMovedOn(Exception):
@@ -185,7 +98,7 @@ class MetaMachine:
         results: list[object] = []
         for position in range(len(batch)):
             try:
-                command = _unpack(batch.entry(position))
+                command = unpack_command(batch.entry(position))
                 handler = self._commands[cast(str, command["op"])]
                 results.append(handler(command, batch.header.index, batch.header.time))
             except ApiError as refusal:
@@ -198,23 +111,7 @@ class MetaMachine:
         return results
 
     def capture(self) -> Capture:
-        state = self.state
-        version = STATE_VERSION if state.level >= FENCED_REPORTS else OLDEST_STATE
-        packed: bytes = msgpack.packb(
-            {
-                "v": version,
-                "nodes": [[record.node, record.name, record.address] for record in state.nodes.values()],
-                "invited": [[each.name, each.address, each.replaces] for each in state.invited.values()],
-                "leaving": sorted(state.leaving),
-                "removed": sorted(state.removed),
-                "groups": [_pack_assignment(group, version) for group in state.groups.values()],
-                "next_group": state.next_group,
-                "rebalanced": state.rebalanced,
-                "versions": sorted(state.versions.items()),
-                "level": state.level,
-            }
-        )
-        return Capture(state=packed, files=())
+        return Capture(state=pack_state(self.state), files=())
 
     @property
     def damage(self) -> None:
@@ -227,7 +124,7 @@ class MetaMachine:
     async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
         """Raises StateUnusable."""
         try:
-            restored = _unpack_state(state)
+            restored = unpack_state(state)
         except (msgpack.UnpackException, ValueError, KeyError, TypeError) as error:
             raise StateUnusable(f"meta: the captured state is wrong: {error}") from error
         if restored.level > self._speaks:
@@ -526,100 +423,3 @@ class MetaMachine:
         self.state.versions.pop(node, None)
         self.state.removed.add(node)
         self._raise_level()
-
-
-def command_chunk(command: Command) -> Chunk:
-    """One meta command as a proposal."""
-    return make_chunk([(EntryType.OPAQUE, cast(bytes, msgpack.packb(dict(command))))])
-
-
-def _unpack(entry: memoryview) -> Command:
-    """A command, whose fields have their types; empty if it is none. Any node may propose any bytes."""
-    try:
-        fields = msgpack.unpackb(entry, strict_map_key=False)
-    except (msgpack.UnpackException, ValueError):
-        return {}
-    if not isinstance(fields, dict) or not _is(fields.get("commit", 0), int):
-        return {}
-    types = _FIELDS.get(str(fields.get("op")))
-    if types is not None and all(_is(fields.get(name), kind) for name, kind in types.items()):
-        return cast(Command, fields)
-    return {}
-
-
-def _is(value: object, kind: type) -> bool:
-    if kind is list:  # of node ids
-        return isinstance(value, list) and all(_is(each, int) for each in value)
-    return type(value) is kind and (kind is not int or 0 <= cast(int, value) <= MAX_U64)
-
-
-_FIELDS: Final[dict[str, dict[str, type]]] = {
-    "invite": {"name": str, "address": str},
-    "join": {"node": int, "name": str, "address": str},
-    "leave": {"name": str},
-    "settled": {"group": int, "incarnation": int, "members": list},
-    "speaks": {"node": int, "version": int},
-    "recover": {"node": int},
-    "rebalance": {},
-    "create_stream": {"config": dict},
-    "update_stream": {"config": dict},
-    "delete_stream": {"name": str},
-    "restore": {"kind": str, "name": str, "node": int, "config": dict, "version": int},
-    "restored": {"group": int, "replicas": int},
-    "create_group": {"name": str, "machine": str, "replicas": int},
-    "delete_group": {"name": str},
-}
-"""The fields that each command must have, and their types. An exception at apply would stop the group."""
-
-
-def _unpack_state(state: bytes) -> MetaState:
-    fields = msgpack.unpackb(state, strict_map_key=False)
-    if not OLDEST_STATE <= fields["v"] <= STATE_VERSION:
-        raise ValueError(f"meta state has version {fields['v']}, this node reads up to {STATE_VERSION}")
-    return MetaState(
-        nodes={node: NodeRecord(node, name, address) for node, name, address in fields["nodes"]},
-        invited={name: Invitation(name, address, old) for name, address, old in fields["invited"]},
-        leaving=set(fields["leaving"]),
-        removed=set(fields["removed"]),
-        groups={packed[0]: _unpack_assignment(packed) for packed in fields["groups"]},
-        next_group=fields["next_group"],
-        rebalanced=fields["rebalanced"],
-        versions=dict(fields.get("versions", ())),
-        level=fields.get("level", OLDEST_PROTOCOL),
-    )
-
-
-def _pack_assignment(group: Assignment, version: int) -> list[object]:
-    packed: list[object] = [
-        group.group,
-        group.incarnation,
-        group.kind,
-        group.name,
-        list(group.replicas),
-        list(group.initial),
-        list(group.settled),
-        group.version,
-        dict(group.config),
-        group.created,
-        group.restoring,
-    ]
-    return packed if version == OLDEST_STATE else [*packed, group.settled_at]
-
-
-def _unpack_assignment(packed: Sequence[object]) -> Assignment:
-    group, incarnation, kind, name, replicas, initial, settled, version, config, created, *later = packed
-    restoring, settled_at = (*later, 0)[:2]
-    return Assignment(
-        group=cast(int, group),
-        incarnation=cast(int, incarnation),
-        kind=str(kind),
-        name=str(name),
-        replicas=tuple(cast(list[int], replicas)),
-        initial=tuple(cast(list[int], initial)),
-        settled=tuple(cast(list[int], settled)),
-        version=cast(int, version),
-        config=cast(Mapping[str, object], config),
-        created=cast(int, created),
-        restoring=bool(restoring),
-        settled_at=cast(int, settled_at),
-    )

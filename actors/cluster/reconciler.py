@@ -19,7 +19,7 @@ from ...codec import Chunk
 from ..raft.membership import Change, ChangeKind, Membership
 from ..replica.group import Group, NotDone
 from ..world import Clock
-from .meta import META_GROUP, Assignment, MetaState
+from .meta_state import META_GROUP, Assignment, MetaState
 
 logger = logging.getLogger(__name__)
 

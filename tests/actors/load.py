@@ -8,7 +8,7 @@ import trio
 
 from tests.actors.cluster import Cluster, until
 from trimaran import NotDone, StreamHandle, open_stream
-from trimaran.actors.cluster.meta import Assignment
+from trimaran.actors.cluster.meta_state import Assignment
 from trimaran.actors.stream.machine import StreamMachine
 
 STREAM = "ORDERS"

@@ -28,7 +28,7 @@ from tests.actors.cluster import KIB, OPTIONS, Cluster, Counter, Member, Virtual
 from tests.actors.damage import batches, flip, group_files, hurt_batches, lose_writes
 from tests.actors.weather import Sea, SlowRunner
 from trimaran import GroupHandle, Node, NotDone, Options, World
-from trimaran.actors.cluster.meta import META_GROUP, STREAM_KIND
+from trimaran.actors.cluster.meta_state import META_GROUP, STREAM_KIND
 from trimaran.actors.peers.network import MemoryNetwork
 from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from trimaran.actors.stream.config import from_request

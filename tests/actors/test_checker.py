@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.test_cluster import count_until_taken
 from tests.raft.cluster import run_seed
-from trimaran.actors.cluster.meta import META_GROUP
+from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.raft import follower, leader
 from trimaran.actors.raft.checker import Checker, Violation
 from trimaran.actors.raft.events import (

@@ -8,7 +8,7 @@ from tests.actors.cluster import OPTIONS, Cluster, Counter, open_memory_cluster,
 from tests.storage.helpers import opened
 from trimaran import GroupHandle, NotDone
 from trimaran.actors.cluster.birth import JOIN, Founding
-from trimaran.actors.cluster.meta import META_GROUP, META_KIND, NodeRecord
+from trimaran.actors.cluster.meta_state import META_GROUP, META_KIND, NodeRecord
 from trimaran.actors.peers.requests import Refusal
 from trimaran.storage import GroupCreate
 

@@ -15,7 +15,8 @@ from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.hostile import Aim, Hostile, attack
 from trimaran import GroupHandle, NotDone, open_stream
 from trimaran.actors.cluster.birth import PREPARE
-from trimaran.actors.cluster.meta import META_GROUP, MetaMachine, NodeRecord
+from trimaran.actors.cluster.meta import MetaMachine
+from trimaran.actors.cluster.meta_state import META_GROUP, NodeRecord
 from trimaran.actors.peers.requests import Malformed, Refusal, Shape, shaped
 from trimaran.actors.peers.wire import KINDS, FrameKind, Hello, encode_hello, message_fields
 from trimaran.actors.raft.messages import AppendReply, Beat, RequestVote, TimeoutNow

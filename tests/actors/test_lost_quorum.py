@@ -9,7 +9,7 @@ from tests.actors.load import STREAM, assignment, check, load, machines, scale
 from tests.actors.test_nodes import invite
 from trimaran import StreamHandle, open_stream
 from trimaran.actors.cluster.lost_quorum import CannotRecover, Survey, recover, survey
-from trimaran.actors.cluster.meta import META_GROUP
+from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.node import NodeRemoved
 from trimaran.storage.actor import Storage
 from trimaran.storage.memory_disk import MemoryDisk

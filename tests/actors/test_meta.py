@@ -6,7 +6,8 @@ from typing import cast
 import msgpack
 import pytest
 
-from trimaran.actors.cluster.meta import NODE_REMOVED, ClusterMovedOn, MetaMachine, NodeRecord
+from trimaran.actors.cluster.meta import NODE_REMOVED, ClusterMovedOn, MetaMachine
+from trimaran.actors.cluster.meta_state import NodeRecord
 from trimaran.actors.replica.machine import StateUnusable
 from trimaran.actors.stream.config import from_request
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch, walk_batch

@@ -6,7 +6,8 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.load import ask, assignment, load, scale, settled
-from trimaran.actors.cluster.meta import META_GROUP, NOT_INVITED
+from trimaran.actors.cluster.meta import NOT_INVITED
+from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.node import NodeRemoved
 
 API = "$TRIMARAN.API.CLUSTER."

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.actors.cluster import VirtualClock
-from trimaran.actors.cluster.meta import Assignment, MetaState
+from trimaran.actors.cluster.meta_state import Assignment, MetaState
 from trimaran.actors.cluster.reconciler import Reconciler, next_change
 from trimaran.actors.raft.membership import Change, ChangeKind, Membership
 from trimaran.actors.replica.group import Group

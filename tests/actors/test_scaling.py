@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import KIB, Cluster, open_memory_cluster, until
 from tests.actors.load import STREAM, ask, assignment, load, machines, scale
 from trimaran import NotApplied, NotDone
-from trimaran.actors.cluster.meta import META_GROUP
+from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.raft.outcomes import Reason
 from trimaran.actors.reads import Reads
 from trimaran.codec import Kind, read_header

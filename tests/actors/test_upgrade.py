@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.load import assignment, load, scale
-from trimaran.actors.cluster.meta import FENCED_REPORTS, META_GROUP, MetaState
+from trimaran.actors.cluster.meta_state import FENCED_REPORTS, META_GROUP, MetaState
 from trimaran.actors.peers.wire import PROTOCOL_VERSION
 
 OLDER = PROTOCOL_VERSION - 1

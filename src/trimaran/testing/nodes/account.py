@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import trio
 
-from ...actors.cluster.meta import META_GROUP, STREAM_KIND, MetaState
+from ...actors.cluster.meta_state import META_GROUP, STREAM_KIND, MetaState
 from ...actors.embedded import GroupHandle, open_group
 from ...actors.node import LINK_BYTES, Node
 from ...actors.replica.group import Group
