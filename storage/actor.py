@@ -28,13 +28,9 @@ from .errors import (
     RecordTooLarge,
     StorageFailed,
 )
-from .files import (
-    FileLane,
-    FoundFiles,
-    GroupFiles,
-    group_directory,
-    recover_files,
-)
+from .file_lane import FileLane
+from .files import GroupFiles
+from .group_directory import FoundFiles, group_directory, recover_files
 from .histogram import SECONDS_BOUNDS, Histogram
 from .index import Fault
 from .node import NodeHeader, write_node_header

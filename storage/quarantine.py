@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,21 @@ from .disk import Disk
 GROUPS: Final = "groups"
 QUARANTINE: Final = "quarantine"
 EVIDENCE: Final = "evidence"
+
+
+def move_aside(disk: Disk, directory: str, names: Sequence[str], aside: Sequence[str]) -> None:
+    """Moves files of a directory to its quarantine, whose content is `aside`, under new names."""
+    if not names:
+        return
+    disk.mkdir(f"{directory}/{QUARANTINE}")
+    stamp = next_stamp(aside)
+    for name in names:
+        disk.rename(f"{directory}/{name}", f"{directory}/{QUARANTINE}/{stamp:08x}-{name}")
+
+
+def next_stamp(aside: Sequence[str]) -> int:
+    """What the names of files begin with that are moved aside next."""
+    return 1 + max((int(name[:8], 16) for name in aside), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..codec import CodecError, verify_batch
 from .errors import Compacted, LogDamaged, NotStored
-from .files import FileLane, OpenFiles
+from .file_lane import FileLane, OpenFiles
 from .index import LogIndex, Place
 from .wal import segment_path
 

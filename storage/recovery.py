@@ -21,7 +21,7 @@ from typing import Final
 from ..codec import Buffer
 from .disk import NO_SPACE, Disk
 from .errors import DiskFull, ForeignDirectory, NodeHeaderDamaged, SegmentGap
-from .files import FoundFiles, group_directory, recover_files
+from .group_directory import FoundFiles, group_directory, recover_files
 from .index import Entries, EntryTable, Fault, GroupLog, LogIndex, Prefix, Range
 from .manifest import Manifest
 from .node import NODE_FILE, NodeHeader, make_durable, read_file, read_node_header, write_node_header

@@ -20,7 +20,7 @@ from ..codec.block import scan_block
 from .contents import Contents, SegmentReader
 from .disk import Disk, FileDisk
 from .errors import DirectoryLocked, LogDamaged, ManifestDamaged, NewerFormat, NodeHeaderDamaged
-from .files import MANIFEST, FoundFiles, group_directory
+from .group_directory import MANIFEST, FoundFiles, group_directory
 from .index import GroupLog, Place
 from .manifest import FileEntry, decode_manifest, manifest_crc
 from .node import NODE_FILE, NodeHeader, read_file, read_node_header

@@ -30,7 +30,7 @@ from .contents import (
 )
 from .disk import NO_SPACE, Disk, Lane, Runner
 from .errors import DiskFull, StorageError, StorageFailed
-from .files import FileLane
+from .file_lane import FileLane
 from .node import NodeHeader, read_file
 from .segment import SegmentHeader
 from .wal import (

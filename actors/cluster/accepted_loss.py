@@ -23,7 +23,7 @@ import trio
 from ...codec import Kind, walk_batch
 from ...storage.actor import Storage
 from ...storage.disk import Disk
-from ...storage.files import MANIFEST, group_directory
+from ...storage.group_directory import MANIFEST, group_directory
 from ...storage.index import Fault
 from ...storage.quarantine import QUARANTINE
 from ...storage.records import HardState, Record, TruncateSuffix

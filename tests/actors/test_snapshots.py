@@ -14,7 +14,7 @@ from trimaran.actors.raft.membership import Membership
 from trimaran.actors.replica.snapshots import MANIFEST_PART
 from trimaran.actors.replica.user_machine import UserMachine
 from trimaran.codec import crc32c
-from trimaran.storage.files import MANIFEST, group_directory
+from trimaran.storage.group_directory import MANIFEST, group_directory
 from trimaran.storage.manifest import Manifest, encode_manifest
 from trimaran.storage.node import replace_file
 

@@ -443,7 +443,7 @@ FILES = (
     ),
     bug(
         "a snapshot names blocks that are not synced",
-        "storage.files:_Directory.sync",
+        "storage.group_directory:GroupDirectory.sync",
         "sync_strictly(self.disk.fdatasync, descriptor)",
         "pass",
         within=5,
@@ -451,7 +451,7 @@ FILES = (
     ),
     bug(
         "recovery skips what a block has beyond its manifest, and does not cut it",
-        "storage.files:_cut",
+        "storage.group_directory:_cut",
         "if size > file.length:",
         "if False:",
         within=5,

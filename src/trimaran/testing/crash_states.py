@@ -35,7 +35,7 @@ from ..storage import (
     StorageOptions,
     TruncateSuffix,
 )
-from ..storage.files import group_directory
+from ..storage.group_directory import group_directory
 from ..storage.index import EntryTable
 from ..storage.node import read_file
 from ..storage.recovery import Opened, recover

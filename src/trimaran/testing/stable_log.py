@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 
 from ..codec import Buffer, CodecError, verify_batch
 from ..storage import Disk, Lane, Manifest, MemoryDisk, StorageFailed
-from ..storage.files import FileLane, FoundFiles, GroupFiles
+from ..storage.file_lane import FileLane
+from ..storage.files import GroupFiles
+from ..storage.group_directory import FoundFiles
 from ..storage.index import Fault, GroupLog
 from ..storage.records import CompactPrefix, GroupCreate, HardState, Record
 from ..storage.recovery import Opened, apply_item
