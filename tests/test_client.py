@@ -23,9 +23,8 @@ from trimaran.client import (
     Stored,
     Unknown,
     connect,
-    format_headers,
-    parse_headers,
 )
+from trimaran.client.messages import format_headers, parse_headers
 
 from .fake_nats import FakeServer
 

@@ -8,14 +8,28 @@ import pytest
 import trimaran
 
 PACKAGE = Path(trimaran.__file__).parent
+RULES_AND_REPLICAS = {"actors.raft", "actors.peers", "actors.replica"}
 ALLOWED: dict[str, set[str]] = {
     "codec": set(),
     "storage": {"codec"},
     "actors.raft": {"codec"},
     "actors.peers": {"codec", "actors.raft"},
     "actors.replica": {"codec", "storage", "actors.raft", "actors.peers", "actors.world"},
+    "actors.stream": {"codec", "storage", "actors.replica"},
+    "actors.delivery": {"codec", *RULES_AND_REPLICAS, "actors.stream", "actors.proposals", "actors.world"},
+    "actors.cluster": {
+        "codec",
+        "storage",
+        *RULES_AND_REPLICAS,
+        "actors.stream",
+        "actors.groups",
+        "actors.world",
+    },
+    "actors.gateway": {"codec", "actors.raft", "actors.stream", "actors.delivery"},
+    "client": {"", "codec"},
 }
-"""What each folder may use of the others. A file of `actors/` itself that uses nothing is free for all."""
+"""What each folder may use of the others. A file of `actors/` itself that uses nothing is free for all; "" is the
+package itself, with its version."""
 
 
 def modules(folder: str) -> list[Path]:
