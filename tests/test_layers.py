@@ -28,8 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "actors.gateway": {"codec", "actors.raft", "actors.stream", "actors.delivery"},
     "client": {"", "codec"},
 }
-"""What each folder may use of the others. A file of `actors/` itself that uses nothing is free for all; "" is the
-package itself, with its version."""
+"""What each folder may use of the others. A file of `actors/` itself that uses nothing is free for all; "" is
+the package itself, with its version."""
 
 
 def modules(folder: str) -> list[Path]:
