@@ -6,7 +6,8 @@
 
 Every call that changes something ends in one of three ways: it returns (applied), or it raises `NotDone`
 whose `outcome` is `NotApplied` (safe to try again) or `Unknown` (it may have happened). Cancelling a call
-abandons the waiting, never what was proposed.
+abandons the waiting, never what was proposed. A state machine whose result can't be carried is a bug of its
+own: `Unanswered`, for what was applied.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from .peers.network import MemoryNetwork
 from .raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from .replica.group import NotDone
 from .replica.sessions import WINDOW, Operation, SessionEntry, SessionStatus
-from .replica.user_machine import UserMachine
+from .replica.user_machine import UserMachine, why_unanswered
 from .stream.config import from_request
 from .stream.errors import ApiError
 from .stream.machine import StoredMessage, StreamMachine
@@ -51,6 +52,15 @@ class ApiRefused(Exception):
         super().__init__(f"{error.get('description')} (code {error.get('err_code')})")
         self.code = cast(int, error.get("err_code"))
         self.description = str(error.get("description"))
+
+
+class Unanswered(Exception):
+    """Applied, but the state machine's result is nothing that msgpack carries: don't repeat it, mend the
+    machine. `results` has those of all entries, this one's as an extension that nobody else uses."""
+
+    def __init__(self, why: str, results: Sequence[object]) -> None:
+        super().__init__(f"applied, but the state machine returned {why}")
+        self.results = results
 
 
 @asynccontextmanager
@@ -110,13 +120,16 @@ class GroupHandle:
     group: int
 
     async def propose(self, entry: bytes) -> object:
-        """Replicate one entry and return its result. Raises NotDone."""
+        """Replicate one entry and return its result. Raises NotDone, Unanswered."""
         return (await self.propose_many([entry]))[0]
 
     async def propose_many(self, entries: Sequence[bytes]) -> list[object]:
-        """Replicate entries in one batch, all or none (rule S15); one result each. Raises NotDone."""
+        """Replicate entries in one batch, all or none (rule S15); one result each.
+
+        Raises NotDone, Unanswered.
+        """
         chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
-        return cast(list[object], await _propose(self.node, self.group, chunk))
+        return _answered(cast(list[object], await _propose(self.node, self.group, chunk)))
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["Session"]:
@@ -186,7 +199,7 @@ class Session:
 
         Repeated for at most `seconds` while it is refused or its end is unknown. Raises NotDone: what was not
         applied by then never will be, and *unknown* stays unknown. SESSION_FULL: more than `WINDOW` entries
-        would wait for their answers. SESSION_EXPIRED: the session was idle for too long.
+        would wait for their answers. SESSION_EXPIRED: the session was idle for too long. Raises Unanswered.
         """
         floor = min(self._unanswered, default=self._next)
         if self._next + len(entries) - floor > WINDOW:
@@ -222,6 +235,13 @@ class Session:
         raise NotDone(Unknown(end.reason) if doubt else end)
 
 
+def _answered(results: list[object]) -> list[object]:
+    """The results, if all of them could be carried. Raises Unanswered."""
+    for why in filter(None, map(why_unanswered, results)):
+        raise Unanswered(why, results)
+    return results
+
+
 def _session_chunk(entries: Sequence[SessionEntry]) -> Chunk:
     return make_chunk([(EntryType.SESSION, entry.encode()) for entry in entries])
 
@@ -230,7 +250,7 @@ def _session_results(answers: Sequence[Sequence[object]], *, doubt: bool) -> lis
     """The results in what a group answered to a session's entries. All of them have equal ends."""
     match SessionStatus(cast(int, answers[0][0])):
         case SessionStatus.APPLIED | SessionStatus.REPEATED:
-            return [result for _, result in answers]
+            return _answered([result for _, result in answers])
         case SessionStatus.EXPIRED | SessionStatus.ANSWERED:
             reason = Reason.SESSION_EXPIRED
         case SessionStatus.FULL:

@@ -1,5 +1,6 @@
 """A user's own state machine in a group (DESIGN 8): the small interface users write, and its adapter."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast, runtime_checkable
 
@@ -10,7 +11,13 @@ from ...storage.manifest import FileEntry
 from .machine import Capture, StateUnusable
 from .sessions import Answer, Operation, SessionEntry, SessionStatus, SessionTable
 
+logger = logging.getLogger(__name__)
+
 STATE_VERSION: Final = 1
+UNANSWERED: Final = 0x54
+"""Type of the msgpack extension that stands for a result which can't be carried. Its data says why."""
+MAX_RESULT_BYTES: Final = 1 << 20
+"""Of one packed result: a session keeps up to `WINDOW` of them, and every snapshot has them all."""
 
 
 @runtime_checkable
@@ -23,7 +30,11 @@ class StateMachine(Protocol):
     """
 
     def apply(self, entries: Sequence[bytes], index: int, time: int) -> Sequence[object]:
-        """Apply the entries of one batch; one result for each (anything msgpack can carry).
+        """Apply the entries of one batch; one result for each.
+
+        A result is what msgpack carries, in at most 1 MiB: None, bool, int of 64 bits, float, str, bytes,
+        lists and maps of these. Its proposer gets it as msgpack brings it, a tuple as a list. In place of
+        anything else the proposer gets `Unanswered`; the entry is applied all the same.
 
         A declared refusal (`refused(reason)`) is that entry's result. Any other exception stops this replica
         of the group, which names the index and never skips it.
@@ -47,6 +58,33 @@ class StateMachine(Protocol):
 def refused(reason: str) -> dict[str, str]:
     """A result that says "no": the entry stays in the log, and its proposer gets the reason."""
     return {"refused": reason}
+
+
+def carried(result: object) -> object:
+    """A result as msgpack brings it, or the extension that says why it can't: the same on every replica.
+
+    A session's answers are part of the snapshot. One that can't be packed would stop all replicas at the next
+    one, and one that the machine changes later would make them differ.
+    """
+    if result is None or type(result) in (bool, float):
+        return result
+    try:
+        packed = cast(bytes, msgpack.packb([[[[[[result]]]]]]))  # as deep as it will lie in a snapshot
+        if len(packed) <= MAX_RESULT_BYTES:
+            [[[[[[brought]]]]]] = msgpack.unpackb(packed, strict_map_key=False)
+            return cast(object, brought)
+        why = f"a result of more than {MAX_RESULT_BYTES} bytes"
+    except (TypeError, ValueError, OverflowError):
+        why = f"a result of type {type(result).__name__} that msgpack does not carry"
+    logger.error("a state machine returned %s: its proposer gets no answer", why)
+    return cast(object, msgpack.ExtType(UNANSWERED, why.encode()))
+
+
+def why_unanswered(result: object) -> str | None:
+    """Why this result could not be carried; None for all others."""
+    if isinstance(result, msgpack.ExtType) and result.code == UNANSWERED:
+        return cast(bytes, result.data).decode(errors="replace")
+    return None
 
 
 class BadState(StateUnusable):
@@ -108,7 +146,7 @@ class UserMachine:
         if len(results) != len(admitted):
             raise ValueError(f"apply returned {len(results)} results for {len(admitted)} entries")
         for (_, answer), result in zip(admitted, results, strict=True):
-            answer.result = result
+            answer.result = carried(result)
 
     def capture(self) -> Capture:
         snapshot = self.machine.snapshot()

@@ -12,6 +12,7 @@ from .actors.embedded import (
     Published,
     Session,
     StreamHandle,
+    Unanswered,
     open_cluster,
     open_group,
     open_node,
@@ -52,4 +53,5 @@ __all__ = [
     "ApiRefused",
     "BadOption",
     "NodeFailed",
+    "Unanswered",
 ]

@@ -1,6 +1,7 @@
 """Exactly-once: a session's proposal is applied once, however often it is sent (thesis 6.3)."""
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import cast
 
 import pytest
@@ -18,12 +19,13 @@ from trimaran import (
     Published,
     Reason,
     StreamHandle,
+    Unanswered,
     Unknown,
     open_stream,
 )
 from trimaran.actors.replica import sessions
 from trimaran.actors.replica.sessions import EXPIRY_NS, WINDOW, Operation, SessionEntry, SessionStatus
-from trimaran.actors.replica.user_machine import BadState, UserMachine
+from trimaran.actors.replica.user_machine import MAX_RESULT_BYTES, BadState, UserMachine, why_unanswered
 from trimaran.codec import Chunk, EntryType, Kind, make_chunk, seal_batch, walk_batch
 
 
@@ -94,6 +96,87 @@ def test_no_two_sessions_have_one_id() -> None:
     group = Group()
     opened = group.apply(SessionEntry(Operation.OPEN), SessionEntry(Operation.OPEN))
     assert len({str(answer) for answer in [*opened, group.open()]}) == 3
+
+
+class Odd(Counter):
+    """Answers what it is told to, of what no other node and no snapshot could have."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def apply(self, entries: Sequence[bytes], index: int, time: int) -> list[object]:
+        super().apply(entries, index, time)
+        return [self.answer if entry == b"odd" else index for entry in entries]
+
+
+def nested(depth: int) -> list[object]:
+    return reduce(lambda inner, _: [inner], range(depth), cast(list[object], []))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        object(),
+        {1, 2},
+        1 << 64,
+        "\ud800",
+        {(1, 2): 3},
+        [object()],
+        nested(1020),
+        b"x" * (MAX_RESULT_BYTES + 1),
+    ],
+    ids=["object", "set", "int", "surrogate", "tuple as key", "inside", "deep", "large"],
+)
+async def test_a_result_that_msgpack_does_not_carry_costs_its_proposer_the_answer_and_no_snapshot(
+    answer: object,
+) -> None:
+    group, again = Group(), Group()
+    for each in (group, again):
+        each.machine.machine = Odd(answer)
+        session = each.open()
+    plain, answer_of_session, even = group.apply(b"odd", entry(session, 1, b"odd"), b"even")
+    status, kept = cast(list[object], answer_of_session)
+    assert status == SessionStatus.APPLIED
+    assert why_unanswered(plain) and why_unanswered(kept) and even == 2
+    assert again.apply(b"odd", entry(session, 1, b"odd"), b"even") == [plain, [status, kept], even]
+
+    restored = Group()
+    await restored.machine.restore(group.machine.capture().state, ())
+    restored.index = group.index
+    assert restored.apply(entry(session, 1, b"odd")) == [[SessionStatus.REPEATED, kept]]
+
+
+async def test_a_result_is_what_a_snapshot_gives_back(autojump_clock: MockClock) -> None:
+    """And no object of the machine's own, which it may change later on one replica and not on another."""
+    group = Group()
+    own = ["first"]
+    group.machine.machine = Odd((own, 1.5))
+    session = group.open()
+    assert group.apply(entry(session, 1, b"odd")) == [[SessionStatus.APPLIED, [["first"], 1.5]]]
+    own.append("second")
+    assert group.apply(entry(session, 1, b"odd")) == [[SessionStatus.REPEATED, [["first"], 1.5]]]
+
+
+async def test_whoever_proposed_hears_that_the_result_could_not_be_carried(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """On the leader and on another node alike, in a session or not; and the group lives on."""
+    monkeypatch.setattr("tests.actors.cluster.Counter", partial(Odd, object()))
+    async with open_memory_cluster() as cluster:
+        handle = await cluster.counter("a")
+        for name in "abc":
+            here = GroupHandle(cluster[name], handle.group)
+            with pytest.raises(Unanswered, match="returned a result of type object"):
+                await here.propose(b"odd")
+            async with here.session() as session:
+                with pytest.raises(Unanswered):
+                    await session.propose(b"odd")
+                assert isinstance(await session.propose(b"even"), int)
+        for name in "abc":
+            replica = cluster[name].groups.get(handle.group)
+            assert replica is not None
+            await replica.snapshots.take()
 
 
 def test_what_comes_in_a_forgotten_session_is_refused_not_applied() -> None:
