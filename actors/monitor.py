@@ -1,5 +1,7 @@
 """The monitor: a node's state as JSON over HTTP, read-only, for people and for probes.
 
+    GET /          the status page: all nodes and groups, drawn anew each second
+    GET /statusz   what that page draws
     GET /healthz   200 {"status": "ok"}, or 503 with the reasons: every group that this node hosts must
                    have a leader and be caught up
     GET /varz      the node: identity, limits, connections, traffic, the log's counters under "wal"
@@ -19,7 +21,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from importlib import resources
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import h11
@@ -41,8 +44,26 @@ REQUEST_SECONDS: Final = 10.0
 
 RECEIVE_BYTES: Final = 4 * 1024
 
-METRICS: Final = "/metrics"
 JSON: Final = "application/json"
+FILES: Final = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/status.css": ("status.css", "text/css; charset=utf-8"),
+    "/status.js": ("status.js", "text/javascript; charset=utf-8"),
+}
+"""The status page: path -> file in `status_page/`, and what kind of file that is."""
+
+SECURITY_HEADERS: Final = (
+    # Nothing but this server's own files, no text that becomes markup, and no frame around it.
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+)
 CONNECTIONS_SHOWN: Final = 1024
 
 PIECES: Final = 16
@@ -51,6 +72,15 @@ PIECES: Final = 16
 Json = Mapping[str, object]
 Pieces = Iterator[str]
 """The text of a page, in pieces that each cost little to make."""
+
+
+class Answer(NamedTuple):
+    """What is said to one request."""
+
+    status: int
+    kind: str
+    """As HTTP's content-type."""
+    body: Pieces
 
 
 class Monitored(Protocol):
@@ -80,6 +110,9 @@ class Monitored(Protocol):
     def metrics(self) -> Iterator[str]:
         """The text of /metrics, in pieces."""
 
+    def statusz(self) -> Json:
+        """Every node's summary, for the status page."""
+
 
 class Monitor:
     """Answers HTTP requests about one node.
@@ -94,16 +127,20 @@ class Monitor:
         self._address = address
         self._connections = 0
         self._requests: dict[str, int] = {}
-        self._pages: Mapping[str, Callable[[str], tuple[int, Pieces]]] = {
-            "/": lambda query: (200, whole({"endpoints": [path for path in self._pages if path != "/"]})),
+        folder = resources.files(__package__) / "status_page"
+        self._files = {
+            path: (kind, (folder / name).read_text(encoding="utf-8")) for path, (name, kind) in FILES.items()
+        }
+        self._pages: Mapping[str, Callable[[str], Answer]] = {
             "/healthz": lambda query: self._healthz(),
-            "/varz": lambda query: (200, self._varz()),
-            "/raftz": lambda query: (200, self._raftz(query)),
-            "/jsz": lambda query: (200, self._jsz(query)),
-            "/connz": lambda query: (200, self._connz(query)),
-            "/routez": lambda query: (200, whole(monitored.routez())),
-            "/subsz": lambda query: (200, whole(monitored.subsz())),
-            METRICS: lambda query: (200, monitored.metrics()),
+            "/varz": lambda query: Answer(200, JSON, self._varz()),
+            "/raftz": lambda query: Answer(200, JSON, self._raftz(query)),
+            "/jsz": lambda query: Answer(200, JSON, self._jsz(query)),
+            "/connz": lambda query: Answer(200, JSON, self._connz(query)),
+            "/routez": lambda query: Answer(200, JSON, whole(monitored.routez())),
+            "/subsz": lambda query: Answer(200, JSON, whole(monitored.subsz())),
+            "/statusz": lambda query: Answer(200, JSON, whole(monitored.statusz())),
+            "/metrics": lambda query: Answer(200, CONTENT_TYPE, monitored.metrics()),
         }
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
@@ -132,22 +169,26 @@ class Monitor:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
 
-    def _answer(self, method: bytes, target: bytes) -> tuple[int, Pieces]:
-        """Status and body for one request."""
+    def _answer(self, method: bytes, target: bytes) -> Answer:
+        """What is said to one request."""
         if method not in (b"GET", b"HEAD"):
-            return 405, whole({"error": "only GET and HEAD are answered"})
+            return Answer(405, JSON, whole({"error": "only GET and HEAD are answered"}))
         path, _, query = target.decode("latin-1").partition("?")
+        if path in self._files:
+            kind, text = self._files[path]
+            return Answer(200, kind, iter([text]))
         page = self._pages.get(path)
         if page is None:
-            return 404, whole({"error": "no such page", "endpoints": list(self._pages)})
+            return Answer(404, JSON, whole({"error": "no such page", "endpoints": list(self._pages)}))
         self._requests[path] = self._requests.get(path, 0) + 1
         return page(query)
 
-    def _healthz(self) -> tuple[int, Pieces]:
+    def _healthz(self) -> Answer:
         reasons = list(self._monitored.health())
         if not reasons:
-            return 200, whole({"status": "ok"})
-        return 503, whole({"status": "unavailable", "error": "; ".join(reasons), "errors": reasons})
+            return Answer(200, JSON, whole({"status": "ok"}))
+        body = {"status": "unavailable", "error": "; ".join(reasons), "errors": reasons}
+        return Answer(503, JSON, whole(body))
 
     def _varz(self) -> Pieces:
         return whole({**self._monitored.varz(), "http_req_stats": dict(self._requests)})
@@ -203,7 +244,7 @@ async def gather(pieces: Pieces) -> bytes:
 class _Connection:
     """One HTTP connection: h11 knows the protocol, this moves the bytes."""
 
-    def __init__(self, stream: trio.abc.Stream, answer: Callable[[bytes, bytes], tuple[int, Pieces]]) -> None:
+    def __init__(self, stream: trio.abc.Stream, answer: Callable[[bytes, bytes], Answer]) -> None:
         self._stream = stream
         self._answer = answer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
@@ -226,13 +267,11 @@ class _Connection:
             # A body is never read: after a request that announces one, the connection closes.
             complete = isinstance(self._http.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError as error:
-            reason = whole({"error": str(error)})
-            await self._respond(error.error_status_hint, reason, kind=JSON, head=False, close=True)
+            reason = Answer(error.error_status_hint, JSON, whole({"error": str(error)}))
+            await self._respond(reason, head=False, close=True)
             return False
-        status, body = self._answer(request.method, request.target)
-        kind = CONTENT_TYPE if request.target.partition(b"?")[0] == METRICS.encode() else JSON
-        head = request.method == b"HEAD"
-        await self._respond(status, body, kind=kind, head=head, close=not complete)
+        answer = self._answer(request.method, request.target)
+        await self._respond(answer, head=request.method == b"HEAD", close=not complete)
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _next_event(self) -> object:
@@ -242,16 +281,17 @@ class _Connection:
                 return event
             self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
 
-    async def _respond(self, status: int, body: Pieces, *, kind: str, head: bool, close: bool) -> None:
-        data = await gather(body)
+    async def _respond(self, answer: Answer, *, head: bool, close: bool) -> None:
+        data = await gather(answer.body)
         headers = [
-            ("content-type", kind),
+            ("content-type", answer.kind),
             ("content-length", str(len(data))),
             ("cache-control", "no-store"),
+            *SECURITY_HEADERS,
             *([("connection", "close")] if close else []),
         ]
         send = self._http.send
-        wire = send(h11.Response(status_code=status, headers=headers)) or b""
+        wire = send(h11.Response(status_code=answer.status, headers=headers)) or b""
         if not head:
             wire += send(h11.Data(data=data)) or b""
         await self._stream.send_all(wire + (send(h11.EndOfMessage()) or b""))

@@ -44,6 +44,7 @@ from .groups import Birth as GroupBirth
 from .groups import Groups
 from .monitor import Monitor
 from .options import BATCH_OVERHEAD, Options
+from .overview import Overview
 from .peers.network import Listener, TlsNetwork, join_address, split_address
 from .peers.peers import Peers
 from .peers.requests import Refusal, Requests
@@ -197,6 +198,7 @@ class Node:
             await nursery.start(self.peers.run, listener)
             await nursery.start(self.gateway.run)
             self.client_address = join_address(*self.gateway.address)
+            nursery.start_soon(self.overview.run)
             if self.options.http is not None:
                 self.http_address = await nursery.start(Monitor(self.vitals, self.options.http).run)
             nursery.start_soon(self._join_cluster)
@@ -404,6 +406,19 @@ class Node:
             backend, port, world.random, gateway_settings(options), security.access, security.tls
         )
         self.deliveries.carrier = self.gateway
+        self.overview = Overview(
+            self.me,
+            self._version,
+            options.cluster_name,
+            self.storage,
+            self.groups,
+            self.gateway,
+            self.peers,
+            self.requests,
+            world.clock,
+            lambda: self.state,
+            lambda: self.vitals.health(),
+        )
         self.vitals = Vitals(
             options,
             self._version,
@@ -418,6 +433,7 @@ class Node:
             lambda: self.state,
             self.ready.is_set,
             lambda: self.hosting.missing,
+            self.overview,
         )
         self._wire()
 

@@ -1,8 +1,6 @@
 """What a node tells about itself over HTTP: health, /varz, /raftz and /jsz, from what it already knows."""
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -16,6 +14,7 @@ from .gateway.gateway import Gateway
 from .groups import Groups
 from .metrics import Family, exposition, of_histogram
 from .options import Options
+from .overview import Overview, most_memory
 from .peers.peers import Peers
 from .proposals import Proposals
 from .replica.group import Group
@@ -64,6 +63,7 @@ class Vitals:
         meta: Callable[[], MetaState],
         ready: Callable[[], bool],
         missing: Callable[[], Sequence[str]],
+        overview: Overview,
     ) -> None:
         self._options = options
         self._version = version
@@ -78,6 +78,7 @@ class Vitals:
         self._meta = meta
         self._ready = ready
         self._missing = missing
+        self._overview = overview
         self._started = clock.wall()
         self._began = clock.monotonic()
         self._behind: dict[int, tuple[int, float]] = {}
@@ -154,7 +155,7 @@ class Vitals:
             "auth_timeout": options.auth_timeout_ms / 1000,
             "ping_interval": options.ping_interval_ms * 1_000_000,
             "cores": os.cpu_count() or 1,
-            "mem": _memory(),
+            "mem": most_memory(),
             "routes": sum(link.up for link in self._peers.statistics().values()),
             "http_port": split_address(options.http)[1] if options.http else 0,
             "gateway": asdict(gateway),
@@ -265,6 +266,9 @@ class Vitals:
             "now": rfc3339(self._clock.wall()),
             "num_subscriptions": self._gateway.statistics().subscriptions,
         }
+
+    def statusz(self) -> Json:
+        return self._overview.statusz()
 
     def metrics(self) -> Iterator[str]:
         common = {"server_id": f"{self._node:016X}", "server_name": self._options.name}
@@ -391,12 +395,6 @@ def _stream_families(groups: Sequence[Group]) -> Iterator[Family]:
 
 def _label(group: Group) -> str:
     return "_meta_" if group.machine.kind == META_KIND else group.name
-
-
-def _memory() -> int:
-    """Bytes; Linux counts in KiB, macOS in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def rfc3339(ns: int) -> str:
