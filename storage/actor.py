@@ -35,7 +35,7 @@ from .histogram import SECONDS_BOUNDS, Histogram
 from .index import Fault
 from .node import NodeHeader, write_node_header
 from .pending import Pending
-from .quarantine import Quarantine
+from .quarantine import QUARANTINE_BYTES
 from .reading import LogReader
 from .records import Record
 from .recovery import Opened, Recovered, RecoveredGroup, apply_item, describe, recover
@@ -75,7 +75,7 @@ class StorageOptions:
     """Credit: what may wait for the disk."""
     mark_delay: float = 0.05
     """At rest, this long after the last write the log says that all of it is synced."""
-    quarantine_bytes: int = 256 << 20
+    quarantine_bytes: int = QUARANTINE_BYTES
     """Files that no manifest names are kept up to this size in all, newest first."""
     overlap_bytes: int = 256 << 10
     """With this much in the queue the next write begins before what waited for the last one runs: the disk is
@@ -152,7 +152,7 @@ class Storage:
         self._writer = opened.writer
         self._found_files = opened.files
         self._files: dict[tuple[int, int], GroupFiles] = {}
-        self._lane = FileLane(disk, runner, self._fail)
+        self._lane = FileLane(disk, runner, self._fail, options.quarantine_bytes)
         self._lane.wake = lambda: self._flush_event.set()
         self._upkeep = Upkeep(
             disk,
@@ -173,8 +173,6 @@ class Storage:
             fail=self._fail,
         )
         self._lane.on_no_space = self._upkeep.note_no_space
-        self._quarantine = Quarantine(disk, options.quarantine_bytes)
-        self._lane.trim = self._quarantine.trim
 
         self._reader = LogReader(self._index, self._lane, lambda group, index: self.on_damage(group, index))
         self._cleaner = Cleaner(
@@ -580,9 +578,9 @@ class Storage:
             live_bytes=self._index.live_bytes(self._upkeep.sizes),
             rewritten_records=self._cleaner.rewritten,
             damaged_reads=self._reader.damaged,
-            quarantine_files=self._quarantine.aside.files,
-            quarantine_bytes=self._quarantine.aside.bytes,
-            evidence_files=self._quarantine.aside.evidence,
+            quarantine_files=self._lane.quarantine.aside.files,
+            quarantine_bytes=self._lane.quarantine.aside.bytes,
+            evidence_files=self._lane.quarantine.aside.evidence,
         )
 
     async def close(self) -> None:

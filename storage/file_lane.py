@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from ..codec import Buffer
 from .disk import NO_SPACE, Disk, Lane, Runner
 from .errors import DiskFull, StorageFailed
-from .quarantine import GROUPS
+from .quarantine import GROUPS, QUARANTINE_BYTES, Quarantine
 
 T = TypeVar("T")
 
@@ -141,7 +141,13 @@ class FileLane:
     shows them. What makes space goes on.
     """
 
-    def __init__(self, disk: Disk, runner: Runner, fail: Callable[[OSError], StorageFailed]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        runner: Runner,
+        fail: Callable[[OSError], StorageFailed],
+        quarantine_bytes: int = QUARANTINE_BYTES,
+    ) -> None:
         self.disk = disk
         self.open = OpenFiles(disk)
         self._runner = runner
@@ -155,8 +161,7 @@ class FileLane:
         self.failed: StorageFailed | None = None
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to write behind; set by the actor."""
-        self.trim: Callable[[], object] = lambda: None
-        """Keeps quarantine within its bound, in the background; set by the actor."""
+        self.quarantine = Quarantine(disk, quarantine_bytes)
         self.on_no_space: Callable[[], None] = lambda: None
         """Called after each job behind which a write waits for space; set by the actor."""
 

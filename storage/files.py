@@ -126,7 +126,7 @@ class GroupFiles:
         """
         self._behind = None
         await self._lane.commit(self._directory.mend, name, patches, length, crc)
-        self._background(self._lane.trim)
+        self._background(self._lane.quarantine.trim)
 
     async def sync(self, names: Sequence[str]) -> None:
         """Everything written to these files before the call is durable (their names too)."""
@@ -157,6 +157,7 @@ class GroupFiles:
             raise ManifestTooLarge(f"a manifest of {len(encoded)} bytes; {MAX_MANIFEST_BYTES} are the most")
         await self._lane.commit(self._directory.write_manifest, encoded, self._changed(manifest))
         self.manifest = manifest
+        self._background(self._lane.quarantine.trim_if_over)
         return manifest_crc(encoded)
 
     def forget(self, names: Sequence[str]) -> None:
@@ -214,7 +215,7 @@ class GroupFiles:
         self._lane.defer(
             Removal(partial(self._directory.keep_only, names), lambda path: self._has(path, paths))
         )
-        self._background(self._lane.trim)
+        self._background(self._lane.quarantine.trim)
         return crc
 
     async def set_apart(self) -> None:
@@ -224,7 +225,7 @@ class GroupFiles:
         self._behind = None
         await self._lane.commit(self._directory.set_apart)
         self.manifest = None
-        self._background(self._lane.trim)
+        self._background(self._lane.quarantine.trim)
 
     def close_incoming(self, incoming: Incoming) -> None:
         if self._incoming is incoming:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from .disk import Disk
 GROUPS: Final = "groups"
 QUARANTINE: Final = "quarantine"
 EVIDENCE: Final = "evidence"
+QUARANTINE_BYTES: Final = 256 << 20
+"""Kept in quarantine, over all groups: some snapshots of an ordinary stream."""
 
 
 def move_aside(disk: Disk, directory: str, names: Sequence[str], aside: Sequence[str]) -> None:
@@ -41,17 +44,33 @@ class Aside:
 
 
 class Quarantine:
-    """Keeps quarantine within its bound: `trim` runs in the background, at start-up and after changes."""
+    """Keeps quarantine within its bound, in the background; a start only counts.
+
+    What a start moved aside may be all that is left of something, so nothing goes before the node has done
+    more than start: when something else is moved aside, when a snapshot is durable, or for want of space.
+    """
 
     def __init__(self, disk: Disk, limit: int) -> None:
         """`limit` is in bytes, over all groups."""
         self.aside = Aside()
-        """As of the last `trim`."""
+        """As of the last look."""
         self._disk = disk
         self._limit = limit
 
+    def count(self) -> None:
+        """At a start: what there is."""
+        self._look(math.inf)
+
     def trim(self) -> None:
         """Removes files from quarantine, oldest first, until no more than the limit is left."""
+        self._look(self._limit)
+
+    def trim_if_over(self) -> None:
+        """As `trim`, at no cost if the last look found no more than the limit."""
+        if self.aside.bytes > self._limit:
+            self.trim()
+
+    def _look(self, limit: float) -> None:
         kept = sorted(
             (name, path, self._size(path))
             for directory in self._disk.listdir(GROUPS)
@@ -63,7 +82,7 @@ class Quarantine:
         total = sum(size for _, _, size in kept)
         files = len(kept)
         for _, path, size in kept:
-            if total <= self._limit:
+            if total <= limit:
                 break
             with suppress(FileNotFoundError):
                 self._disk.unlink(path)

@@ -193,7 +193,7 @@ class Upkeep:
     async def run(self) -> None:
         """Works until cancelled. An error of the disk is a failure of storage, a lack of space is none."""
         try:
-            await self._do(self._lane.trim)
+            await self._do(self._lane.quarantine.count)
             while True:
                 self._event = trio.Event()
                 if await self._work():
@@ -343,6 +343,8 @@ class Upkeep:
         self._unlooked = 0
         self._look_at = math.inf
         self.free_bytes = await self._runner.run(Lane.BACKGROUND, self._disk.free_bytes)
+        if self.full is not None:
+            await self._do(self._lane.quarantine.trim_if_over)
         if self._lane.no_space:
             await self._lane.flush()
         if self._spare_refused:

@@ -125,19 +125,45 @@ async def test_files_are_cut_to_the_manifest_and_unnamed_ones_moved_aside() -> N
         assert disk.listdir(f"{DIRECTORY}/quarantine") == ["00000001-block-3", "00000002-block-3"]
 
 
-async def test_the_quarantine_is_capped_oldest_first(autojump_clock: trio.testing.MockClock) -> None:
-    disk = MemoryDisk()
-    options = StorageOptions(segment_bytes=64 << 10, quarantine_bytes=2500)
-    async with opened(disk, options=options) as storage:
+CAPPED = StorageOptions(segment_bytes=64 << 10, quarantine_bytes=2500)
+
+
+async def restarted(disk: MemoryDisk, lives: int) -> None:
+    """A node that starts, writes a file that no manifest will name, and starts anew."""
+    async with opened(disk, options=CAPPED) as storage:
         storage.append([create()])
         await storage.drain()
-    for life in range(5):
-        async with opened(disk, options=options) as storage:
+    for life in range(lives):
+        async with opened(disk, options=CAPPED) as storage:
             await trio.sleep(1)
             own(storage).write(f"file-{life}", 0, bytes(1000))
             await storage.drain()
-    async with opened(disk, options=options) as storage:
+
+
+async def test_a_start_removes_nothing_and_a_snapshot_caps_the_quarantine_oldest_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    await restarted(disk, 5)
+    async with opened(disk, options=CAPPED) as storage:
+        await trio.sleep(10)
+        statistics = storage.statistics()
+        assert (statistics.quarantine_files, statistics.quarantine_bytes) == (5, 5000), "counted, all there"
+        assert len(disk.listdir(f"{DIRECTORY}/quarantine")) == 5
+        await own(storage).write_manifest(manifest(1, {}))
         await trio.sleep(1)
+        assert disk.listdir(f"{DIRECTORY}/quarantine") == ["00000004-file-3", "00000005-file-4"]
+
+
+async def test_a_disk_without_space_caps_the_quarantine(autojump_clock: trio.testing.MockClock) -> None:
+    """Else a node that never gets as far as a snapshot would fill its disk with what it moves aside."""
+    disk = MemoryDisk()
+    await restarted(disk, 5)
+    async with opened(disk, options=replace(CAPPED, min_free_bytes=40_000)) as storage:
+        disk.capacity = disk._used() + 20_000
+        storage.append([create(9)])
+        await storage.drain()
+        await trio.sleep(10)
         assert disk.listdir(f"{DIRECTORY}/quarantine") == ["00000004-file-3", "00000005-file-4"]
 
 
