@@ -49,6 +49,8 @@ class Pick:
     """Wanted messages behind it that were never delivered."""
     counted: int = 0
     """What it took of the request's bytes."""
+    completes: bool = False
+    """It is the last one of a request that had room for more bytes: the client is told."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,8 @@ class LedConsumer:
         self._send = send
         self._again: deque[int] = deque()
         self._queued: set[int] = set()
+        self._exhausted: list[int] = []
+        """Pending messages that are due again and were delivered as often as may be."""
         self._due: list[tuple[float, int]] = []
         self._deadlines: dict[int, float] = {}
 
@@ -162,7 +166,10 @@ class LedConsumer:
             self.arm(sequence, now + self.consumer.config.ack_wait / 1e9)
 
     def _requeue(self, sequence: int) -> None:
-        if sequence not in self._queued:
+        known, most = self.consumer.pending.get(sequence), self.consumer.config.max_deliver
+        if known is not None and 0 < most <= known.count:
+            self._exhausted.append(sequence)
+        elif sequence not in self._queued:
             self._queued.add(sequence)
             self._again.append(sequence)
 
@@ -268,7 +275,8 @@ class LedConsumer:
 
     def plan(self, now: float, wall: int) -> Plan:
         """Choose what goes out now, and to whom; requests that can't be served on are ended."""
-        plan = Plan()
+        plan = Plan(exhausted=self._exhausted)
+        self._exhausted = []
         if self.busy or not self.waits or now < self.resume_at or self.consumer.config.paused_until > wall:
             return plan
         blocked = False
@@ -376,7 +384,8 @@ class LedConsumer:
             request.next_beat = now + request.heartbeat
             if request.left:
                 self.waiting.append(request)
-            return Pick(sequence, request.reply, accounted, request, left, size)
+            completes = request.left == 0 and request.bounded
+            return Pick(sequence, request.reply, accounted, request, left, size, completes)
         return None
 
     def give_back(self, picks: Iterable[Pick]) -> None:

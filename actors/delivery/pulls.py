@@ -23,6 +23,9 @@ class Refused(Exception):
         self.text = text
 
 
+LOWEST_PRIORITY: Final = 9
+MOST_DIGITS: Final = 18
+"""Of a request that is a number: these fit 63 bits."""
 SHORTEST_HEARTBEAT: Final = 0.01
 """Seconds. A client may ask for a beat each nanosecond; nothing else would get done here then."""
 
@@ -65,6 +68,7 @@ def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) 
         raise Refused(409, f"Exceeded MaxRequestMaxBytes of {config.max_bytes}")
     if heartbeat > 0 and heartbeat * 2 > expires:
         raise Refused(400, "Bad Request - heartbeat value too large")
+    _check_priority(fields)
     heartbeat_seconds = max(heartbeat * NANOSECOND, SHORTEST_HEARTBEAT) if heartbeat > 0 else 0.0
     return PullRequest(
         reply,
@@ -78,11 +82,21 @@ def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) 
     )
 
 
+def _check_priority(fields: dict[str, object]) -> None:
+    """No consumer here has priority groups; a request that counts on one is told so, as by the reference."""
+    if fields.get("id"):
+        raise Refused(400, "Bad Request - Not a Pinned Client Priority consumer")
+    if _number(fields, "min_pending") > 0 or _number(fields, "min_ack_pending") > 0:
+        raise Refused(400, "Bad Request - Not a Overflow Priority consumer")
+    if not 0 <= _number(fields, "priority") <= LOWEST_PRIORITY:
+        raise Refused(400, f"Bad Request - Priority must be between 0 and {LOWEST_PRIORITY}")
+
+
 def _fields(payload: bytes) -> dict[str, object]:
     text = payload.strip()
     if not text.startswith(b"{"):
         # As in the reference, what is neither JSON nor a number asks for one message.
-        return {"batch": int(text)} if text.isdigit() and len(text) < 10 else {}
+        return {"batch": int(text)} if text.isdigit() and len(text) <= MOST_DIGITS else {}
     try:
         fields = read_json(text)
     except BadJson:

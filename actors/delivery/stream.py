@@ -54,6 +54,8 @@ RETRY_SECONDS: Final = 0.05
 GETS_MAX: Final = 1024
 """Direct gets under way; more are turned away, and clients try again."""
 NAME_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+ADVISORY_ID: Final = 22
+"""Letters of an advisory's id."""
 ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
 
@@ -380,13 +382,15 @@ class StreamDelivery:
     async def _get(self, message: ClientMessage) -> None:
         try:
             wanted = message.tokens[0] if message.tokens else ""
-            header, body = await direct_get(self._machine, wanted, message.payload)
-            self._carrier.carry(message.reply, message.reply, b"", len(header), header + body)
+            await direct_get(self._machine, wanted, message.payload, partial(self._respond, message.reply))
         except DamagedRecord as damage:
             logger.error("%s", damage)
             self._status(message.reply, status(500, "Message Damaged"))
         finally:
             self._getting -= 1
+
+    def _respond(self, reply: bytes, header: bytes, body: bytes) -> bool:
+        return bool(reply) and self._carrier.carry(reply, reply, b"", len(header), header + body)
 
     def _confirm(self, led: LedConsumer, message: ClientMessage) -> None:
         """A client says that it has processed what was sent before a flow control request."""
@@ -510,13 +514,26 @@ class StreamDelivery:
 
     def _give_up(self, led: LedConsumer, plan: Plan) -> None:
         """Deliver these no more: the stream has them no more, or they were delivered as often as may be."""
-        self._advise(led, plan.exhausted)
         sequences = [*plan.gone, *plan.exhausted]
         if led.volatile:
             led.consumer.give_up(sequences, self._clock.wall())
+            self._advise(led, plan.exhausted)
         else:
             chunk = commands.command_chunk(commands.give_up(led.consumer.number, sequences))
-            self.group.propose(chunk, lambda outcome: self._touch(led), self.term)
+            self.group.propose(chunk, partial(self._gave_up, led, plan), self.term)
+
+    def _gave_up(self, led: LedConsumer, plan: Plan, outcome: Outcome) -> None:
+        """It is in the log that these are delivered no more; or is not, and then it is tried again."""
+        if self.ended:
+            return
+        if isinstance(outcome, Applied):
+            self._advise(led, plan.exhausted)
+        else:
+            again = trio.current_time() + RETRY_SECONDS
+            for sequence in (*plan.gone, *plan.exhausted):
+                if sequence in led.consumer.pending:
+                    led.arm(sequence, again)
+        self._touch(led)
 
     def _advise(self, led: LedConsumer, exhausted: Iterable[int]) -> None:
         """Tell whoever listens that a message was given up."""
@@ -525,12 +542,15 @@ class StreamDelivery:
         for sequence in exhausted:
             advisory = {
                 "type": "io.nats.jetstream.advisory.v1.max_deliver",
+                "id": "".join(self._random.choices(NAME_LETTERS, k=ADVISORY_ID)),
+                "timestamp": rfc3339(self._clock.wall()),
                 "stream": stream,
                 "consumer": name,
                 "stream_seq": sequence,
                 "deliveries": led.consumer.config.max_deliver,
             }
-            self._carrier.carry(subject, subject, b"", 0, json.dumps(advisory).encode())
+            body = json.dumps(advisory, separators=(",", ":")).encode()
+            self._carrier.carry(subject, subject, b"", 0, body)
 
     def _go(self, led: LedConsumer, plan: Plan) -> None:
         assert self._nursery is not None
@@ -589,6 +609,8 @@ class StreamDelivery:
             reply = led.ack_subject(pick.sequence, count, first + position, message.time, pick.left)
             header, body = _shown(message, config.headers_only)
             self._carrier.carry(pick.inbox, message.subject, reply, len(header), header + body)
+            if pick.completes and pick.request is not None:
+                self._status(pick.inbox, status(409, "Batch Completed", *pick.request.pending()))
         led.next_beat = now + config.idle_heartbeat / 1e9
         if config.flow_control:
             self._ask_flow(led)

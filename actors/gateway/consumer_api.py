@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from ..stream import commands
 from ..stream.config import decode_json
@@ -19,6 +19,7 @@ from ..stream.consumer_config import (
 )
 from ..stream.errors import ApiError, api_error, json_error
 from ..stream.views import ZERO_TIME, listed, rfc3339
+from .request_json import check_empty, offset_of, read_request
 
 if TYPE_CHECKING:
     from ..delivery.led import LedConsumer
@@ -32,7 +33,6 @@ __all__ = [
     "ConsumerApi",
     "ConsumerHost",
     "ConsumerQuestion",
-    "check_empty",
     "read_question",
 ]
 
@@ -42,7 +42,6 @@ LIST_LIMIT: Final = 256
 
 NOT_SUPPORTED: Final = ApiError(501, 10036, "this request on consumers is not supported yet")
 UNAVAILABLE: Final = ApiError(503, 10008, "JetStream system temporarily unavailable")
-NOT_EMPTY: Final = ApiError(400, 10038, "expected an empty request payload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +131,7 @@ class ConsumerApi:
             case "create":
                 return await self._create(question, payload)
             case "info":
+                check_empty(payload)
                 return self._info(self._find(question.name))
             case "delete":
                 return await self._delete(question.name, payload)
@@ -196,7 +196,7 @@ class ConsumerApi:
         return {"success": True}
 
     async def _pause(self, name: str, payload: bytes) -> dict[str, object]:
-        request = _request(payload)
+        request = read_request(payload, "pause_until")
         until = request.get("pause_until") or ""
         if not isinstance(until, str):
             raise json_error("pause_until is no string")
@@ -213,6 +213,10 @@ class ConsumerApi:
         shown: dict[str, object] = {"paused": left > 0, "pause_until": until or ZERO_TIME}
         return shown | {"pause_remaining": left} if left > 0 else shown
 
+    def check_there(self, name: str) -> None:
+        """Raises ApiError 10014 if there is no such consumer."""
+        self._find(name)
+
     # --- showing ----------------------------------------------------------------------------------------
 
     def _find(self, name: str) -> LedConsumer:
@@ -222,12 +226,9 @@ class ConsumerApi:
         return led
 
     def _page(self, payload: bytes, limit: int) -> tuple[dict[str, object], list[str]]:
-        request = _request(payload)
-        offset = request.get("offset") or 0
-        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-            raise json_error("offset is no number from 0 on")
+        request = read_request(payload, "offset")
         names = self._host.delivery.names()
-        offset = min(offset, len(names))
+        offset = min(offset_of(request), len(names))
         page: dict[str, object] = {"total": len(names), "offset": offset, "limit": limit}
         return page, names[offset : offset + limit]
 
@@ -257,23 +258,6 @@ class ConsumerApi:
         return shown | {"ts": rfc3339(self._host.wall)}
 
 
-def check_empty(payload: bytes) -> None:
-    """Raises ApiError 10038 unless the request says nothing; an empty object says nothing."""
-    try:
-        empty = not payload.strip() or decode_json(payload) == {}
-    except ApiError:
-        empty = False
-    if not empty:
-        raise NOT_EMPTY
-
-
 def _position(position: Position) -> dict[str, object]:
     shown: dict[str, object] = {"consumer_seq": position.consumer, "stream_seq": position.stream}
     return shown | {"last_active": rfc3339(position.time)} if position.time else shown
-
-
-def _request(payload: bytes) -> dict[str, object]:
-    value = decode_json(payload) if payload.strip() else {}
-    if not isinstance(value, dict):
-        raise json_error("the request is no object")
-    return cast("dict[str, object]", value)

@@ -10,7 +10,7 @@ import enum
 import functools
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -29,9 +29,10 @@ from ..stream.config import (
 from ..stream.consumer_config import parse_time
 from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
-from ..stream.subjects import is_subject, subject_matches, subjects_overlap
+from ..stream.subjects import subject_matches, subjects_overlap
 from ..stream.views import ZERO_TIME, listed, message_json, rfc3339, state_json
-from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, check_empty, read_question
+from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, read_question
+from .request_json import check_empty, number_of, offset_of, read_request, text_of
 
 if TYPE_CHECKING:
     from ..stream.machine import StoredMessage, StreamMachine
@@ -49,8 +50,6 @@ SUBJECTS_LIMIT: Final = 100_000
 DELETED_LIMIT: Final = 100_000
 """Deleted sequences in one answer; `num_deleted` tells when there are more."""
 
-NO_BATCHES: Final = ApiError(501, 10036, "batched get is not supported yet")
-"""10036 is the reference's code for what it can't do in a cluster."""
 FEATURE_LEVEL: Final = 1
 """What clients may use, as the account's information says: 1 stands for a message's own time to live, delete
 markers and pause; the reference's higher ones for counters, batches and schedules too."""
@@ -94,6 +93,12 @@ _APIS: Final[dict[str, _Api]] = {
     "STREAM.LEADER.STEPDOWN": _Api("stream_leader_stepdown", at_stream=True),
 }
 _NAMELESS: Final = frozenset({"INFO", "STREAM.NAMES", "STREAM.LIST"})
+_BESIDE_ERRORS: Final[dict[str, dict[str, object]]] = {
+    "STREAM.NAMES": {"streams": None},
+    "STREAM.LIST": {"streams": []},
+    "STREAM.PURGE": {"purged": 0},
+}
+"""What an answer has besides its error, where clients look for it."""
 
 
 def api_target(subject: str) -> Target | str | None:
@@ -165,8 +170,7 @@ class JetStreamApi:
             body = {"error": error.to_json()}
             if api.paged:
                 body |= {"total": 0, "offset": 0, "limit": 0}
-            if kind == "STREAM.PURGE":
-                body["purged"] = 0
+            body |= _BESIDE_ERRORS.get(kind, {})
         else:
             self._count(None)
         return _encode(api.type, body)
@@ -174,7 +178,11 @@ class JetStreamApi:
     async def _handle_consumer(self, question: ConsumerQuestion, payload: bytes) -> bytes:
         try:
             api = ConsumerApi(await self._consumer_host(question.stream))
-            body = await api.answer(question, payload)
+            if question.kind == "leader_stepdown":
+                api.check_there(question.name)
+                body = await self._step_down(question.stream, payload)
+            else:
+                body = await api.answer(question, payload)
         except ApiError as error:
             self._count(error)
             body = {"error": error.to_json()}
@@ -219,15 +227,17 @@ class JetStreamApi:
             "memory_max_stream_bytes",
             "storage_max_stream_bytes",
         )
-        held = [self._host.machine(each.group) for each in self._host.streams().values()]
-        states = [machine.info() for machine in held if machine is not None]
+        streams = self._host.streams().values()
+        held = [self._host.machine(each.group) for each in streams]
+        machines = [machine for machine in held if machine is not None]
+        kept, reserved = _by_storage(machines), _reserved(streams)
         return {
-            "memory": 0,
-            "storage": sum(state.bytes for state in states),
-            "reserved_memory": 0,
-            "reserved_storage": 0,
+            "memory": kept["memory"],
+            "storage": kept["file"],
+            "reserved_memory": reserved["memory"],
+            "reserved_storage": reserved["file"],
             "streams": len(self._host.streams()),
-            "consumers": sum(state.consumers for state in states),
+            "consumers": sum(machine.info().consumers for machine in machines),
             "limits": {**dict.fromkeys(unlimited, -1), "max_bytes_required": False},
             "api": {"level": FEATURE_LEVEL, "total": self.total, "errors": self.errors},
         }
@@ -253,8 +263,8 @@ class JetStreamApi:
 
     def _page(self, payload: bytes, limit: int) -> tuple[dict[str, object], list[StreamAssignment]]:
         """The asked page of the streams (that take messages of `subject`), by name."""
-        request = _request(payload)
-        subject, offset = _text(request, "subject"), _number(request, "offset")
+        request = read_request(payload, "subject", "offset")
+        subject, offset = text_of(request, "subject"), offset_of(request)
         streams = sorted(self._host.streams().values(), key=lambda stream: stream.name)
         if subject:
             streams = [each for each in streams if _takes(each, subject)]
@@ -316,10 +326,10 @@ class JetStreamApi:
     # --- what is: the stream's leader ---------------------------------------------------------------------
 
     async def _info(self, name: str, payload: bytes) -> dict[str, object]:
-        request = _request(payload)
+        request = read_request(payload, "deleted_details", "subjects_filter", "offset")
+        wanted, offset = text_of(request, "subjects_filter"), offset_of(request)
         assignment = self._assignment(name)
         machine = self._machine(assignment)
-        wanted, offset = _text(request, "subjects_filter"), _number(request, "offset")
         await self._barrier(assignment)
         state = machine.info()
         page = {"total": 0, "offset": 0, "limit": 0}
@@ -341,18 +351,16 @@ class JetStreamApi:
         }
 
     async def _purge(self, name: str, payload: bytes) -> dict[str, object]:
-        request = _request(payload)
-        subject, seq, keep = _text(request, "filter"), _number(request, "seq"), _number(request, "keep")
+        request = read_request(payload, "filter", "seq", "keep", strict=True)
+        subject, seq, keep = text_of(request, "filter"), number_of(request, "seq"), number_of(request, "keep")
         if seq and keep:
-            raise api_error(10003)
-        if subject and not is_subject(subject):
             raise api_error(10003)
         assignment = self._assignment(name)
         purged = await self._command(assignment, commands.purge(subject, seq, keep))
         return {"success": True, "purged": purged}
 
     async def _get_message(self, name: str, payload: bytes) -> dict[str, object]:
-        wanted = _wanted(_request(payload))
+        wanted = _wanted(read_request(payload, *_WANTED, strict=True))
         assignment = self._assignment(name)
         machine = self._machine(assignment)
         await self._barrier(assignment)
@@ -362,22 +370,23 @@ class JetStreamApi:
             raise ApiError(500, 10051, str(damage)) from damage
         if message is None:
             raise api_error(10037)
-        return {"message": message_json(message)}
+        shown = message_json(message)
+        return {"message": _without(shown, "hdrs") if wanted.bare else shown}
 
     async def _delete_message(self, name: str, payload: bytes) -> dict[str, object]:
-        request = _request(payload)
+        request = read_request(payload, "seq", "no_erase", strict=True)
         if not request:
             raise api_error(10003)
-        seq = _number(request, "seq")
+        seq = number_of(request, "seq")
         await self._command(self._assignment(name), commands.delete(seq))
         return {"success": True}
 
     async def _step_down(self, name: str, payload: bytes) -> dict[str, object]:
-        request = _request(payload)
+        request = read_request(payload, "placement")
         placement = request.get("placement")
         if placement is not None and not isinstance(placement, dict):
             raise json_error("placement is no object")
-        preferred = _text(placement, "preferred") if placement else ""
+        preferred = text_of(placement, "preferred") if placement else ""
         assignment = self._assignment(name)
         if len(self._host.node_names()) < 2:
             raise ApiError(503, 10010, "JetStream clustering support required")
@@ -455,30 +464,9 @@ def _encode(kind: str, body: Mapping[str, object]) -> bytes:
     return json.dumps(response, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _request(payload: bytes) -> dict[str, object]:
-    """The object of a request; an empty payload is an empty one. Raises ApiError 10025."""
-    value = decode_json(payload) if payload.strip() else {}
-    if not isinstance(value, dict):
-        raise json_error("the request is no object")
-    return cast("dict[str, object]", value)
-
-
-def _text(request: Mapping[str, object], field: str) -> str:
-    value = request.get(field)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise json_error(f"{field} is no string")
-    return value
-
-
-def _number(request: Mapping[str, object], field: str) -> int:
-    value = request.get(field)
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise json_error(f"{field} is no number from 0 to 2^64-1")
-    return value
+_BATCHED: Final = ("batch", "max_bytes", "multi_last", "up_to_seq", "up_to_time")
+"""Only a direct get takes these."""
+_WANTED: Final = ("seq", "last_by_subj", "next_by_subj", "start_time", "no_hdr", *_BATCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +477,8 @@ class _Wanted:
     last: str = ""
     following: str = ""
     since: int | None = None
+    bare: bool = False
+    """Without its headers."""
 
     async def read(self, machine: StreamMachine) -> StoredMessage | None:
         if self.last:
@@ -501,19 +491,38 @@ class _Wanted:
 
 def _wanted(request: Mapping[str, object]) -> _Wanted:
     """Raises ApiError 10003 where the request names no message, or two."""
-    if any(request.get(field) for field in ("batch", "multi_last", "up_to_seq", "up_to_time")):
-        raise NO_BATCHES
-    since = _text(request, "start_time")
+    since = text_of(request, "start_time")
     wanted = _Wanted(
-        seq=_number(request, "seq"),
-        last=_text(request, "last_by_subj"),
-        following=_text(request, "next_by_subj"),
+        seq=number_of(request, "seq"),
+        last=text_of(request, "last_by_subj"),
+        following=text_of(request, "next_by_subj"),
         since=parse_time(since) if since else None,
+        bare=request.get("no_hdr") is True,
     )
     named = bool(wanted.seq) + bool(wanted.last) + (wanted.since is not None)
-    if named > 1 or (wanted.last and wanted.following) or not (named or wanted.following):
+    batched = any(request.get(field) for field in _BATCHED)
+    if batched or named > 1 or (wanted.last and wanted.following) or not (named or wanted.following):
         raise api_error(10003)
     return wanted
+
+
+def _by_storage(machines: Iterable[StreamMachine]) -> dict[str, int]:
+    """Accounted bytes of streams, by the kind of storage that they asked for."""
+    held = {"file": 0, "memory": 0}
+    for machine in machines:
+        if machine.config is not None:
+            held[machine.config.storage] += machine.info().bytes
+    return held
+
+
+def _reserved(streams: Iterable[StreamAssignment]) -> dict[str, int]:
+    """What streams may grow to in all their replicas, as far as they have a limit, by kind of storage."""
+    held = {"file": 0, "memory": 0}
+    for each in streams:
+        limit, replicas = each.config.get("max_bytes"), each.config.get("num_replicas")
+        if isinstance(limit, int) and isinstance(replicas, int) and limit > 0:
+            held[str(each.config["storage"])] += limit * replicas
+    return held
 
 
 def _subjects(assignment: StreamAssignment) -> list[str]:

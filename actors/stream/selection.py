@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...codec.block import EVERYTHING
 from .subjects import SubjectFilter
 
 if TYPE_CHECKING:
@@ -51,10 +52,9 @@ class Selection:
             return sum(store.counts(numbers))
         return store.count_from_of(sequence, numbers)
 
-    def last_of_each(self) -> list[int]:
-        """The newest sequence of every wanted subject, ascending."""
-        lasts = self._store.lasts(self._numbers())
-        return sorted(lasts)
+    def last_of_each(self, up_to: int = EVERYTHING) -> list[int]:
+        """The newest sequence, up to a place, of every wanted subject that has one there; ascending."""
+        return sorted(self._store.lasts(self._numbers(), up_to))
 
     def _numbers(self) -> list[int]:
         subjects = self._store.subjects

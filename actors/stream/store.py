@@ -164,9 +164,15 @@ class MessageStore:
         """Messages of each of these subjects, by id."""
         return [self._counters.counts[number] for number in numbers]
 
-    def lasts(self, numbers: Iterable[int]) -> list[int]:
-        """Sequence of the newest message of each of these subjects, by id."""
-        return [self._counters.lasts[number] for number in numbers]
+    def lasts(self, numbers: Iterable[int], up_to: int = EVERYTHING) -> list[int]:
+        """Sequences of the newest messages, none above `up_to`, of those of these subjects that have one."""
+        lasts, firsts = self._counters.lasts, self._counters.firsts
+        found = [
+            lasts[number] if lasts[number] <= up_to else self._found_before(up_to + 1, number)
+            for number in numbers
+            if firsts[number] <= up_to
+        ]
+        return [sequence for sequence in found if sequence is not None]
 
     def over(self, numbers: Iterable[int], limit: int) -> dict[int, int]:
         """Those ids that have more messages than the limit, each with how many more."""
@@ -408,11 +414,17 @@ class MessageStore:
         return (block, position) if block.ids[position] != NO_SUBJECT else None
 
     def _last_before(self, sequence: int, number: int) -> int:
+        found = self._found_before(sequence, number)
+        assert found is not None, "a counted message is in no block"
+        return found
+
+    def _found_before(self, sequence: int, number: int) -> int | None:
+        """The newest message of a subject (by id) below a sequence."""
         for block in reversed(self._blocks[: self._block_at(sequence) + 1]):
-            position = block.find_last(min(len(block), sequence - block.first), number)
+            position = block.find_last(min(len(block), max(0, sequence - block.first)), number)
             if position is not None:
                 return block.first + position
-        raise AssertionError("a counted message is in no block")
+        return None
 
     def find(
         self, sequence: int, *, subject: int = NO_SUBJECT, wanted: bytearray | None = None

@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -105,6 +106,9 @@ async def test_a_pull_gets_messages_with_everything_in_their_acknowledgement_sub
         ({"batch": 2}, ["m0", "m1"]),
         ({"batch": 3, "expires": SECOND}, ["m0", "m1", "408 Request Timeout"]),
         ({"batch": 3, "no_wait": True, "max_bytes": 50}, ["m0", "409 Message Size Exceeds MaxBytes"]),
+        ({"batch": 1, "expires": SECOND, "max_bytes": 500}, ["m0", "409 Batch Completed"]),
+        ({"batch": 1, "id": "x"}, ["400 Bad Request - Not a Pinned Client Priority consumer"]),
+        ({"batch": 1, "min_pending": 1}, ["400 Bad Request - Not a Overflow Priority consumer"]),
         (
             {"batch": 1, "expires": SECOND, "idle_heartbeat": SECOND},
             ["400 Bad Request - heartbeat value too large"],
@@ -186,17 +190,28 @@ async def test_nak_progress_term_and_next(autojump_clock: MockClock) -> None:
         assert sequences(await it.client.take(inbox, 1)) == [5]
 
 
-async def test_max_deliver_gives_up_and_says_so(autojump_clock: MockClock) -> None:
+async def test_max_deliver_gives_up_and_says_so_though_nobody_asks_for_more(
+    autojump_clock: MockClock,
+) -> None:
     async with harness() as it:
         advisory = it.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.c")
         await it.client.fill("s.0")
         await it.consumer(ack_wait=SECOND, max_deliver=2)
-        inbox = it.client.pull("S.c", batch=9, expires=9 * SECOND)
-        got = await it.client.take(inbox, 9, seconds=20)
-        assert [each.status or each.numbers[0] for each in got] == [1, 2, "408 Request Timeout"]
-        [told] = await it.client.take(advisory, 1)
-        assert b'"stream_seq": 1' in told.payload
+        inbox = it.client.pull("S.c", batch=2, expires=9 * SECOND)
+        got = await it.client.take(inbox, 2, seconds=20)
+        assert [each.numbers[0] for each in got] == [1, 2]
+        [told] = await it.client.take(advisory, 1, seconds=2)
+        fields = json.loads(told.payload)
+        assert len(fields.pop("id")) == 22 and fields.pop("timestamp").endswith("Z")
+        assert fields == {
+            "type": "io.nats.jetstream.advisory.v1.max_deliver",
+            "stream": "S",
+            "consumer": "c",
+            "stream_seq": 1,
+            "deliveries": 2,
+        }
         assert (await it.info())["num_ack_pending"] == 0
+        assert await it.client.take(advisory, 1, seconds=5) == [], "once"
 
 
 async def test_backoff_spaces_redeliveries(autojump_clock: MockClock) -> None:
@@ -554,9 +569,30 @@ async def test_direct_get_answers_with_a_message(autojump_clock: MockClock, at: 
             got = await client.request("$JS.API.DIRECT.GET.S", request)
             assert answer == (got.payload or got.status)
         assert (await client.request("$JS.API.DIRECT.GET.S.s.1")).payload == b"m0"
+        assert (await client.request("$JS.API.DIRECT.GET.S", b'{"seq":1,"min_last_seq":3}')).payload == b"one"
+        behind = await client.request("$JS.API.DIRECT.GET.S", b'{"seq":1,"min_last_seq":4}')
+        assert behind.status == "412 Min Last Sequence"
         await client.api("STREAM.CREATE.T", name="T", subjects=["t"])
         for stream in ("T", "NO"):
             assert (await client.request(f"$JS.API.DIRECT.GET.{stream}", b'{"seq":1}')).status == "503"
+
+
+async def test_a_direct_get_of_many_ends_with_how_many_are_left(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c", at="b", allow_direct=True) as it:
+        client = it.client
+        await client.fill(*[f"s.{number % 3}" for number in range(300)])
+        inbox = client.subscribe(client.inbox())
+        client.publish("$JS.API.DIRECT.GET.S", b'{"seq":2,"batch":250}', inbox)
+        got = await client.take(inbox, 252, seconds=5)
+        assert [each.payload for each in got[:-1]] == [b"m%d" % number for number in range(1, 251)]
+        assert got[-1].status == "204 EOB"
+        assert "Nats-Num-Pending: 49\r\nNats-Last-Sequence: 251\r\n" in got[-1].headers
+        client.publish("$JS.API.DIRECT.GET.S", b'{"multi_last":["s.0","s.2"],"up_to_seq":100}', inbox)
+        newest = await client.take(inbox, 4, seconds=5)
+        assert [each.payload for each in newest[:-1]] == [b"m98", b"m99"]
+        assert (
+            "Nats-Num-Pending: 0\r\nNats-Last-Sequence: 100\r\nNats-UpTo-Sequence: 100" in newest[-1].headers
+        )
 
 
 async def test_a_message_with_a_time_to_live_leaves_a_marker_on_every_replica(

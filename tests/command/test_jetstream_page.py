@@ -28,7 +28,7 @@ def test_a_request_is_answered_as_the_page_says(subject: str) -> None:
     text = REQUESTS[subject]
     question = read_question(subject)
     if question is not None:
-        assert text.startswith("no: error 10036") == (question.kind in ("unpin", "reset", "leader_stepdown"))
+        assert text.startswith("no: error 10036") == (question.kind in ("unpin", "reset"))
         assert NOT_SUPPORTED.err_code == 10036
     elif read_client_message(subject.encode(), b"", b"") is not None:
         assert text.startswith("yes")

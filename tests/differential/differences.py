@@ -70,4 +70,10 @@ DIFFERENCES: Final[dict[str, list[Command]]] = {
         consumer(),
         ("pull", "S.c", 1, {"max_bytes": 70}),
     ],
+    "a purge that is no JSON": [stream(), publish(), ("raw", "$JS.API.STREAM.PURGE.S", "bad")],
+    "`min_last_seq` of a direct get": [
+        stream(allow_direct=True),
+        publish(),
+        ("direct", "S", {"seq": 1, "min_last_seq": 2}),
+    ],
 }

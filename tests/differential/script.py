@@ -82,7 +82,9 @@ class Session:
 
     def _do_direct(self, subject: str, body: object) -> object:
         payload = b"" if body is None else json.dumps(body).encode()
-        return self._shown(self._client.ask(f"$JS.API.DIRECT.GET.{subject}", payload))
+        batched = isinstance(body, dict) and bool(body.get("batch") or body.get("multi_last"))
+        enough = _ended if batched else bool
+        return self._shown(self._client.ask(f"$JS.API.DIRECT.GET.{subject}", payload, enough=enough))
 
     def _do_raw(self, subject: str, payload: str) -> object:
         return self._shown(self._client.ask(subject, payload.encode()))
@@ -117,6 +119,10 @@ class Session:
             )
             for each in replies
         ]
+
+
+def _ended(replies: list[Reply]) -> bool:
+    return bool(replies) and replies[-1].is_status
 
 
 def clear(client: WireClient) -> None:

@@ -106,6 +106,18 @@ plain_headers = st.sampled_from([{}, {}, {}, {"Key": "value"}])
 
 message_wanted = some(seq=small, last_by_subj=patterns, next_by_subj=patterns)
 
+batch_wanted = some(
+    seq=small,
+    next_by_subj=patterns,
+    last_by_subj=patterns,
+    start_time=st.sampled_from(["2020-01-01T00:00:00Z", "2050-01-01T00:00:00Z", "x"]),
+    batch=st.integers(1, 4),
+    max_bytes=st.sampled_from([0, 1, 20, 400]),
+    multi_last=st.lists(patterns, max_size=2),
+    up_to_seq=small,
+    up_to_time=st.sampled_from(["2020-01-01T00:00:00Z", "2050-01-01T00:00:00Z"]),
+)
+
 commands: st.SearchStrategy[Command] = st.one_of(
     *[
         st.tuples(
@@ -135,6 +147,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.tuples(st.just("api"), st.just("STREAM.MSG.DELETE.S"), some(seq=small, no_erase=st.booleans())),
     st.tuples(st.just("api"), st.just("STREAM.PURGE.S"), some(filter=patterns, seq=small, keep=small)),
     st.tuples(st.just("direct"), st.just("S"), message_wanted),
+    st.tuples(st.just("direct"), st.just("S"), batch_wanted),
     st.tuples(st.just("direct"), subjects.map("S.".__add__), st.none()),
     *[
         st.builds(
