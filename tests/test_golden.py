@@ -321,6 +321,10 @@ RAFT: dict[FrameKind, list[PeerMessage]] = {
     FrameKind.SNAPSHOT_REPLY: [SnapshotReply(**COMMON, index=9, ok=True)],
     FrameKind.RESIGNED: [Resigned(**COMMON)],
 }
+ROWS = {
+    FrameKind.APPENDS: RAFT[FrameKind.APPEND] * 2,
+    FrameKind.APPEND_REPLIES: RAFT[FrameKind.APPEND_REPLY] * 2,
+}
 ROUTED = [
     Routed(b"orders.paid", b"_INBOX.1", 2, b"h1body", True, (b"workers",), b"other"),
     Routed(b"s", b"", 0, b"", False, ()),
@@ -355,6 +359,29 @@ def frames() -> list[bytes]:
     return encoded
 
 
+def row_frames() -> list[bytes]:
+    """What protocol 3 added."""
+    return [appends_frame(), append_replies_frame()]
+
+
+def appends_frame() -> bytes:
+    rows, attachment = b"", b""
+    for message in ROWS[FrameKind.APPENDS]:
+        assert isinstance(message, Append)
+        batches = b"".join(message.batches)
+        rows += wire.append_row(message, len(batches))
+        attachment += batches
+    return encode_frame(FrameKind.APPENDS, (rows,), len(attachment)) + attachment
+
+
+def append_replies_frame() -> bytes:
+    rows = b""
+    for message in ROWS[FrameKind.APPEND_REPLIES]:
+        assert isinstance(message, AppendReply)
+        rows += wire.append_reply_row(message)
+    return encode_frame(FrameKind.APPEND_REPLIES, (rows,))
+
+
 def read_frames(data: bytes) -> list[Frame]:
     return list(FrameReader(1 << 20).feed(data))
 
@@ -368,7 +395,7 @@ def test_peer_frames_1() -> None:
     golden = read_golden("peer-v1")
     assert b"".join(frames()) == golden
     hello, *rest = read_frames(golden)
-    assert {frame.kind for frame in (hello, *rest)} == set(FrameKind), "one of every kind"
+    assert {frame.kind for frame in (hello, *rest)} | set(ROWS) == set(FrameKind), "one of every kind"
     assert wire.decode_hello(hello) == HELLO
     for (kind, messages), frame in zip(RAFT.items(), rest, strict=False):
         assert (frame.kind, list(wire.decode_messages(NODE, frame))) == (kind, messages)
@@ -377,6 +404,13 @@ def test_peer_frames_1() -> None:
         if kind in wire.ENVELOPES:
             wire.checked(frame.envelope, wire.ENVELOPES[kind])
     assert decode_frame(OTHERS[8][2]) == ROUTED
+
+
+def test_peer_frames_of_rows_3() -> None:
+    golden = read_golden("peer-rows-v3")
+    assert b"".join(row_frames()) == golden
+    for (kind, messages), frame in zip(ROWS.items(), read_frames(golden), strict=True):
+        assert (frame.kind, list(wire.decode_messages(NODE, frame))) == (kind, messages)
 
 
 def test_a_frame_of_another_version_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The other nodes, as this node reaches them: their links, who answers at each, and where their frames go.
 
-Everyone on the node sends through here, by node id. Heartbeats of all groups to one peer leave in one frame.
+Everyone on the node sends through here, by node id. What all groups say to one peer in a pass leaves in one
+frame of its kind (`packer.py`).
 """
 
 import logging
@@ -15,23 +16,15 @@ from ..raft.messages import PeerMessage
 from .link import Link, LinkStatistics, PeerServer
 from .liveness import Liveness
 from .network import Listener, Network
-from .wire import (
-    COALESCED,
-    ENVELOPES,
-    KINDS,
-    MESSAGES,
-    FrameKind,
-    Hello,
-    checked,
-    message_fields,
-)
+from .packer import Packer
+from .wire import ENVELOPES, MESSAGES, ROWS, ROWS_SINCE, FrameKind, Hello, checked
 
 logger = logging.getLogger(__name__)
 
 OnFrame = Callable[[int, list[object], memoryview], None]
 """(sender's node id, envelope, attachment). Never raises but FrameError, never waits."""
 
-RAFT_KINDS: Final = frozenset(map(int, MESSAGES))
+RAFT_KINDS: Final = frozenset(map(int, [*MESSAGES, *ROWS]))
 MAX_ATTACHMENT: Final = 64 * 1024 * 1024
 FLUSHED_LOOK: Final = 0.01
 """Seconds between looks at what links have not sent yet; only at the end of a node."""
@@ -73,8 +66,7 @@ class Peers:
         self._by_id: dict[int, Link] = {}
         self._handlers: dict[int, OnFrame] = {}
         self._messages: Callable[[int, Frame], None] | None = None
-        self._beats: dict[int, dict[FrameKind, list[tuple[object, ...]]]] = {}
-        self._hooks: dict[int, Callable[[], None]] = {}
+        self._packers: dict[int, Packer] = {}
         self._server = PeerServer(self, MAX_ATTACHMENT)
         self._alive_interval = alive_interval
         self._liveness = Liveness(alive_patience)
@@ -93,21 +85,9 @@ class Peers:
 
     def send_message(self, peer: int, message: PeerMessage) -> None:
         """Send a Raft message. Like any network this may lose it: the roles' rules cope."""
-        kind = KINDS[type(message)]
-        link = self._by_id.get(peer)
-        if link is None:
-            return
-        if kind in COALESCED:
-            self._beats.setdefault(peer, {}).setdefault(kind, []).append(message_fields(message))
-            link.wake_for(self._hooks[peer])
-        else:
-            link.send(kind, message_fields(message), *getattr(message, "batches", ()))
-
-    def _pack_beats(self, peer: int) -> None:
-        link = self._by_id.get(peer)
-        for kind, beats in self._beats.pop(peer, {}).items():
-            if link is not None:
-                link.send(kind, tuple(beats))
+        packer = self._packers.get(peer)
+        if packer is not None:
+            packer.send(message)
 
     # --- who is there --------------------------------------------------------------------------------
 
@@ -238,7 +218,7 @@ class Peers:
 
     def on_link_up(self, link: Link, remote: Hello) -> None:
         self._by_id[remote.node] = link
-        self._hooks[remote.node] = lambda: self._pack_beats(remote.node)
+        self._packers[remote.node] = Packer(link, rows=remote.version >= ROWS_SINCE)
         logger.info("link to %s (%016x) is up", remote.name, remote.node)
         for told in self.on_up:
             told(remote.node)
@@ -246,7 +226,7 @@ class Peers:
     def on_link_down(self, link: Link, remote: Hello) -> None:
         if self._by_id.get(remote.node) is link:
             del self._by_id[remote.node]
-            self._beats.pop(remote.node, None)
+            del self._packers[remote.node]
             logger.info("link to %s (%016x) is down", remote.name, remote.node)
             for told in self.on_down:
                 told(remote.node)

@@ -2,10 +2,15 @@
 
 `codec/frame.py` cuts and checks frames; here every field gets its type and range back before anyone acts on
 it. Sealed batches ride behind the envelope exactly as they lie in the log.
+
+Appends and their replies, which come with every batch of every group, travel together: one frame has those of
+all groups that one pass brought, as rows of one width. A row has its types by its layout, so what is checked
+once for the frame is not checked for each field of each message.
 """
 
 import enum
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Final, cast
 
@@ -24,12 +29,15 @@ from ..raft.messages import (
     VoteReply,
 )
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """The newest protocol that this program speaks (DESIGN 10). What each version added:
 
 2: reports of a group's members say at which commit index they were true (`meta.FENCED_REPORTS`); the state of
 a stream has version 2 (`stream.machine.STATE_LEVEL`).
+3: appends and their replies of many groups in one frame (`ROWS`).
 """
+ROWS_SINCE: Final = 3
+"""The protocol of a node that takes `ROWS`; an older one gets a frame for each message."""
 OLDEST_PROTOCOL: Final = 1
 """The oldest one that it still speaks, with whoever knows no newer one."""
 MAX_U64: Final = (1 << 64) - 1
@@ -63,6 +71,10 @@ class FrameKind(enum.IntEnum):
     ALIVE = 24
     """A sign of life, when there is nothing else to say."""
     RESIGNED = 25
+    APPENDS = 26
+    """Appends of many groups, as rows; the batches of all of them, in the same order, are the attachment."""
+    APPEND_REPLIES = 27
+    """Replies to appends of many groups, as rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +142,123 @@ _TYPES: Final = {
 }
 
 
+ROWS: Final[dict[FrameKind, type[PeerMessage]]] = {
+    FrameKind.APPENDS: Append,
+    FrameKind.APPEND_REPLIES: AppendReply,
+}
+"""Frames whose envelope is one byte string: a row for each message, of one width."""
+ROWS_OF: Final = {message: kind for kind, message in ROWS.items()}
+_APPEND: Final = struct.Struct("<8Q")
+_APPEND_REPLY: Final = struct.Struct("<7Q2B6x")
+
+
 def message_fields(message: PeerMessage) -> tuple[object, ...]:
     """A Raft message as an envelope. The sender is known from the connection and is not repeated."""
     return tuple(getattr(message, name) for name in _NAMES[type(message)])
 
 
+def append_row(message: Append, size: int) -> bytes:
+    """One row of `APPENDS`, with the size of its batches in bytes."""
+    return _APPEND.pack(
+        message.group,
+        message.incarnation,
+        message.term,
+        message.previous_index,
+        message.previous_term,
+        message.commit,
+        message.session,
+        size,
+    )
+
+
+def append_reply_row(message: AppendReply) -> bytes:
+    """One row of `APPEND_REPLIES`."""
+    return _APPEND_REPLY.pack(
+        message.group,
+        message.incarnation,
+        message.term,
+        message.session,
+        message.match,
+        message.hint_index,
+        message.hint_term,
+        message.accepted,
+        message.counts,
+    )
+
+
 def decode_messages(sender: int, frame: Frame) -> Iterable[PeerMessage]:
-    """The Raft messages of one frame, in order. Raises FrameError on wrong types, ranges or batches."""
+    """The Raft messages of one frame, in order. Raises FrameError on wrong types, ranges or batches; then
+    nothing of the frame counts."""
+    if frame.kind == FrameKind.APPENDS:
+        return list(_appends(sender, frame))
+    if frame.kind == FrameKind.APPEND_REPLIES:
+        return list(_append_replies(sender, frame))
     message = MESSAGES[FrameKind(frame.kind)]
     if frame.kind in COALESCED:
         return [_message(message, sender, cast(list[object], item)) for item in frame.envelope]
     if message is not Append:
         return [_message(message, sender, frame.envelope)]
     values = checked(frame.envelope, _TYPES[message])
+    batches = _batches(frame.attachment)
+    return [Append(sender=sender, batches=batches, **dict(zip(_NAMES[message], values, strict=True)))]  # type: ignore[arg-type]
+
+
+def _rows(frame: Frame, row: struct.Struct) -> Iterator[tuple[int, ...]]:
+    rows = frame.envelope[0] if len(frame.envelope) == 1 else None
+    if not isinstance(rows, bytes) or len(rows) % row.size:
+        raise FrameError("peer frame has no rows")
+    return row.iter_unpack(rows)
+
+
+def _appends(sender: int, frame: Frame) -> Iterator[Append]:
+    attachment, at = frame.attachment, 0
+    for group, incarnation, term, previous_index, previous_term, commit, session, size in _rows(
+        frame, _APPEND
+    ):
+        end = at + size
+        if end > len(attachment):
+            raise FrameError("an append's batches are cut short")
+        yield Append(
+            group=group,
+            incarnation=incarnation,
+            sender=sender,
+            term=term,
+            previous_index=previous_index,
+            previous_term=previous_term,
+            commit=commit,
+            session=session,
+            batches=_batches(attachment[at:end]),
+        )
+        at = end
+    if at != len(attachment):
+        raise FrameError("batches of no append")
+
+
+def _append_replies(sender: int, frame: Frame) -> Iterator[AppendReply]:
+    for group, incarnation, term, session, match, hint_index, hint_term, accepted, counts in _rows(
+        frame, _APPEND_REPLY
+    ):
+        if accepted > 1 or counts > 1:
+            raise FrameError("an append's reply has a flag that is none")
+        yield AppendReply(
+            group=group,
+            incarnation=incarnation,
+            sender=sender,
+            term=term,
+            session=session,
+            accepted=bool(accepted),
+            match=match,
+            hint_index=hint_index,
+            hint_term=hint_term,
+            counts=bool(counts),
+        )
+
+
+def _batches(attachment: memoryview) -> tuple[bytes, ...]:
     try:
-        batches = tuple(bytes(batch) for batch in split_batches(frame.attachment))
+        return tuple(bytes(batch) for batch in split_batches(attachment))
     except CodecError as error:
         raise FrameError(f"append carries no batches: {error}") from error
-    return [Append(sender=sender, batches=batches, **dict(zip(_NAMES[message], values, strict=True)))]  # type: ignore[arg-type]
 
 
 def _message(message: type[PeerMessage], sender: int, values: list[object]) -> PeerMessage:

@@ -11,7 +11,18 @@ import trio
 import trio.testing
 
 from trimaran.actors.peers.network import MemoryNetwork
-from trimaran.actors.peers.wire import COALESCED, MESSAGES, FrameKind, Hello, encode_hello
+from trimaran.actors.peers.wire import (
+    COALESCED,
+    MAX_U64,
+    MESSAGES,
+    ROWS,
+    FrameKind,
+    Hello,
+    append_reply_row,
+    append_row,
+    encode_hello,
+)
+from trimaran.actors.raft.messages import Append, AppendReply
 from trimaran.actors.replica.snapshots import MANIFEST_PART
 from trimaran.codec import EntryType, Kind, crc32c, make_chunk, seal_batch
 from trimaran.codec.frame import encode_frame
@@ -84,6 +95,8 @@ class Hostile:
             return [self.message(aim, kind) for _ in range(3)]
         if kind in MESSAGES:
             return self.message(aim, kind)
+        if kind in ROWS:
+            return [b"".join(self.row(aim, kind) for _ in range(3))]
         match kind:
             case FrameKind.SNAPSHOT_PART:
                 part = self.random.choice([MANIFEST_PART, MANIFEST_PART, 0, 1, self.any()])
@@ -123,6 +136,35 @@ class Hostile:
                 values.append(self.number(aim.last, aim.last + 1, aim.last - 1, 0, 1))
         return values
 
+    def row(self, aim: Aim, kind: int) -> bytes:
+        """A message in its row; an append names the size of a batch that may be behind it, or another."""
+        numbers = [self.random.choice([0, 1, aim.term, aim.last, MAX_U64]) for _ in range(6)]
+        term, session, index, match, hint, commit = numbers
+        if kind == FrameKind.APPENDS:
+            append = Append(
+                group=aim.group,
+                incarnation=aim.incarnation,
+                sender=0,
+                term=term,
+                previous_index=index,
+                previous_term=term,
+                commit=commit,
+                session=session,
+            )
+            return append_row(append, self.random.choice([0, 0, len(self.batch()), match]))
+        reply = AppendReply(
+            group=aim.group,
+            incarnation=aim.incarnation,
+            sender=0,
+            term=term,
+            session=session,
+            accepted=self.random.random() < 0.5,
+            match=match,
+            hint_index=hint,
+        )
+        row = append_reply_row(reply)
+        return row if self.random.random() < 0.9 else row[:-1]
+
     def interest(self) -> list[object]:
         deep = b"*." * 5000 + b"x"
         subject = self.random.choice([b"a.b", b">", b"a..b", b"a b", b"\r\n", deep, self.any()])
@@ -139,7 +181,7 @@ class Hostile:
     def attachment(self, kind: int = 0) -> bytes:
         draw = self.random
         choices = [b"", draw.randbytes(draw.randrange(200)), self.packed()]
-        if kind == FrameKind.APPEND:
+        if kind in (FrameKind.APPEND, FrameKind.APPENDS):
             choices += [self.batch()] * 4
         elif kind == FrameKind.SNAPSHOT_PART:
             choices += [self.manifest()] * 6

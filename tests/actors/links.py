@@ -17,9 +17,16 @@ LINK_BYTES = 1 << 20
 class LinkedNode:
     """A node that has nothing but links and requests."""
 
-    def __init__(self, number: int, name: str, known: Mapping[str, str], network: MemoryNetwork) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        known: Mapping[str, str],
+        network: MemoryNetwork,
+        speaks: int = PROTOCOL_VERSION,
+    ) -> None:
         self.number = number
-        hello = Hello(PROTOCOL_VERSION, 1, 0, "test", number, number, name, f"{name}:1")
+        hello = Hello(speaks, 1, 0, "test", number, number, name, f"{name}:1")
         others = {other: address for other, address in known.items() if other != name}
         self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES)
         self.requests = Requests(self.peers, 1)
@@ -41,10 +48,15 @@ class LinkedNode:
 
 
 @asynccontextmanager
-async def linked(network: MemoryNetwork, *names: str) -> AsyncIterator[list[LinkedNode]]:
-    """Nodes 1, 2, ... of these names, every link up."""
+async def linked(
+    network: MemoryNetwork, *names: str, speaks: Mapping[str, int] = {}
+) -> AsyncIterator[list[LinkedNode]]:
+    """Nodes 1, 2, ... of these names, every link up. `speaks`: whose protocol is not the newest."""
     known = {name: f"{name}:1" for name in names}
-    nodes = [LinkedNode(number, name, known, network) for number, name in enumerate(names, start=1)]
+    nodes = [
+        LinkedNode(number, name, known, network, speaks.get(name, PROTOCOL_VERSION))
+        for number, name in enumerate(names, start=1)
+    ]
     async with trio.open_nursery() as nursery:
         for node in nodes:
             await nursery.start(node.requests.run)

@@ -123,7 +123,12 @@ async def test_nothing_is_promised_after_the_failure(autojump_clock: MockClock) 
         break_disk(cluster, name, "sync", "wal")
         await GroupHandle(cluster[leader], handle.group).propose(b"1")
         await is_gone(cluster, name)
-        promises = {FrameKind.APPEND_REPLY, FrameKind.VOTE_REPLY, FrameKind.BEAT_REPLIES}
+        promises = {
+            FrameKind.APPEND_REPLY,
+            FrameKind.APPEND_REPLIES,
+            FrameKind.VOTE_REPLY,
+            FrameKind.BEAT_REPLIES,
+        }
         assert not promises & {frame[0] for frame in sent}
 
 

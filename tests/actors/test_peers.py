@@ -10,9 +10,19 @@ from trio.testing import MockClock
 from tests.actors.links import LINK_BYTES, LinkedNode, linked
 from trimaran.actors.peers.network import MemoryNetwork
 from trimaran.actors.peers.requests import Malformed, NotHere, PeerLost, Refusal, Requests
-from trimaran.actors.peers.wire import FrameKind, Hello, decode_messages, encode_hello
-from trimaran.actors.raft.messages import Beat
-from trimaran.codec.frame import Frame, encode_frame
+from trimaran.actors.peers.wire import (
+    OLDEST_PROTOCOL,
+    PROTOCOL_VERSION,
+    FrameKind,
+    Hello,
+    append_reply_row,
+    append_row,
+    decode_messages,
+    encode_hello,
+)
+from trimaran.actors.raft.messages import Append, AppendReply, Beat, PeerMessage, TimeoutNow
+from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
+from trimaran.codec.frame import Frame, FrameError, encode_frame
 
 
 def collect(node: LinkedNode, kind: FrameKind) -> list[tuple[int, list[object], bytes]]:
@@ -40,6 +50,106 @@ async def test_heartbeats_of_many_groups_leave_in_one_frame(autojump_clock: Mock
         await trio.sleep(0.01)
         assert len(frames) == 1
         assert list(decode_messages(1, frames[0])) == beats
+
+
+def a_batch(group: int, index: int) -> bytes:
+    chunk = make_chunk([(EntryType.OPAQUE, b"%d" % group)])
+    header = {"group": group, "incarnation": 9, "index": index, "term": 2, "previous_term": 2, "time": 1}
+    return seal_batch([chunk], kind=Kind.NORMAL, **header)
+
+
+def appends_of(groups: int) -> list[PeerMessage]:
+    """For each group an append of 0, 1 or 2 batches."""
+    head = {"incarnation": 9, "sender": 1, "term": 2, "previous_index": 4, "previous_term": 2}
+    return [
+        Append(
+            group=group,
+            commit=group,
+            session=3,
+            batches=tuple(a_batch(group, 5 + number) for number in range(group % 3)),
+            **head,
+        )
+        for group in range(1, groups + 1)
+    ]
+
+
+@pytest.mark.parametrize("version", [OLDEST_PROTOCOL, PROTOCOL_VERSION])
+async def test_appends_and_replies_of_many_groups_share_frames_with_whoever_reads_them(
+    autojump_clock: MockClock, version: int
+) -> None:
+    async with linked(MemoryNetwork(), "a", "b", speaks={"b": version}) as [a, b]:
+        frames: list[Frame] = []
+        b.peers.handle_messages(lambda sender, frame: frames.append(frame))
+        sent: list[PeerMessage] = appends_of(50)
+        for group in range(1, 51):
+            accepted = group % 2 == 0
+            sent.append(
+                AppendReply(
+                    group=group, incarnation=9, sender=1, term=2, session=3, accepted=accepted, match=7
+                )
+            )
+        for message in sent:
+            a.peers.send_message(b.number, message)
+        await trio.sleep(0.01)
+        assert [each for frame in frames for each in decode_messages(1, frame)] == sent
+        assert len(frames) == (2 if version == PROTOCOL_VERSION else 100)
+
+
+async def test_what_is_said_after_an_append_arrives_after_it(autojump_clock: MockClock) -> None:
+    """A successor that is told to stand for election before it has the last entries would lose it."""
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        frames: list[Frame] = []
+        b.peers.handle_messages(lambda sender, frame: frames.append(frame))
+        sent = [*appends_of(2), TimeoutNow(group=1, incarnation=9, sender=1, term=2)]
+        for message in sent:
+            a.peers.send_message(b.number, message)
+        await trio.sleep(0.01)
+        assert [each for frame in frames for each in decode_messages(1, frame)] == sent
+
+
+async def test_large_appends_do_not_share_a_frame(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimaran.actors.peers.packer.FRAME_BYTES", 1000)
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        frames: list[Frame] = []
+        b.peers.handle_messages(lambda sender, frame: frames.append(frame))
+        head = {"incarnation": 9, "sender": 1, "term": 2, "previous_index": 0, "previous_term": 0}
+        chunk = make_chunk([(EntryType.OPAQUE, bytes(500))])
+        batch = seal_batch(
+            [chunk], kind=Kind.NORMAL, group=1, incarnation=9, index=1, term=2, previous_term=0, time=1
+        )
+        for group in range(1, 4):
+            a.peers.send_message(b.number, Append(group=group, commit=0, session=1, batches=(batch,), **head))
+        await trio.sleep(0.01)
+        assert [len(list(decode_messages(1, frame))) for frame in frames] == [1, 1, 1]
+
+
+ROW = append_row(
+    Append(group=1, incarnation=9, sender=1, term=2, previous_index=4, previous_term=2, commit=4, session=1),
+    8,
+)
+REPLY = append_reply_row(
+    AppendReply(group=1, incarnation=9, sender=1, term=2, session=1, accepted=True, match=4)
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "envelope", "attachment"),
+    [
+        (FrameKind.APPENDS, [], b""),
+        (FrameKind.APPENDS, ["no rows"], b""),
+        (FrameKind.APPENDS, [ROW[:-1]], b""),
+        (FrameKind.APPENDS, [ROW], b""),
+        (FrameKind.APPENDS, [ROW], b"no batch"),
+        (FrameKind.APPENDS, [b""], a_batch(1, 5)),
+        (FrameKind.APPEND_REPLIES, [REPLY, REPLY], b""),
+        (FrameKind.APPEND_REPLIES, [REPLY[:-8] + b"\2" + REPLY[-7:]], b""),
+    ],
+)
+def test_rows_that_are_none_are_refused(kind: FrameKind, envelope: list[object], attachment: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode_messages(1, Frame(kind, envelope, memoryview(attachment)))
 
 
 async def test_a_full_link_refuses_and_counts(autojump_clock: MockClock) -> None:
@@ -223,7 +333,10 @@ async def test_an_answer_to_an_earlier_process_is_nobodys(autojump_clock: MockCl
         ({"name": "stranger", "cluster": 0}, "no node 'stranger'"),
         ({"name": "b"}, "own name or id"),
         ({"cluster": 5}, "another cluster"),
-        ({"version": 9, "oldest": 3}, "it speaks protocols 3 to 9, this node 1 to 2"),
+        (
+            {"version": 9, "oldest": PROTOCOL_VERSION + 1},
+            f"it speaks protocols {PROTOCOL_VERSION + 1} to 9, this node 1 to {PROTOCOL_VERSION}",
+        ),
     ],
 )
 async def test_a_greeting_that_does_not_fit_is_refused(change: dict[str, object], reason: str) -> None:

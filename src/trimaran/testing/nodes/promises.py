@@ -16,7 +16,9 @@ from ...actors.raft.events import Appended, Event, Installed, Started, Truncated
 from ...actors.raft.messages import AppendReply, RequestVote, VoteReply
 from ...codec.frame import FrameReader
 
-WATCHED: Final = frozenset((FrameKind.APPEND_REPLY, FrameKind.VOTE_REPLY, FrameKind.REQUEST_VOTE))
+WATCHED: Final = frozenset(
+    (FrameKind.APPEND_REPLY, FrameKind.APPEND_REPLIES, FrameKind.VOTE_REPLY, FrameKind.REQUEST_VOTE)
+)
 
 
 @dataclass(slots=True)
