@@ -7,12 +7,18 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+from ._built import check_built
+
 
 def _choose() -> Literal["c", "python"]:
     if os.environ.get("TRIMARAN_PURE_PYTHON") == "1":
         return "python"
     if find_spec("._native", __package__) is not None:
-        return "c"  # and if it cannot be imported, that error is shown: a broken build is not a missing one
+        # If it can't be imported, that error is shown: a broken build is not a missing one.
+        from ._native import lib
+
+        check_built(getattr(lib, "TRI_BUILT_FROM", None))
+        return "c"
     warnings.warn(
         "Trimaran's C codec was not built: the Python codec is used, correct but hundreds of times slower."
         " With a C compiler, install again: pip install --force-reinstall --no-cache-dir",

@@ -6,6 +6,9 @@ from _cffi_backend import _CDataBase as CData
 ffi: FFI
 
 class _Lib:
+    TRI_BUILT_FROM: int
+    """Of csrc/build.py."""
+
     # crc32c.h
     TRI_CRC32C_TABLE: int
     TRI_CRC32C_SSE42: int

@@ -5,6 +5,7 @@ copy of a declaration. Constants are therefore enums, not defines.
 """
 
 from pathlib import Path
+from zlib import crc32
 
 from cffi import FFI
 
@@ -16,11 +17,15 @@ declarations = "\n".join(
     line for header in headers for line in header.read_text().splitlines() if not line.startswith("#")
 )
 
+# What it was built from: codec/_built.py compares, so that nobody runs one of older sources unawares.
+sources = sorted([*HERE.glob("*.c"), *HERE.glob("*.h"), HERE / "build.py"])
+built_from = f"enum {{ TRI_BUILT_FROM = {crc32(b''.join(path.read_bytes() for path in sources)) >> 1} }};"
+
 ffi = FFI()
-ffi.cdef(declarations)
+ffi.cdef(f"{declarations}\n{built_from}")
 ffi.set_source(
     "trimaran.codec._native",
-    "\n".join(f'#include "{header.name}"' for header in headers),
+    "\n".join([*(f'#include "{header.name}"' for header in headers), built_from]),
     sources=[str(path) for path in sorted(HERE.glob("*.c"))],
     include_dirs=[str(HERE)],
     depends=[str(header) for header in headers],
