@@ -13,8 +13,9 @@ The duties of the actor, all of them:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .value import value
 
 if TYPE_CHECKING:
     from .log import EntryId
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .state import Role
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class HardState:
     """What must survive a crash besides the log (Raft figure 2). `commit` is a hint for a quicker start."""
 
@@ -33,13 +34,13 @@ class HardState:
     readmitted: bool = False  # the replica takes part again, though it lost what nobody can name
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Send:
     peer: int
     message: PeerMessage
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Persist:
     """One append to storage. Fields in the order in which they are written."""
 
@@ -52,19 +53,19 @@ class Persist:
     release: tuple[Send, ...] = ()  # only after the sync: each promises part of this or an earlier Persist
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Commit:
     """Everything up to `index` is committed. Strictly rising."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Readable:
     """`GroupState.readable_to` moved: more or less of what is committed can be applied."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Sealed:
     """The batch at (`index`, `term`) carries these proposals: (token, first entry, number of entries)
     each."""
@@ -74,7 +75,7 @@ class Sealed:
     tokens: tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Resolve:
     """The waiter of `token` gets `outcome`; the core forgets the token."""
 
@@ -82,7 +83,7 @@ class Resolve:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ReadReady:
     """A read that began before this step is linearizable once `index` is applied here."""
 
@@ -90,7 +91,7 @@ class ReadReady:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class RoleChanged:
     """Role, term or known leader (0: none) changed. At most one per step, the last effect of it."""
 
@@ -99,7 +100,7 @@ class RoleChanged:
     leader: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Fetch:
     """Read batches from the log for a follower behind the cache: at least one, about `max_bytes`; then
     `Fetched`."""
@@ -110,14 +111,14 @@ class Fetch:
     max_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class SendSnapshot:
     """`peer` needs entries the log no longer has. The answer is `SnapshotSent`."""
 
     peer: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class MembershipChanged:
     """The members in effect changed, by an append, a truncation or a snapshot. The actor keeps links to
     them."""
@@ -127,7 +128,7 @@ class MembershipChanged:
     learners: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ChangeRefused:
     """For the log line of rule S10: the actor adds account and group."""
 
@@ -138,7 +139,7 @@ class ChangeRefused:
     pending: int  # index of the change that is in the way, 0 if none
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Dropped:
     """For a log line: a message of `peer` was damaged or made no sense, and was treated as lost."""
 

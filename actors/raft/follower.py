@@ -6,8 +6,6 @@ messages of older terms by them too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ...codec import BatchHeader, CodecError, Kind, verify_batch, walk_batch
 from . import roles
 from .effects import Dropped, Effect, Resolve, Send
@@ -39,6 +37,7 @@ from .messages import (
 )
 from .outcomes import NotApplied, Reason
 from .state import GroupState, Role
+from .value import value
 
 Asked = Propose | ProposeTick | ProposeSnapshot | ProposeMembership | ReadIndex | Transfer
 
@@ -69,7 +68,7 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
 # --- AppendEntries (Raft 5.3) -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Arrived:
     """One verified batch of an append."""
 

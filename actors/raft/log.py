@@ -14,10 +14,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from .value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class EntryId:
     """What identifies a batch: no two batches of a group share both (Raft 5.3, log matching)."""
 

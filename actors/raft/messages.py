@@ -6,15 +6,16 @@ Units: indexes and terms start at 1 and 0 means "nothing"; a node is a nonzero 6
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .value import value
 
 if TYPE_CHECKING:
     from ...codec import Chunk
     from .membership import Change, Membership
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Now:
     """The time of one step, read once by the actor: the core has no clock of its own."""
 
@@ -25,7 +26,7 @@ class Now:
 # --- from peers ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class PeerMessage:
     """What every message between replicas carries. A receiver drops another incarnation's messages."""
 
@@ -35,7 +36,7 @@ class PeerMessage:
     term: int  # the sender's current term (a granted pre-vote alone echoes the asker's)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class RequestVote(PeerMessage):
     """Raft 5.2. With `pre`: "would you vote for me in `term` + 1?" (thesis 9.6); it changes no term."""
 
@@ -45,13 +46,13 @@ class RequestVote(PeerMessage):
     transfer: bool = False  # the leader asked for this election, so stickiness does not apply (thesis 4.2.3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class VoteReply(PeerMessage):
     pre: bool
     granted: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Append(PeerMessage):
     """Raft 5.3. `batches` are consecutive sealed batches, the first at `previous_index` + 1; none: a probe.
 
@@ -66,7 +67,7 @@ class Append(PeerMessage):
     batches: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class AppendReply(PeerMessage):
     """Accepted: `match` is synced on the sender. Refused: `match` is the refused previous index and the hint
     names the last entry of the sender that might match (Raft 5.3, end).
@@ -82,7 +83,7 @@ class AppendReply(PeerMessage):
     counts: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Beat(PeerMessage):
     """The heartbeat. `commit` may be ahead of what the receiver holds; `read` is the newest read round.
     `quiet`: there is nothing to do, so let us stop beating (DESIGN 8)."""
@@ -92,7 +93,7 @@ class Beat(PeerMessage):
     quiet: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class BeatReply(PeerMessage):
     """`match` has *arrived* and matches in this term; it need not be synced, so it never counts for commit.
     It shows the leader whether frames were lost. `quiet`: agreed, this follower waits for no more beats."""
@@ -102,17 +103,17 @@ class BeatReply(PeerMessage):
     quiet: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Resigned(PeerMessage):
     """The sender leads `term` no more and nobody else does yet: don't wait for the timeout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class TimeoutNow(PeerMessage):
     """Leadership transfer (thesis 3.10): start an election at once. Never a log entry (rule S3)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class SnapshotReply(PeerMessage):
     """The follower installed a snapshot durably up to `index`, or could not. Starts a probe, commits
     nothing."""
@@ -124,7 +125,7 @@ class SnapshotReply(PeerMessage):
 # --- from this node -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Tick:
     """`state.deadline` has passed. An early tick does no harm.
 
@@ -135,13 +136,13 @@ class Tick:
     late: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Campaign:
     """Stand for election now, if this replica may: a new group need not wait for a timeout to get a
     leader."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Propose:
     """Replicate `chunk`, whole, in one batch (S15). `expected_term` != 0 fences it to one leadership (S16).
     `token` is opaque to the core and comes back in exactly one `Resolve`, unless `Sealed` handed it over and
@@ -152,7 +153,7 @@ class Propose:
     expected_term: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ProposeTick:
     """Replicate an empty batch of kind TICK, so that the log's clock moves on an idle group."""
 
@@ -160,7 +161,7 @@ class ProposeTick:
     expected_term: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ProposeSnapshot:
     """Replicate a snapshot entry (S7): it stands alone in its batch and keeps its place in the queue (S6)."""
 
@@ -169,7 +170,7 @@ class ProposeSnapshot:
     expected_term: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ProposeMembership:
     """Change the members by one step (thesis 4.1). Refused while an earlier change is not committed."""
 
@@ -178,14 +179,14 @@ class ProposeMembership:
     expected_term: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ReadIndex:
     """Ask for an index that is safe to read at (thesis 6.4): answered by `ReadReady` or a `NotApplied`."""
 
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Transfer:
     """Hand the leadership to `target`, or to the best follower if None."""
 
@@ -193,24 +194,24 @@ class Transfer:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Synced:
     """Every `Persist` up to this number is on the disk."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class StorageFailed:
     """The log can't be written any more (rule S9). Final: the core answers nothing after it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Close:
     """The group ends on this node: every waiting token is resolved. Final, like `StorageFailed`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class StorageRoom:
     """Whether storage has credit for more bytes. Without it a leader only queues, and a follower takes no
     batches."""
@@ -218,7 +219,7 @@ class StorageRoom:
     room: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class StorageSpace:
     """Whether the disk has space for more than what was accepted already; else a leader takes no more."""
 
@@ -227,35 +228,35 @@ class StorageSpace:
     """The reserve is used up too: a follower takes no more batches, so that votes still find a place."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class AppliedTo:
     """The state machine has applied everything up to `index`."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class PeerUp:
     """The link to `node` is (again) open; frames sent before may be lost."""
 
     node: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class PeerDown:
     """The link to `node` closed."""
 
     node: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class PeerSilent:
     """`node` gives no sign of life, though its link may be open (`liveness.py`)."""
 
     node: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Fetched:
     """Answer to `effects.Fetch`: consecutive batches from `first`; `failed` if they can't be read."""
 
@@ -265,7 +266,7 @@ class Fetched:
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class SnapshotSent:
     """Answer to `effects.SendSnapshot`: the peer has installed it up to `index`, or the attempt failed."""
 
@@ -274,7 +275,7 @@ class SnapshotSent:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class SnapshotInstalled:
     """A leader's snapshot is durable here and restored into the state machine, as of (`index`, `term`)."""
 
@@ -284,7 +285,7 @@ class SnapshotInstalled:
     time: int = 0  # of the batch at `index`, ns
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Compacted:
     """An own manifest as of (`index`, `term`) is durable: the log up to there may go."""
 
@@ -295,21 +296,21 @@ class Compacted:
 # What damage does to a replica, and what ends it (healing.py).
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Damaged:
     """The batch at `index` can't be read on this node any more."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Mended:
     """Copies of batches that can't be read here: whoever gave them held them under the same names."""
 
     batches: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Absent:
     """Every other voter has said that it does not hold the doubtful batch (`index`, `term`)."""
 
@@ -317,17 +318,17 @@ class Absent:
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Unrestored:
     """The machine's state here is lost or not to be trusted: it must come from a snapshot."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Restored:
     """The machine has the state of the own manifest after all: its files are mended."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Readmitted:
     """All of these `voters` have answered a forgetful replica since it started: the newest term among them is
     `term`, and the log of the leader of that term ended at `index`."""

@@ -8,7 +8,8 @@ is the honest rest: the batch was sealed, and this node can no longer say what b
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from .value import value
 
 
 class Reason(enum.Enum):
@@ -39,7 +40,7 @@ class Reason(enum.Enum):
     UNREADABLE_ANSWER = "the answer can't be carried or read"
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Applied:
     """Committed and applied. `result` is what the state machine answered for this proposal's entries."""
 
@@ -47,7 +48,7 @@ class Applied:
     result: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class NotApplied:
     """Certainly not applied, now or later: safe to retry. `leader` is a hint (0: none known)."""
 
@@ -55,7 +56,7 @@ class NotApplied:
     leader: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Unknown:
     """May or may not be applied; whoever forwards it must not send it again."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from .effects import Commit, Effect, HardState, Persist, Send
 from .log import EntryId, Log
 from .membership import Membership, MembershipHistory
+from .value import value
 
 if TYPE_CHECKING:
     import random
@@ -69,7 +70,7 @@ class RaftOptions:
     pipeline_slots: int = 2  # own appends under way to the disk; measured: more help nothing
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Waiting:
     """A proposal in the leader's queue."""
 
@@ -80,7 +81,7 @@ class Waiting:
     size: int = 0  # what it adds to `Leading.queued_bytes`
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class SealedBatch:
     """A batch of this leadership that is not committed yet, and who waits for it."""
 
