@@ -16,5 +16,5 @@ Value = TypeVar("Value")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(*, kw_only: bool = False) -> Callable[[type[Value]], type[Value]]:
-    """A dataclass with slots, equality and a hash, whose fields nobody changes: mypy holds everyone to that."""
+    """A dataclass with slots, equality and a hash, whose fields nobody changes: mypy holds all to that."""
     return dataclass(slots=True, unsafe_hash=True, kw_only=kw_only)
