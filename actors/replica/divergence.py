@@ -54,13 +54,17 @@ class Divergence:
         self.found = 0
         """How often this replica turned out to be the odd one."""
         self.undecided = 0
-        """The index at which replicas differ and nobody could say yet who is right; 0 if there is none."""
+        """The index at which replicas differ and nobody could say yet who is right; 0 if there is none.
+
+        Also where this replica leads on: it commits nothing, and says why."""
         self.rebuilt_from = 0
         """A snapshot must reach this far to be believed; 0 if any will do."""
         self._asks = asks
         self._reach = reach
         self._noted: dict[int, int] = {}
         self._suspects: list[int] = []
+        self._stands_back = False
+        """Its state is kept and not used, until it is known who is right."""
         self._told: set[int] = set()
         self._event = trio.Event()
         self._group: Group
@@ -86,7 +90,7 @@ class Divergence:
     def answer(self, index: int, theirs: int) -> list[int]:
         """What this replica has at an index: [hash], or nothing if it can't tell any more."""
         mine = self._noted.get(index, self._group.applier.hash_at(index))
-        if mine is None or (self._group.state.unrestored and not self.undecided):
+        if mine is None or (self._group.state.unrestored and not self._stands_back):
             return []
         self._note(index, mine, theirs)
         return [mine]
@@ -116,7 +120,7 @@ class Divergence:
         """Whether it is settled who is right at an index."""
         group = self._group
         mine = self._noted.get(index)
-        if mine is None or (group.state.unrestored and not self.undecided):
+        if mine is None or (group.state.unrestored and not self._stands_back):
             return True  # what it had then is gone already
         voters = group.state.membership.voters
         hashes = {group.state.node: mine} if group.state.node in voters else {}
@@ -156,13 +160,15 @@ class Divergence:
         if index not in self._told:
             self._told.add(index)
             logger.critical("group %s: replicas differ at index %d, nobody can say who is right", *names)
-        if not self.undecided and not group.leads:
-            self.undecided = index
+        self.undecided = index
+        if not self._stands_back and not group.leads:
+            self._stands_back = True
             group.tell("unrestored", messages.Unrestored())
 
     def _come_back(self) -> None:
-        if self.undecided:
-            self.undecided = 0
+        self.undecided = 0
+        if self._stands_back:
+            self._stands_back = False
             self._group.tell("unrestored", messages.Restored())
 
     async def _give_up_state(self, index: int, mine: int) -> None:
@@ -176,4 +182,5 @@ class Divergence:
         self._noted.clear()  # what it had is no longer what it has
         self._suspects.clear()
         self.undecided = 0
+        self._stands_back = False
         group.repair.wake()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.actors.cluster import KIB, OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.damage import group_files
+from tests.actors.test_backup import Asked
 from tests.actors.test_repair import replica
-from trimaran import GroupHandle, NotDone
+from trimaran import GroupHandle, NotDone, open_stream
 from trimaran.actors.raft.events import Diverged, Event
 from trimaran.actors.replica.group import Group
+from trimaran.commands.backup import back_up
+from trimaran.commands.restore import put_back
 
 OFTEN = replace(OPTIONS, snapshot_log_bytes=64 * KIB)
 
@@ -124,11 +129,46 @@ async def test_where_nobody_can_say_who_is_right_nobody_serves(autojump_clock: M
             assert right.state.commit == committed and right.state.faulty
             reasons = cluster["b"].vitals.health()
             assert any("replicas differ at index" in reason for reason in reasons), reasons
+            [reason] = [each for each in cluster["a"].vitals.health() if each.startswith("counter")]
+            assert "nothing is committed" in reason, "who leads on says so too"
             seen = len(cluster.counted("b", group))
             await cluster.start("c")
             await rebuilt(wrong)
             await until(lambda: not right.state.faulty)
             assert right.snapshots.installed == 0 and not right.repair.divergence.undecided
+            assert not wrong.repair.divergence.undecided
             await until(lambda: len(cluster.counted("b", group)) > seen)
             nursery.cancel_scope.cancel()
         await until(lambda: len(hashes(cluster, group)) == 1)
+
+
+async def test_two_replicas_that_differ_wait_for_a_person_who_keeps_the_leaders_state(
+    autojump_clock: MockClock,
+) -> None:
+    """docs/operations.md, "Two replicas that differ": save what the leader has, delete, put it back."""
+    file = io.BytesIO()
+    async with open_memory_cluster(options=OFTEN, checked=False) as cluster:
+        stream = await open_stream(cluster["a"], "ORDERS", ["orders.>"], replicas=2)
+        home = [name for name in "abc" if cluster[name].groups.get(stream.group) is not None]
+        await until(lambda: len(cluster.leaders(stream.group)) == 1)
+        leader = cluster.leader(stream.group)
+        [other] = set(home) - {leader}
+        plant(cluster, other, stream.group)
+        acknowledged = []
+        with pytest.raises(NotDone):
+            while True:
+                acknowledged.append(await stream.publish("orders.x", bytes(8000)))
+        for name in home:
+            [reason] = cluster[name].vitals.health()
+            assert reason.startswith("stream ORDERS: replicas differ at index"), reason
+        await back_up(Asked(cluster, "c"), file, ["ORDERS"], lambda _: None)
+        await cluster["a"].desk.propose_meta({"op": "delete_stream", "name": "ORDERS"})
+        file.seek(0)
+        await put_back(Asked(cluster, "c"), file, lambda _: None)
+        again = await open_stream(cluster["a"], "ORDERS", ["orders.>"], replicas=2)
+        assert again.group != stream.group
+        again = replace(again, node=cluster[cluster.leader(again.group)])
+        for stored in acknowledged:
+            assert await again.get(stored.sequence) is not None
+        await again.publish("orders.x", b"on")
+        await until(lambda: not any(cluster[name].vitals.health() for name in "abc"))
