@@ -109,7 +109,7 @@ class Vitals:
         if group.state.faulty:
             return group.repair.waits_for or "it is damaged, and repair has only begun"
         if differ := group.repair.divergence.undecided:
-            return f"replicas differ at index {differ}, and nobody can say who is right: nothing is committed"
+            return f"replicas differ and nobody can say who is right, so nothing is committed: index {differ}"
         if self._groups.leadership(group.number) is None:
             return "no leader is known"
         if group.state.node not in group.state.membership.voters:
