@@ -32,7 +32,9 @@ class Alarms:
     cancel scope around each group's wait for a message would cost as much as the message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, through: Callable[..., None]) -> None:
+        """`through(work, now)` does the work and what follows from it: `Turns.through` of the node."""
+        self._through = through
         self._heap: list[tuple[float, int, Alarm]] = []
         self._order = itertools.count()
         self._sleep = trio.CancelScope()
@@ -53,11 +55,13 @@ class Alarms:
             self._sleep = trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf)
             with self._sleep:
                 await trio.sleep_forever()
-            now = trio.current_time()
-            while self._heap and self._heap[0][0] <= now:
-                armed, _, alarm = heapq.heappop(self._heap)
-                if armed == alarm.armed:  # else it was armed again for an earlier time
-                    self._look(alarm, now)
+            self._through(self._ring, trio.current_time())
+
+    def _ring(self, now: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            armed, _, alarm = heapq.heappop(self._heap)
+            if armed == alarm.armed:  # else it was armed again for an earlier time
+                self._look(alarm, now)
 
     def _look(self, alarm: Alarm, now: float) -> None:
         alarm.armed = math.inf

@@ -20,6 +20,7 @@ from ..storage.files import GroupFiles
 from ..storage.manifest import Manifest, encode_manifest, manifest_crc
 from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, HardState, Record
 from ..storage.recovery import RecoveredGroup
+from ..storage.turns import Turns
 from .alarm import Alarms
 from .cluster.meta_state import META_GROUP
 from .peers.peers import Peers
@@ -113,6 +114,7 @@ class Groups:
         transfer_log_bytes: int,
         make_machine: MakeMachine,
         asks: Asks,
+        turns: Turns,
         listen: EventHook | None = None,
     ) -> None:
         self.me = me
@@ -134,7 +136,8 @@ class Groups:
         self._dormant: dict[int, Dormant] = {}
         self._leaders: dict[int, Leadership] = {}
         self._leader_changed = trio.Event()
-        self._alarms = Alarms()
+        self._turns = turns
+        self._alarms = Alarms(turns.through)
         self._nursery: trio.Nursery | None = None
         storage.on_damage = self._on_damage
         storage.on_space = self._on_space
@@ -358,6 +361,7 @@ class Groups:
             self._storage,
             self._clock,
             self._alarms,
+            self._turns,
             self,
             snapshots,
             repair,

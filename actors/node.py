@@ -19,6 +19,7 @@ from ..codec import Chunk
 from ..storage.actor import Storage, StorageOptions
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
+from ..storage.turns import Turns
 from .api import ApiDesk, ApiRouter
 from .cluster.backup import Backups
 from .cluster.balancer import Balancer
@@ -141,6 +142,7 @@ class Node:
         self._port = port
         self._listen = listen
         self._speaks = speaks
+        self._turns = Turns()
         self._failure: StorageFailed | None = None
         self._failed = trio.Event()
         self._told_removed = trio.Event()
@@ -283,6 +285,7 @@ class Node:
                 segment_bytes=options.segment_bytes, min_free_bytes=options.min_free_bytes
             ),
             on_failure=self._on_storage_failure,
+            turns=self._turns,
         )
 
     def _draw_id(self) -> int:
@@ -318,6 +321,7 @@ class Node:
             world.random,
             dict(options.peers),
             LINK_BYTES,
+            self._turns,
             # All quiet groups depend on it, so it is less hasty than the heartbeats of a group.
             alive_interval=2 * options.heartbeat_ms / 1000,
             alive_patience=options.election_max_ms / 1000,
@@ -334,6 +338,7 @@ class Node:
             options.transfer_log_bytes,
             self._make_machine,
             self.requests,
+            self._turns,
             self._listener(),
         )
         self.donor = Donor(self.groups, self.requests)
@@ -403,7 +408,13 @@ class Node:
         port = self._port or SocketPort(*split_address(options.listen))
         security = self._security
         self.gateway = Gateway(
-            backend, port, world.random, gateway_settings(options), security.access, security.tls
+            backend,
+            port,
+            world.random,
+            gateway_settings(options),
+            security.access,
+            security.tls,
+            turns=self._turns,
         )
         self.deliveries.carrier = self.gateway
         self.overview = Overview(

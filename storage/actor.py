@@ -47,6 +47,7 @@ from .segment import (
     encode_record,
     write_size,
 )
+from .turns import Turns
 from .upkeep import Upkeep
 from .wal import BuiltWrite
 
@@ -128,6 +129,7 @@ class Storage:
         draw: Callable[[], int],
         options: StorageOptions,
         on_failure: Callable[[StorageFailed], None] | None,
+        turns: Turns,
     ) -> None:
         """Use `open`."""
         self.recovered: Recovered = opened.recovered
@@ -146,6 +148,7 @@ class Storage:
         self._draw = draw
         self._options = options
         self._on_failure = on_failure
+        self._turns = turns
         self._lock = opened.lock
         self._node = opened.recovered.node
         self._index = opened.index
@@ -219,11 +222,12 @@ class Storage:
         draw: Callable[[], int],
         options: StorageOptions | None = None,
         on_failure: Callable[[StorageFailed], None] | None = None,
+        turns: Turns | None = None,
     ) -> Storage:
         """Takes the directory's lock, recovers what is there, or makes a new node with a drawn id.
 
-        `draw` gives random u64 numbers. Raises the errors with exit codes of `storage.errors`, or the
-        disk's OSError.
+        `draw` gives random u64 numbers; `turns` are those of the node. Raises the errors with exit codes of
+        `storage.errors`, or the disk's OSError.
         """
         options = options or StorageOptions()
 
@@ -231,7 +235,7 @@ class Storage:
             return recover(disk, name=name, draw=draw, segment_bytes=options.segment_bytes)
 
         opened = await runner.run(Lane.FILE, recover_all)
-        return cls(disk, runner, opened, draw, options, on_failure)
+        return cls(disk, runner, opened, draw, options, on_failure, turns or Turns())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The actor: writes what is appended until it is cancelled or the disk fails.
@@ -362,7 +366,7 @@ class Storage:
         if not items and not self._mark_due:
             # Nothing is in flight, so everything appended before them is synced already.
             self._synced_thens += thens
-            self._run_thens()
+            self._turns.through(self._run_thens)
             return
         oldest = self._cleaner.oldest_live()
         built = self._writer.build(items, oldest, self._upkeep.newest)
@@ -379,7 +383,7 @@ class Storage:
         self._finish(built, oldest, trio.current_time() - began)
         self._synced_thens += thens
         if self._pending.bytes < self._options.overlap_bytes:
-            self._run_thens()
+            self._turns.through(self._run_thens)
         else:
             self._then_event.set()
 
@@ -394,7 +398,7 @@ class Storage:
         while True:
             await self._then_event.wait()
             self._then_event = trio.Event()
-            self._run_thens()
+            self._turns.through(self._run_thens)
 
     def _finish(self, built: BuiltWrite, oldest: int, seconds: float) -> None:
         """The sync ended: the records count from here on."""

@@ -138,8 +138,12 @@ class MetaMachine:
     def captured(self, capture: Capture) -> None:
         return
 
+    @property
+    def settled(self) -> bool:
+        return True  # keeps no files, so there is nothing to wait for
+
     async def settle(self) -> None:
-        return  # keeps no files, so there is nothing to wait for
+        return
 
     def close(self) -> None:
         return

@@ -1,8 +1,8 @@
 """The gateway actor: serves every client in passes, and carries what other parts of the node have for them.
 
 A pass reads once from each client that has something, acts on it, proposes what it collected for each stream,
-and flushes each client's output with one send. What arrives between passes (outcomes of proposals, routed
-messages, API answers) is flushed together at the next turn of the event loop.
+and flushes each client's output with one send. What others have for clients (outcomes of proposals, routed
+messages, API answers) is flushed together in the gateway's turn, the last one of a pass.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ...storage.turns import Order, Turn, Turns
 from .access import Access, Candidate, User
 from .client import Client, Settings
 from .port import Port, Ready, Wire
@@ -106,6 +107,7 @@ class Gateway:
         settings: limits.
         access: who may connect; None lets everybody in.
         tls: how clients' connections are encrypted; None: not at all.
+        turns: those of the node.
     """
 
     def __init__(
@@ -116,6 +118,8 @@ class Gateway:
         settings: Settings | None = None,
         access: Access | None = None,
         tls: ClientTls | None = None,
+        *,
+        turns: Turns | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self._backend = backend
@@ -126,7 +130,10 @@ class Gateway:
         self._clients: dict[int, Client] = {}
         self._by_wire: dict[Wire, Client] = {}
         self._dirty: list[Client] = []
-        self._work = trio.Event()
+        self._turns = turns or Turns()
+        self._turn = Turn(self._turns, Order.ANSWER, self._flush)
+        self._flushed = trio.Event()
+        """Set, and replaced, at every flush while the gateway closes."""
         self._nursery: trio.Nursery | None = None
         self._last_number = 0
         self._api_running = 0
@@ -153,11 +160,11 @@ class Gateway:
                 advertised = self._advertised()
                 if advertised:
                     self.routes.announce(advertised)
-                nursery.start_soon(self._keep_flushing)
+                nursery.start_soon(self._turn.run)
                 nursery.start_soon(self._keep_alive)
                 task_status.started(self.address)
                 while True:
-                    self._pass(await self._port.wait())
+                    self._turns.through(self._pass, await self._port.wait())
         finally:
             self._nursery = None
             self._port.close()
@@ -172,8 +179,7 @@ class Gateway:
         self._inform()
         with trio.move_on_after(grace):
             while self.publishing.under_way or self._api_running:
-                await self._work.wait()
-                await trio.lowlevel.checkpoint()
+                await self._flushed.wait()
         self._flush()
         for client in list(self._clients.values()):
             client.close()
@@ -244,17 +250,14 @@ class Gateway:
             dirty, self._dirty = self._dirty, []
             for client in dirty:
                 client.flush()
-
-    async def _keep_flushing(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work = trio.Event()
-            self._flush()
+        if self._closing:
+            self._flushed.set()
+            self._flushed = trio.Event()
 
     def _wake(self) -> None:
         """There is something to flush."""
         if not self._in_pass:
-            self._work.set()
+            self._turn.due()
 
     async def _keep_alive(self) -> None:
         tick = min(TICK, self.settings.ping_interval / 2, self.settings.auth_timeout / 2)

@@ -16,7 +16,8 @@ from typing import Protocol
 import trio
 
 from ...codec.frame import Frame, FrameError, FrameReader, encode_frame
-from .network import Network
+from ...storage.turns import Order, Turn, Turns
+from .network import Network, TcpStream
 from .wire import FrameKind, Hello, decode_hello, encode_hello
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,14 @@ class Link:
     """
 
     def __init__(
-        self, name: str, address: str, network: Network, events: LinkEvents, rng: random.Random, bound: int
+        self,
+        name: str,
+        address: str,
+        network: Network,
+        events: LinkEvents,
+        rng: random.Random,
+        bound: int,
+        turns: Turns,
     ) -> None:
         self.name = name
         self.address = address
@@ -71,7 +79,10 @@ class Link:
         self._bound = bound
         self._queue: list[bytes | memoryview] = []
         self._queued = 0
-        self._wake = trio.Event()
+        self._turn = Turn(turns, Order.SEND, self._flush)
+        self._stream: trio.abc.SendStream | None = None
+        self._sending = False
+        """The task sends what the socket did not take at once; everything else waits behind it."""
         self._sent_frames = self._sent_bytes = self._dropped = 0
         self._flush_hooks: list[Callable[[], None]] = []
         self._scope = trio.CancelScope()
@@ -96,7 +107,7 @@ class Link:
         self._queue.extend(attachments)
         self._queued += len(head) + size
         self._sent_frames += 1
-        self._wake.set()
+        self._turn.due()
         return True
 
     def wake_for(self, hook: Callable[[], None]) -> None:
@@ -104,7 +115,7 @@ class Link:
         once."""
         if self.remote is not None and hook not in self._flush_hooks:
             self._flush_hooks.append(hook)
-            self._wake.set()
+            self._turn.due()
 
     def close(self) -> None:
         """Stop dialling for good."""
@@ -139,8 +150,10 @@ class Link:
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._watch, stream, nursery.cancel_scope)
-                        await self._flush_forever(stream)
+                        self._stream = stream
+                        await self._turn.run(self._send_rest)
                 finally:
+                    self._stream = None
                     self._down(remote)
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer is away; `run` tries again
@@ -173,6 +186,7 @@ class Link:
 
     def _up(self, remote: Hello) -> None:
         self.remote = remote
+        self._sending = False
         self._queue.clear()
         self._queued = 0
         self._events.on_link_up(self, remote)
@@ -193,21 +207,39 @@ class Link:
             pass
         scope.cancel()
 
-    async def _flush_forever(self, stream: trio.abc.HalfCloseableStream) -> None:
-        while True:
-            self._wake = trio.Event()
-            if not self._queue and not self._flush_hooks:
-                await self._wake.wait()
-            # What all groups sent in the pass that woke this task is here by now: one write for all.
-            hooks, self._flush_hooks = self._flush_hooks, []
-            for hook in hooks:
-                hook()
+    def _flush(self) -> None:
+        """A turn: send what all groups have said in this pass, as far as the socket takes it at once."""
+        hooks, self._flush_hooks = self._flush_hooks, []
+        for hook in hooks:
+            hook()
+        if self._sending or not self._queue:
+            return
+        if isinstance(self._stream, TcpStream):
+            parts, self._queue = self._queue, []
+            for piece in _gather(parts):
+                sent = 0 if self._queue else self._stream.send_some(piece)
+                self._count(sent)
+                if sent < len(piece):
+                    self._queue.append(memoryview(piece)[sent:])
+        if self._queue:
+            self._sending = True
+            self._turn.leave()
+
+    async def _send_rest(self) -> None:
+        stream = self._stream
+        assert stream is not None, "the link is down, and had a turn"
+        try:
             while self._queue:
                 parts, self._queue = self._queue, []
                 for piece in _gather(parts):
                     await stream.send_all(piece)
-                    self._sent_bytes += len(piece)
-                    self._queued -= len(piece)
+                    self._count(len(piece))
+        finally:
+            self._sending = False
+
+    def _count(self, sent: int) -> None:
+        self._sent_bytes += sent
+        self._queued -= sent
 
 
 def _gather(parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
@@ -265,8 +297,9 @@ class FrameStream:
 class PeerServer:
     """Accepts the connections that other nodes dial, and hands their frames to the node."""
 
-    def __init__(self, events: LinkEvents, max_attachment: int) -> None:
+    def __init__(self, events: LinkEvents, max_attachment: int, turns: Turns) -> None:
         self._events = events
+        self._turns = turns
         self._max_attachment = max_attachment
         self._refusals: dict[str, str] = {}
         """The last reason given to each name."""
@@ -339,5 +372,8 @@ class PeerServer:
 
     async def _receive(self, frames: FrameStream, remote: Hello) -> None:
         while (some := await frames.some()) is not None:
-            for frame in some:
-                self._events.on_frame(remote, frame)
+            self._turns.through(self._take, remote, some)
+
+    def _take(self, remote: Hello, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._events.on_frame(remote, frame)

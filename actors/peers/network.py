@@ -74,6 +74,14 @@ class TcpStream(trio.abc.HalfCloseableStream):
             except OSError as error:
                 raise self._gone() from error
 
+    def send_some(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as much as there is room for, without waiting; the number of bytes. A connection that is gone
+        takes nothing, and `send_all` says so."""
+        try:
+            return self._socket.send(data)
+        except OSError:
+            return 0
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.wait_writable(self._socket)
 

@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from ...codec.frame import Frame, FrameError
+from ...storage.turns import Turns
 from ..raft.messages import PeerMessage
 from .link import Link, LinkStatistics, PeerServer
 from .liveness import Liveness
@@ -44,6 +45,7 @@ class Peers:
         rng: random.Random,
         known: Mapping[str, str],
         link_bytes: int,
+        turns: Turns,
         *,
         alive_interval: float = 0.1,
         alive_patience: float = 1.0,
@@ -67,7 +69,8 @@ class Peers:
         self._handlers: dict[int, OnFrame] = {}
         self._messages: Callable[[int, Frame], None] | None = None
         self._packers: dict[int, Packer] = {}
-        self._server = PeerServer(self, MAX_ATTACHMENT)
+        self._turns = turns
+        self._server = PeerServer(self, MAX_ATTACHMENT, turns)
         self._alive_interval = alive_interval
         self._liveness = Liveness(alive_patience)
         self._said: dict[int, int] = {}  # frames to each node, as of the last look
@@ -150,7 +153,9 @@ class Peers:
 
     def _dial(self, name: str) -> None:
         if self._nursery is not None:
-            link = Link(name, self._known[name], self._network, self, self._random, self._link_bytes)
+            link = Link(
+                name, self._known[name], self._network, self, self._random, self._link_bytes, self._turns
+            )
             self._links[name] = link
             self._nursery.start_soon(link.run)
 

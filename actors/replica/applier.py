@@ -13,6 +13,7 @@ import trio
 from ...codec import Entries, Kind, crc32c, walk_batch
 from ...storage.errors import LogDamaged
 from ...storage.manifest import Manifest
+from ...storage.turns import Order, Turn, Turns
 from .machine import Capture, Machine, Results
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ HASHES: Final = 4096
 
 ReadBatches = Callable[[int, int, int], Awaitable[Sequence[bytes]]]
 """(first index, last index, about how many bytes) -> at least one batch, in order."""
+CachedBatches = Callable[[int, int, int], Sequence[bytes]]
+"""The same from memory: none, if the first one is not there."""
 OnApplied = Callable[[int, int, Results], None]
 """(index, encoded size of the batch, results). Never raises, never waits."""
 
@@ -42,7 +45,14 @@ class Applier:
     """Owns the machine and its applied index. Invariant: machine state = batches 1..applied, each exactly
     once."""
 
-    def __init__(self, machine: Machine, read: ReadBatches, on_applied: OnApplied) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        cached: CachedBatches,
+        read: ReadBatches,
+        on_applied: OnApplied,
+        turns: Turns,
+    ) -> None:
         self.machine = machine
         self.applied = 0
         self.applied_term = 0
@@ -53,10 +63,11 @@ class Applier:
         """The rolling hashes as of the last batches, up to `applied`."""
         self.on_announced: Callable[[Entries], None] = lambda entries: None
         """Told of each snapshot entry, which says how things stood with its leader. Never raises."""
+        self._cached = cached
         self._read = read
         self._on_applied = on_applied
         self._commit = 0
-        self._wake = trio.Event()
+        self._turn = Turn(turns, Order.APPLY, self._apply_cached)
         self.exclusive = trio.Lock()
         """Held while batches are applied; whoever replaces the machine's state holds it meanwhile."""
 
@@ -74,7 +85,7 @@ class Applier:
         self.rolling_hash = manifest.rolling_hash
         self._hashes = deque([self.rolling_hash], HASHES)
         self._commit = max(self._commit, manifest.index)
-        self._wake.set()  # the state may be older than the one before
+        self._turn.due()  # the state may be older than the one before
 
     def hash_at(self, index: int) -> int | None:
         """The rolling hash as of a batch; None if that is not applied yet, or too long ago."""
@@ -97,7 +108,7 @@ class Applier:
         """Everything up to `commit` is committed. A watermark: it overwrites, it never waits."""
         if commit > self._commit:
             self._commit = commit
-            self._wake.set()
+            self._turn.due()
 
     def restart(self) -> None:
         """The machine was emptied, and waits for a snapshot. Whoever calls holds `exclusive`."""
@@ -107,9 +118,20 @@ class Applier:
 
     async def run(self) -> None:
         """Apply until cancelled. Raises MachineFailed if the machine raises."""
-        while True:
-            while self.applied < self._commit:
-                await self._take_turn()
+        await self._turn.run(self._apply_rest)
+
+    def _apply_cached(self) -> None:
+        """A turn: apply what is in memory, unless that has to wait for somebody."""
+        if self.applied < self._commit and self.machine.settled and not self.exclusive.locked():
+            for batch in self._cached(self.applied + 1, self._commit, FETCH_BYTES):
+                self._apply(batch)
+        if self.applied < self._commit:
+            self._turn.leave()
+
+    async def _apply_rest(self) -> None:
+        """Apply everything that is committed, from the disk where it is no longer in memory."""
+        while self.applied < self._commit:
+            async with self.exclusive:
                 try:
                     if self.applied < self._commit:  # a snapshot may have come in meanwhile
                         await self._apply_some()
@@ -117,22 +139,11 @@ class Applier:
                     # The group knows already, and says how far to go once that is repaired.
                     logger.error("group %d waits for repair: %s", damage.group, damage)
                     self._commit = self.applied
-                finally:
-                    self.exclusive.release()
-            self._wake = trio.Event()
-            await self._wake.wait()
-
-    async def _take_turn(self) -> None:
-        """Acquire `exclusive`, without giving way to other tasks where nobody else holds it."""
-        try:
-            self.exclusive.acquire_nowait()
-        except trio.WouldBlock:
-            await self.exclusive.acquire()
 
     async def _apply_some(self) -> None:
+        await self.machine.settle()
         for batch in await self._read(self.applied + 1, self._commit, FETCH_BYTES):
             self._apply(batch)
-        await self.machine.settle()
 
     def _apply(self, batch: bytes) -> None:
         entries = walk_batch(batch)

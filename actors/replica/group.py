@@ -1,7 +1,7 @@
 """One group on one node: the actor that runs its current role, and carries out what the role's rules ask for.
 
 The rules live in `follower.py`, `candidate.py`, `leader.py` and `learner.py` as plain functions; here is the
-mailbox, the clock and the hands. Only this task touches the group's Raft state.
+mailbox, the clock and the hands. Only its turns touch the group's Raft state.
 
     proposals, peers' messages ->  mailbox -> roles.step -> effects -> storage | links | applier
     synced, applied (watermarks) -^
@@ -21,6 +21,7 @@ from ...storage.errors import FileDamaged, StorageError
 from ...storage.files import GroupFiles
 from ...storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
 from ...storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
+from ...storage.turns import Order, Turn, Turns
 from ..alarm import Alarms
 from ..mailbox import Mailbox
 from ..raft import effects as asks
@@ -78,6 +79,7 @@ class Group:
         storage: Storage,
         clock: Clock,
         alarms: Alarms,
+        turns: Turns,
         events: GroupEvents,
         snapshots: Snapshots,
         repair: Repair,
@@ -92,7 +94,7 @@ class Group:
         self.files = files
         self.failed = ""
         """Why this replica has stopped, or empty."""
-        self.applier = Applier(machine, self._read_committed, self._on_applied)
+        self.applier = Applier(machine, self._cached, self._read_committed, self._on_applied, turns)
         self.snapshots = snapshots
         self.repair = repair
         self._storage = storage
@@ -100,7 +102,8 @@ class Group:
         self._events = events
         self.listen = listen
         """Hears every event; None costs nothing."""
-        self._mailbox: Mailbox[Message] = Mailbox(MAILBOX_BOUND)
+        self._turn = Turn(turns, Order.DECIDE, self._work)
+        self._mailbox: Mailbox[Message] = Mailbox(MAILBOX_BOUND, self._turn.due)
         self._alarm = alarms.alarm(self._mailbox.wake)
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Done] = {}
@@ -312,7 +315,8 @@ class Group:
                 nursery.start_soon(self.repair.divergence.run)
                 runs = True
                 task_status.started()
-                await self._run_role()
+                self._turn.due()
+                await self._turn.run()
         except* MachineFailed as errors:
             self.failed = str(_first(errors))
         except* (StorageError, StateUnusable, CodecError) as errors:
@@ -372,15 +376,14 @@ class Group:
             if self.state.unrestored and await self._take_state(accept_loss=accept_loss):
                 self.tell("restored", messages.Restored())
 
-    async def _run_role(self) -> None:
-        while True:
-            self._alarm.set(self.state.deadline)
-            taken = await self._mailbox.take()
-            now = self._now()
-            for message in taken:
-                self._step(message, now)
-            if now.monotonic >= self.state.deadline:
-                self._step(messages.Tick(late=self._is_excused(now)), now)
+    def _work(self) -> None:
+        """A turn: what is in the mailbox, and a tick if one is due."""
+        now = self._now()
+        for message in self._mailbox.take():
+            self._step(message, now)
+        if now.monotonic >= self.state.deadline:
+            self._step(messages.Tick(late=self._is_excused(now)), now)
+        self._alarm.set(self.state.deadline)
 
     def _is_excused(self, now: Now) -> bool:
         """Whether a tick comes late because this node stood still. Once for each time a leader was heard, and
@@ -478,9 +481,12 @@ class Group:
         follows = self.state.role in (Role.FOLLOWER, Role.LEARNER) and not self.state.mending
         self._mailbox.mark("synced", messages.Synced(persist.number), wake=not follows or self._watchers > 0)
 
+    def _cached(self, first: int, last: int, max_bytes: int) -> Sequence[bytes]:
+        return self.state.log.cached(first, max_bytes, last) or ()
+
     async def _read_committed(self, first: int, last: int, max_bytes: int) -> Sequence[bytes]:
         log = self.state.log
-        cached = log.cached(first, max_bytes, last)
+        cached = self._cached(first, last, max_bytes)
         if cached:
             return cached
         # Only what is no longer in memory is sure to lie on the disk as the log has it: a batch that took

@@ -135,6 +135,11 @@ class Machine(Protocol):
         """`tell` is to be called when something was found that can't be read."""
         ...
 
+    @property
+    def settled(self) -> bool:
+        """Whether the file writes in flight are below their bound, so that `settle` would not wait."""
+        ...
+
     async def settle(self) -> None:
         """Waits until the file writes in flight are below their bound; called between batches."""
         ...

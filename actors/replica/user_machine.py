@@ -182,6 +182,10 @@ class UserMachine:
             # A user's machine may raise anything; whatever it is, it has not taken the state.
             raise BadState(f"{self.kind}: the machine did not take the snapshot: {error}") from error
 
+    @property
+    def settled(self) -> bool:
+        return True  # keeps no files, so there is nothing to wait for
+
     async def settle(self) -> None:
         return
 

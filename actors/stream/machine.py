@@ -641,9 +641,14 @@ class StreamMachine:
         except (KeyError, TypeError, ValueError, ApiError) as error:
             raise StateDamaged(f"stream {self.name}: the captured state is wrong: {error}") from error
 
+    @property
+    def settled(self) -> bool:
+        """Whether the block writes in flight are few enough."""
+        return self._files.pending_bytes <= PENDING_BYTES
+
     async def settle(self) -> None:
-        """Waits until the block writes in flight are few enough."""
-        if self._files.pending_bytes > PENDING_BYTES:
+        """Waits until they are."""
+        if not self.settled:
             await self._files.settle(PENDING_BYTES)
 
     def close(self) -> None:

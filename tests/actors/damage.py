@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.codec import BATCH_HEADER_SIZE
 from trimaran.storage.memory_disk import MemoryDisk
 from trimaran.storage.segment import (
@@ -75,12 +76,16 @@ def lose_write(disk: MemoryDisk, group: int) -> None:
 
 
 def lose_writes(disk: MemoryDisk, group: int, count: int) -> None:
-    """The last so many writes with a batch of the group are gone, but for the very last one of the log."""
+    """The last so many writes with a batch of the group are gone, but for the very last one of the log.
+
+    Those that say who founded the cluster stay: without them a node does not start.
+    """
     found = list(writes(disk))[:-1]
     having = [
         (path, write)
         for path, write in found
         if any(record.kind == BATCH and record.group == group for record in write.records)
+        and not any(record.kind == CREATE and record.group == META_GROUP for record in write.records)
     ]
     for path, write in having[-count:]:
         disk.damage(path, write.start, bytes(write.end - write.start))

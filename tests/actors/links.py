@@ -10,6 +10,7 @@ from trimaran.actors.peers.network import MemoryNetwork
 from trimaran.actors.peers.peers import Peers
 from trimaran.actors.peers.requests import Requests
 from trimaran.actors.peers.wire import PROTOCOL_VERSION, FrameKind, Hello
+from trimaran.storage.turns import Turns
 
 LINK_BYTES = 1 << 20
 
@@ -28,7 +29,7 @@ class LinkedNode:
         self.number = number
         hello = Hello(speaks, 1, 0, "test", number, number, name, f"{name}:1")
         others = {other: address for other, address in known.items() if other != name}
-        self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES)
+        self.peers = Peers(hello, network, random.Random(number), others, LINK_BYTES, Turns())
         self.requests = Requests(self.peers, 1)
         self.peers.handle(FrameKind.ASK, self.requests.on_ask)
         self.peers.handle(FrameKind.ANSWER, self.requests.on_answer)

@@ -6,6 +6,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trimaran.actors.alarm import Alarms
+from trimaran.storage.turns import Turns
 
 
 class Rings:
@@ -19,7 +20,7 @@ class Rings:
 
 
 async def test_it_rings_at_its_last_deadline_only(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    alarms, rings = Alarms(), Rings()
+    alarms, rings = Alarms(Turns().through), Rings()
     nursery.start_soon(alarms.run)
     alarm = alarms.alarm(rings)
     start = trio.current_time()
@@ -31,7 +32,7 @@ async def test_it_rings_at_its_last_deadline_only(nursery: trio.Nursery, autojum
 
 
 async def test_an_earlier_deadline_counts_at_once(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    alarms, rings = Alarms(), Rings()
+    alarms, rings = Alarms(Turns().through), Rings()
     nursery.start_soon(alarms.run)
     alarm = alarms.alarm(rings)
     start = trio.current_time()
@@ -45,7 +46,7 @@ async def test_an_earlier_deadline_counts_at_once(nursery: trio.Nursery, autojum
 async def test_it_rings_again_only_after_another_set(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    alarms, rings = Alarms(), Rings()
+    alarms, rings = Alarms(Turns().through), Rings()
     nursery.start_soon(alarms.run)
     alarm = alarms.alarm(rings)
     start = trio.current_time()
@@ -61,7 +62,7 @@ async def test_it_rings_again_only_after_another_set(
 async def test_one_set_before_the_task_runs_and_long_due_rings_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    alarms, rings = Alarms(), Rings()
+    alarms, rings = Alarms(Turns().through), Rings()
     alarms.alarm(rings).set(trio.current_time() - 1.0)
     nursery.start_soon(alarms.run)
     await trio.sleep(0.001)
@@ -69,7 +70,7 @@ async def test_one_set_before_the_task_runs_and_long_due_rings_at_once(
 
 
 async def test_a_deadline_taken_back_never_rings(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    alarms, rings = Alarms(), Rings()
+    alarms, rings = Alarms(Turns().through), Rings()
     nursery.start_soon(alarms.run)
     alarm = alarms.alarm(rings)
     alarm.set(trio.current_time() + 1.0)
@@ -81,7 +82,7 @@ async def test_a_deadline_taken_back_never_rings(nursery: trio.Nursery, autojump
 async def test_each_of_many_rings_at_its_own_time_and_may_be_set_while_ringing(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    alarms = Alarms()
+    alarms = Alarms(Turns().through)
     nursery.start_soon(alarms.run)
     start = trio.current_time()
     rings = [Rings() for _ in range(3)]

@@ -23,6 +23,7 @@ from trimaran.actors.replica.user_machine import UserMachine
 from trimaran.codec import EntryType, Kind, make_chunk, seal_batch
 from trimaran.storage import BatchRecord, GroupCreate, MemoryDisk, Storage
 from trimaran.storage.manifest import Manifest
+from trimaran.storage.turns import Turns
 
 GROUP, INCARNATION = 5, 9
 ME, LEADER, OTHER = 1, 2, 3
@@ -95,9 +96,19 @@ async def running(
         files = storage.group_files(GROUP, INCARNATION)
         snapshots = Snapshots(files, Frames(), log_bytes, log_bytes, manifest, 1)
         made = UserMachine("counter", machine)
-        repair = Repair(storage, Frames(), Frames())
+        repair, turns = Repair(storage, Frames(), Frames()), Turns()
         group = Group(
-            "hits", state, made, files, storage, VirtualClock(), Alarms(), Around(), snapshots, repair
+            "hits",
+            state,
+            made,
+            files,
+            storage,
+            VirtualClock(),
+            Alarms(turns.through),
+            turns,
+            Around(),
+            snapshots,
+            repair,
         )
         await nursery.start(group.run)
         yield group, storage
