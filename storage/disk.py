@@ -107,6 +107,10 @@ class Disk(Protocol):
 
     def size(self, descriptor: int) -> int: ...
 
+    def names(self, descriptor: int) -> int:
+        """How many names the file has."""
+        ...
+
     def drop_cache(self, descriptor: int) -> None:
         """Forgets clean cached pages, so that the next read asks the disk."""
         ...
@@ -239,6 +243,9 @@ class FileDisk:
 
     def size(self, descriptor: int) -> int:
         return os.fstat(descriptor).st_size
+
+    def names(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_nlink
 
     def rename(self, old: str, new: str) -> None:
         os.rename(self._path(old), self._path(new))

@@ -131,6 +131,12 @@ class MemoryDisk:
     def size(self, descriptor: int) -> int:
         return len(self._descriptors[descriptor][1].content)
 
+    def names(self, descriptor: int) -> int:
+        file = self._descriptors[descriptor][1]
+        return sum(
+            entry is file for directory in self._directories.values() for entry in directory.entries.values()
+        )
+
     def drop_cache(self, descriptor: int) -> None:
         """Dirty pages stay, as they do in a real page cache. Those whose sync failed count as clean there:
         they go, and what the disk has is seen again."""

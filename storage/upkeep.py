@@ -35,6 +35,7 @@ from .node import NodeHeader, read_file
 from .segment import SegmentHeader
 from .wal import (
     Segment,
+    drop_recycled,
     make_reserve,
     prepare_segment,
     read_segment_header,
@@ -345,6 +346,7 @@ class Upkeep:
         self.free_bytes = await self._runner.run(Lane.BACKGROUND, self._disk.free_bytes)
         if self.full is not None:
             await self._do(self._lane.quarantine.trim_if_over)
+            await self._do(drop_recycled, self._disk)
         if self._lane.no_space:
             await self._lane.flush()
         if self._spare_refused:

@@ -20,10 +20,15 @@ SUFFIX: Final = ".wal"
 NEW: Final = f"{WAL}/new.tmp"
 RECYCLED: Final = f"{WAL}/recycled.tmp"
 """A file whose records are all dead, kept for its space. Names ending in .tmp mean nothing at start-up."""
+MORE_RECYCLED: Final = tuple(f"{WAL}/recycled-{number}.tmp" for number in range(1, 8))
+"""More of them: a snapshot lets several segments go at once, and the log fills as many until the next one.
+Writing zeros instead would cost as much of the disk, and of new memory, as the log itself."""
 RESERVE: Final = f"{WAL}/reserve.tmp"
 """A segment's worth of zeros for the day on which the disk is full: votes and what was accepted go on."""
 LEAST_SHARE: Final = 4
 """What is left of a reserve must be this part of a segment to be one."""
+SPACE_SHARE: Final = 32
+"""More than one dead segment is kept only while so many times its size are free."""
 ZEROS: Final = bytes(1 << 20)
 ZERO_SYNC_BYTES: Final = 4 << 20
 """Zeros are synced in pieces of this size, so that the log's own syncs don't queue behind 64 MiB."""
@@ -73,10 +78,22 @@ def prepare_segment(
 
     With `first_write` that write is in it before it has its name. An OSError leaves no half-made segment.
     """
-    if recycle and _size_of(disk, RECYCLED) == header.size:
-        return _name_segment(disk, RECYCLED, header, first_write)
+    if recycle and (path := recycled(disk, header.size)) is not None:
+        return _name_segment(disk, path, header, first_write)
     make_zeros(disk, NEW, header.size)
     return _name_segment(disk, NEW, header, first_write)
+
+
+def recycled(disk: Disk, size: int) -> str | None:
+    """A dead file of this size, if there is one: of several the one that was kept last, whose pages are the
+    most likely to be in memory."""
+    for path in reversed(MORE_RECYCLED):
+        if not disk.exists(path):
+            continue
+        if _size_of(disk, path) == size and _is_alone(disk, path):
+            return path
+        disk.unlink(path)  # of other options; or a power loss gave a segment its former name back
+    return RECYCLED if _size_of(disk, RECYCLED) == size else None
 
 
 def use_reserve(disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer] = ()) -> Segment | None:
@@ -169,16 +186,37 @@ def retire_segment(disk: Disk, number: int, segment_bytes: int) -> None:
     path = segment_path(number)
     if not disk.exists(path):
         return
-    descriptor = disk.open(path)
-    try:
-        reusable = disk.size(descriptor) == segment_bytes and not disk.exists(RECYCLED)
-    finally:
-        disk.close(descriptor)
-    if reusable:
-        disk.rename(path, RECYCLED)
+    kept = _place_for(disk, path) if _size_of(disk, path) == segment_bytes else None
+    if kept is not None:
+        disk.rename(path, kept)
     else:
         disk.unlink(path)
     disk.sync_directory(WAL)
+
+
+def _place_for(disk: Disk, path: str) -> str | None:
+    """A free name under which a dead segment can be kept; None if there are enough, or little space."""
+    if not disk.exists(RECYCLED):
+        return RECYCLED
+    # Start-up gives a segment that it replaces a second name, the first one: no other may lead to that file.
+    if not _is_alone(disk, path) or disk.free_bytes() < SPACE_SHARE * _size_of(disk, path):
+        return None
+    return next((place for place in MORE_RECYCLED if not disk.exists(place)), None)
+
+
+def drop_recycled(disk: Disk) -> None:
+    """Gives back what is kept beyond one segment: the space is needed."""
+    for path in MORE_RECYCLED:
+        if disk.exists(path):
+            disk.unlink(path)
+
+
+def _is_alone(disk: Disk, path: str) -> bool:
+    descriptor = disk.open(path)
+    try:
+        return disk.names(descriptor) == 1
+    finally:
+        disk.close(descriptor)
 
 
 def _size_of(disk: Disk, path: str) -> int:

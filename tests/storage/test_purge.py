@@ -10,10 +10,22 @@ import trio
 
 from trimaran.storage import CompactPrefix, DiskFull, MemoryDisk, Storage, StorageOptions
 from trimaran.storage.recovery import recover
+from trimaran.storage.wal import (
+    MORE_RECYCLED,
+    NEW,
+    RECYCLED,
+    WAL,
+    drop_recycled,
+    make_zeros,
+    recycled,
+    retire_segment,
+    segment_path,
+)
 
 from .helpers import INCARNATION, batch, create, names, opened, record, state, stored
 
-TINY = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+SIZE = 16 << 10
+TINY = StorageOptions(segment_bytes=SIZE, write_bytes=8 << 10)
 
 
 async def settle(storage: Storage) -> None:
@@ -46,6 +58,63 @@ async def test_dead_segments_are_freed_and_recycled(autojump_clock: trio.testing
         assert group.compacted.manifest_crc == 100
         assert not group.faulty and not group.closed
         assert await stored(storage) == [batch(index, size=2000) for index in (98, 99, 100)]
+
+
+async def test_segments_that_are_freed_together_are_all_used_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As a snapshot frees them. Zeros are written for none of those that come next."""
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(), state(1)])
+        for index in range(1, 41):
+            storage.append([record(index, size=2000)])
+            await storage.drain()
+        storage.append([CompactPrefix(2, INCARNATION, 38, 1, 5)])
+        await settle(storage)
+        for index in range(41, 54):  # what the first segment has of this group is written again
+            storage.append([record(index, size=2000)])
+            await storage.drain()
+        await settle(storage)
+        kept = {path for kind, path in disk.operations if kind == "rename" and "recycled" in path}
+        assert len(kept) > 3, "nothing was freed together, or this test tells nothing"
+        disk.operations.clear()
+        for index in range(54, 67):
+            storage.append([record(index, size=2000)])
+            await storage.drain()
+        assert ("rename", RECYCLED) not in disk.operations
+        assert not [path for kind, path in disk.operations if kind == "write" and path == NEW]
+    async with opened(disk, options=TINY) as storage:
+        assert await stored(storage) == [batch(index, size=2000) for index in range(39, 67)]
+
+
+def test_no_two_names_of_a_file_are_kept() -> None:
+    """Start-up gave the segment that it replaces a second name, and got no further; or a power loss gave a
+    kept file its former name back. As two segments they would overwrite each other."""
+    disk = MemoryDisk()
+    disk.mkdir(WAL)
+    for number in (1, 2):
+        make_zeros(disk, segment_path(number), SIZE)
+    disk.link(segment_path(1), RECYCLED)
+    retire_segment(disk, 1, SIZE)
+    assert disk.listdir(WAL) == ["0000000000000002.wal", "recycled.tmp"]
+    disk.link(segment_path(2), MORE_RECYCLED[0])
+    assert recycled(disk, SIZE) == RECYCLED and not disk.exists(MORE_RECYCLED[0])
+
+
+def test_what_is_kept_is_given_back_where_space_is_short() -> None:
+    disk = MemoryDisk(capacity=40 * SIZE)
+    disk.mkdir(WAL)
+    for number in range(1, 5):
+        make_zeros(disk, segment_path(number), SIZE)
+        retire_segment(disk, number, SIZE)
+    assert disk.listdir(WAL) == ["recycled-1.tmp", "recycled-2.tmp", "recycled-3.tmp", "recycled.tmp"]
+    drop_recycled(disk)
+    assert disk.listdir(WAL) == ["recycled.tmp"]
+    disk.capacity = 8 * SIZE
+    make_zeros(disk, segment_path(5), SIZE)
+    retire_segment(disk, 5, SIZE)
+    assert disk.listdir(WAL) == ["recycled.tmp"]
 
 
 async def test_a_laggard_is_written_again_instead_of_pinning_the_log(
