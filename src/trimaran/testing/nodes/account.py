@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
+from functools import partial
 from typing import Final, cast
 
 import trio
@@ -13,7 +14,7 @@ from ...actors.node import LINK_BYTES, Node
 from ...actors.replica.group import Group
 from ...actors.stream.errors import DamagedRecord
 from ...actors.stream.machine import StreamMachine
-from .client import Disconnected
+from .drain import drain
 from .history import Contents, check_keys
 from .load import LOG, REGISTERS, Ledger, Load
 from .machines import SPARE, Machine, Machines
@@ -27,8 +28,6 @@ LOOK_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 0.5
 PROGRESS: Final = 20
 """Acknowledgements that are waited for in the calm."""
-DRAINED: Final = 3
-"""Fetches in a row that bring nothing: each waits a second, and what is pending comes again after two."""
 QUEUE_BYTES: Final = 66 * 1024 * 1024
 """Storage's bound, and one batch."""
 
@@ -195,12 +194,8 @@ class Account:
         settled = set(deliveries.confirmed)
         seen, deliveries.seen = deliveries.seen, set()
         last = max((append.place for append in self._load.log.appends), default=0)
-        empty = 0
-        while empty < DRAINED:
-            try:
-                empty = 0 if await self._load.fetch(chair) else empty + 1
-            except Disconnected:
-                chair.leave()
+        if not await drain(partial(self._load.fetch, chair), chair.leave):
+            self._complain("everything is delivered", "the consumer is not served")
         again = sorted(deliveries.seen & settled)
         if again:
             self._complain("what is acknowledged is not delivered again", f"sequences {again[:5]}")

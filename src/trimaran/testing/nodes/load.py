@@ -22,6 +22,7 @@ from ...actors.replica.group import NotDone
 from ..linearizability import Operation
 from ..swarm import Work
 from .client import Answer, Client, Disconnected
+from .drain import Fetched
 from .history import REFUSED, Append, Get, Journal, KeyOperation, Put, Seen
 from .machines import Machines, Process
 from .scheduler import adopt
@@ -271,23 +272,23 @@ class Load:
             except Disconnected:
                 chair.leave()
 
-    async def fetch(self, chair: _Chair, careless: float = 0.0) -> int:
-        """One fetch; how many messages came. Some are not acknowledged, so that they come again."""
-        client, fetched = await chair.client(), 0
+    async def fetch(self, chair: _Chair, careless: float = 0.0) -> Fetched:
+        """One fetch. Some messages are not acknowledged, so that they come again. Raises Disconnected."""
+        client, fetched, status = await chair.client(), 0, ""
         inbox = client.subscribe()
         client.ask_into(inbox, f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{CONSUMER}", FETCH)
         try:
             with trio.move_on_after(2.0):
                 while True:
                     answer = await client.take(inbox)
-                    if answer.status:
-                        self._note(CONSUMER, "status", answer.status)
+                    if status := answer.status:
+                        self._note(CONSUMER, "status", status)
                         break
                     fetched += 1
                     await self._consumed(client, answer, careless)
         finally:
             client.unsubscribe(inbox)
-        return fetched
+        return Fetched(fetched, status)
 
     async def _consumed(self, client: Client, answer: Answer, careless: float) -> None:
         sequence = int(answer.reply.split(".")[5])
