@@ -145,3 +145,51 @@ def test_the_agenda_calls_in_the_order_of_time_and_then_of_asking() -> None:
 
     simulate(main)
     assert done == ["first", "second", "in between", "third"]
+
+
+def test_what_a_held_process_wakes_is_not_lost() -> None:
+    """Seed 20032: a crash at an await of a process that was held woke a task, which was held in its place."""
+    heard: list[str] = []
+
+    async def main() -> None:
+        process, news = Stillness(), trio.Event()
+
+        async def member() -> None:
+            adopt(process)
+            while True:
+                await trio.sleep(1)
+
+        async def listener() -> None:
+            await news.wait()
+            heard.append("news")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(member)
+            nursery.start_soon(listener)
+            await trio.sleep(0.5)
+            hold(process)
+            process.on_wake = news.set
+            await trio.sleep(2)
+            assert not heard, "a process that is held has no awaits"
+            release(process)
+            await trio.sleep(2)
+            nursery.cancel_scope.cancel()
+
+    simulate(main)
+    assert heard == ["news"]
+
+
+def test_a_scheduler_that_fails_fails_the_run() -> None:
+    async def main() -> None:
+        process = Stillness()
+        process.on_wake = lambda: [].pop()
+
+        async def member() -> None:
+            adopt(process)
+            await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(member)
+
+    with pytest.raises(KeyError):
+        simulate(main)

@@ -12,8 +12,8 @@ from .client import Disconnected
 
 DRAINED: Final = 3
 """Fetches in a row that wait their second out for nothing: what is pending comes again after two."""
-DRAIN_SECONDS: Final = 60.0
-"""Virtual. A consumer that is served has given everything by then."""
+PATIENCE_SECONDS: Final = 60.0
+"""Virtual: so long a consumer that is served brings no message only if it has none."""
 RETRY_SECONDS: Final = 0.05
 TIME_IS_OVER: Final = "408"
 
@@ -33,14 +33,14 @@ async def drain(fetch: Callable[[], Awaitable[Fetched]], leave: Callable[[], Non
     node that was asked, a machine that waits for its invitation perhaps: `leave` it, and ask another.
     """
     empty = 0
-    with trio.move_on_after(DRAIN_SECONDS):
+    with trio.move_on_after(PATIENCE_SECONDS) as limit:
         while empty < DRAINED:
             try:
                 fetched = await fetch()
             except Disconnected:
                 fetched = Fetched(0)
             if fetched.messages:
-                empty = 0
+                empty, limit.deadline = 0, trio.current_time() + PATIENCE_SECONDS
             elif fetched.status == TIME_IS_OVER:
                 empty += 1
             else:

@@ -35,7 +35,8 @@ KEYS: Final = 6
 FILLERS: Final = (0, 0, 10, 300, 8_000)
 LOG, REGISTERS, CONSUMER = "log", "kv", "worker"
 """Names of the streams and of the consumer that clients use."""
-FETCH: Final = json.dumps({"batch": 8, "expires": 1_000_000_000}).encode()
+FETCHED_AT_ONCE: Final = 8
+FETCH: Final = json.dumps({"batch": FETCHED_AT_ONCE, "expires": 1_000_000_000}).encode()
 
 
 class Ledger:
@@ -279,7 +280,7 @@ class Load:
         client.ask_into(inbox, f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.{CONSUMER}", FETCH)
         try:
             with trio.move_on_after(2.0):
-                while True:
+                while fetched < FETCHED_AT_ONCE:
                     answer = await client.take(inbox)
                     if status := answer.status:
                         self._note(CONSUMER, "status", status)

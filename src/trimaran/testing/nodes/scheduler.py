@@ -89,12 +89,13 @@ class _Holder(trio.abc.Instrument):
         process = task.context.get(_PROCESS)
         if process is None:
             return
-        if process.on_wake is not None:
-            process.on_wake()
         if process.still:
+            # Nothing may come between: whatever `on_wake` wakes stands behind this task in the queue.
             runner = _run.GLOBAL_RUN_CONTEXT.runner
             assert runner.runq.pop() is task
             process.held.append(task)
+        elif process.on_wake is not None:
+            process.on_wake()
 
 
 def adopt(process: Stillness) -> None:
@@ -127,18 +128,24 @@ def run_simulated(
     Raises trio.TooSlowError after so many virtual seconds, and whatever `main` raises.
     """
 
+    holder = _Holder()
+
     async def timed() -> Result:
         runner = _run.GLOBAL_RUN_CONTEXT.runner
         assert not runner.deadlines._active
         runner.deadlines = _OrderedDeadlines()
-        with trio.fail_after(seconds):
-            return await main()
+        try:
+            with trio.fail_after(seconds):
+                return await main()
+        finally:
+            # A KeyError: it raised, and Trio took it out, so that from then on nothing was held.
+            trio.lowlevel.remove_instrument(holder)
 
     state, sorted_before = _run._r.getstate(), _run._ALLOW_DETERMINISTIC_SCHEDULING
     _run._r.seed(seed)
     vars(_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
     try:
-        return trio.run(timed, clock=clock, instruments=[_Holder()])
+        return trio.run(timed, clock=clock, instruments=[holder])
     finally:
         vars(_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = sorted_before
         _run._r.setstate(state)
