@@ -25,7 +25,7 @@ from .cluster.backup import Backups
 from .cluster.balancer import Balancer
 from .cluster.birth import Birth, Founding
 from .cluster.hosting import Hosting
-from .cluster.meta import MetaMachine
+from .cluster.meta import MetaMachine, check_join
 from .cluster.meta_state import (
     FENCED_REPORTS,
     META_GROUP,
@@ -62,6 +62,7 @@ from .replica.user_machine import StateMachine, UserMachine
 from .scrub import Scrub
 from .security import Security, load_security
 from .stream import commands
+from .stream.errors import ApiError
 from .stream.machine import StreamMachine
 from .vitals import Vitals
 from .world import World
@@ -620,6 +621,11 @@ class Node:
         bearer = self.peers.linked().get(record.name)
         if bearer not in (None, record.node):
             raise Refusal(f"node {record.name} is alive under id {bearer:016x}")
+        try:
+            # It asks ten times a second until somebody invites it: only what may succeed goes into the log.
+            check_join(self.state, record.node, record.name)
+        except ApiError as refusal:
+            raise Refusal(str(refusal)) from refusal
         command = {"op": "join", "node": record.node, "name": record.name, "address": record.address}
         with trio.fail_after(JOIN_SECONDS):
             outcome = await self.desk.propose_meta(command)

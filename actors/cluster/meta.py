@@ -164,12 +164,9 @@ class MetaMachine:
         member. Nobody else comes in uninvited."""
         state = self.state
         node, name = cast(int, command["node"]), str(command["name"])
-        if node in state.removed:
-            raise ApiError(409, NODE_REMOVED, f"node id {node:016x} was removed and never returns")
+        check_join(state, node, name)
         invitation = state.invited.pop(name, None)
         old = state.node_named(name)
-        if old is None and invitation is None:
-            raise ApiError(403, NOT_INVITED, f"nobody invited {name}: trimaran cluster add {name}=HOST:PORT")
         state.nodes[node] = NodeRecord(node, name, str(command["address"]))
         if old is not None and old.node != node:
             self._hand_on(old.node, node)
@@ -427,3 +424,11 @@ class MetaMachine:
         self.state.versions.pop(node, None)
         self.state.removed.add(node)
         self._raise_level()
+
+
+def check_join(state: MetaState, node: int, name: str) -> None:
+    """Whether this id may have this name. Raises ApiError."""
+    if node in state.removed:
+        raise ApiError(409, NODE_REMOVED, f"node id {node:016x} was removed and never returns")
+    if state.node_named(name) is None and name not in state.invited:
+        raise ApiError(403, NOT_INVITED, f"nobody invited {name}: trimaran cluster add {name}=HOST:PORT")

@@ -59,6 +59,10 @@ class Patient(Protocol):
         """
         ...
 
+    async def examine(self, name: str) -> int:
+        """As `scrub` for one file, also while it is written."""
+        ...
+
     async def give_up(self, numbers: Sequence[int]) -> None:
         """Nobody who can be asked now has these. Raises StorageError."""
         ...

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from ...codec import crc32c
-from ...storage.errors import DiskFull, ManifestTooLarge, StorageError
+from ...storage.errors import DiskFull, FileDamaged, ManifestTooLarge, StorageError
 from ...storage.files import GroupFiles
 from ...storage.incoming import Incoming
 from ...storage.manifest import (
@@ -52,8 +52,8 @@ PART_BYTES: Final = 512 * 1024
 PARTS_IN_FLIGHT: Final = 4
 PROGRESS_SECONDS: Final = 10.0
 INBOX_BOUND: Final = 4 * PARTS_IN_FLIGHT
-SPACE_SECONDS: Final = 1.0
-"""How often a snapshot is tried again for which there was no space."""
+RETRY_SECONDS: Final = 1.0
+"""How often a snapshot is tried again for which there was no space, or a file damaged."""
 MANIFEST_PART: Final = (1 << 32) - 1
 """No snapshot has so many files."""
 
@@ -107,8 +107,8 @@ class Snapshots:
         self.changing = trio.Lock()
         """Held by whoever makes another manifest the group's own."""
         self._transfers = itertools.count(first_transfer)  # drawn, so that no earlier process's report fits
-        self._no_space = False
-        """The last attempt found no space."""
+        self._waits = False
+        """The last attempt found no space, or files that are to be mended first."""
         self._progress: dict[int, tuple[int, trio.MemorySendChannel[tuple[str, object]]]] = {}
         """By transfer: to whom it goes, and where its reports go."""
         self._inbox, self._parts = trio.open_memory_channel[Part](INBOX_BOUND)
@@ -124,8 +124,8 @@ class Snapshots:
                 await self._due.wait()
                 self._due = trio.Event()
                 await self.take()
-                if self._no_space:
-                    await trio.sleep(SPACE_SECONDS)
+                if self._waits:
+                    await trio.sleep(RETRY_SECONDS)
 
     # --- taking one ----------------------------------------------------------------------------------
 
@@ -141,18 +141,22 @@ class Snapshots:
         """Make a manifest of the machine's present state durable, then let the log go up to the one before.
 
         The log between the last two manifests stays, so that a follower that was away for a moment catches up
-        from the log. Without space for it nothing changes, and it is tried again.
+        from the log. Without space for it nothing changes, and it is tried again. So it is where a file is
+        shorter than what was written to it: repair is told, and the log stays until that is mended.
         """
         async with self.changing:
             try:
                 await self._take()
-            except DiskFull as full:
-                if not self._no_space:
-                    logger.warning("group %s: no snapshot for now: %s", self._group.name, full)
-                self._no_space = True
+            except (DiskFull, FileDamaged) as error:
+                if not self._waits:
+                    logger.warning("group %s: no snapshot for now: %s", self._group.name, error)
+                self._waits = True
                 self._due.set()
+                damage = self._group.machine.damage
+                if damage is not None and isinstance(error, FileDamaged):
+                    await damage.examine(error.file)
             else:
-                self._no_space = False
+                self._waits = False
 
     async def _take(self) -> None:
         group, applier, previous = self._group, self._group.applier, self.manifest

@@ -255,6 +255,10 @@ class Wreck:
         """Nothing: all of it was just read."""
         return 0
 
+    async def examine(self, name: str) -> int:
+        """Nothing, as `scrub`."""
+        return 0
+
     async def give_up(self, numbers: Sequence[int]) -> None:
         """Nobody has these: what came of the others is put where it was missing, before it is lost again."""
         for name, hurt in self._hurt.items():

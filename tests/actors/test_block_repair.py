@@ -280,3 +280,30 @@ async def test_the_same_record_damaged_everywhere_costs_that_record_only(autojum
             assert machine(cluster, name, group).info() == machine(cluster, leader, group).info()
         published = await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
         assert published.sequence == MESSAGES + 1
+
+
+async def test_a_block_that_is_cut_while_the_stream_runs_is_mended_and_then_named(
+    autojump_clock: MockClock,
+) -> None:
+    """Seed 3018: the next snapshot found the block too short, and the group stopped until a restart."""
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        stream = StreamHandle(cluster["a"], STREAM, group)
+        for number in range(MESSAGES + 1, MESSAGES + 6):
+            await stream.publish("orders.x", payload(number))
+        await until(lambda: machine(cluster, "b", group).info().last_seq == MESSAGES + 5)
+        disk, found = cluster.members["b"].disk, replica(cluster, "b", group)
+        await found.files.settle(0)
+        path = blocks(cluster, "b", group)[-1]
+        sound, taken = disk.read(path), found.snapshots.taken
+        disk.shorten(path, len(sound) - 1500)
+        await found.snapshots.take()
+        assert not found.failed
+        await until(lambda: found.snapshots.taken > taken)
+        assert disk.read(path) == sound and found.repair.mender.mended == 2
+        assert found.repair.waits_for == ""
+        await cluster.crash("b", power=True)
+        await cluster.start("b")
+        await until(lambda: cluster["b"].groups.get(group) is not None)
+        await until(lambda: machine(cluster, "b", group).info().last_seq == MESSAGES + 5)
+        assert replica(cluster, "b", group).repair.mender.mended == 0, "for good"

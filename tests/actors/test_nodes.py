@@ -120,6 +120,24 @@ async def test_nobody_joins_uninvited_and_an_invitation_can_be_taken_back(autoju
         assert not cluster["a"].state.invited
 
 
+async def test_who_asks_to_join_in_vain_leaves_nothing_in_the_log(autojump_clock: MockClock) -> None:
+    """It asks ten times a second; here the others dial it, since it was invited once."""
+    async with open_memory_cluster() as cluster:
+        cluster.add("d")
+        await ask(cluster, "a", API + "ADD", name="d", address="d:1")
+        await ask(cluster, "a", API + "REMOVE", name="d")
+        meta = cluster["a"].groups.get(META_GROUP)
+        assert meta is not None
+        before = meta.state.log.last_index
+        await cluster.start("d")
+        await until(lambda: "d" in cluster["a"].peers.linked())
+        await trio.sleep(3)
+        assert not cluster["d"].ready.is_set()
+        assert meta.state.log.last_index == before
+        await ask(cluster, "a", API + "ADD", name="d", address="d:1")
+        await until(cluster["d"].ready.is_set)
+
+
 @pytest.mark.parametrize(
     ("what", "body", "why"),
     [

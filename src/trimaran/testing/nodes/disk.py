@@ -158,11 +158,8 @@ class Access:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
 
-def damage(disk: MemoryDisk, random: Random, *, in_use: bool) -> str:
-    """Change something on a disk behind its system's back: what, and where. Empty: there is nothing.
-
-    Files are not cut while they are in use.
-    """
+def damage(disk: MemoryDisk, random: Random) -> str:
+    """Change something on a disk behind its system's back: what, and where. Empty: there is nothing."""
     paths = [path for path in files_of(disk) if disk.read(path) and path != "LOCK"]
     if not paths:
         return ""
@@ -171,7 +168,7 @@ def damage(disk: MemoryDisk, random: Random, *, in_use: bool) -> str:
     used = len(content.rstrip(b"\0")) or len(content)
     place = random.randrange(used)
     sector = place - place % SECTOR
-    kind = random.choice(("flip", "flip", "zeros", "stale", "misdirected", "flip" if in_use else "cut"))
+    kind = random.choice(("flip", "flip", "zeros", "stale", "misdirected", "cut"))
     if kind == "flip":
         disk.damage(path, place, bytes([content[place] ^ 1 << random.randrange(8)]))
     elif kind == "zeros":

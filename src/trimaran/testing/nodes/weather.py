@@ -300,7 +300,7 @@ class Weather:
         if not self.frail or self._is_missed:
             return
         machine = self._machines[random.choice(self.frail)]
-        what = damage(machine.disk, random, in_use=machine.process is not None)
+        what = damage(machine.disk, random)
         if what:
             machine.damages += 1
             self._struck("damage", machine.name, what)
