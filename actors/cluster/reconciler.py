@@ -43,18 +43,24 @@ def next_change(
     `able` to vote now (None: all are), the leader last; and nobody while those who stay would have no able
     majority: such a step could neither be committed nor taken back. A node that stays in the `cluster` is
     released and may come back; any other id is removed for good.
+
+    An id that is gone for good, that of a lost disk, leaves before its replacement comes in: a dead voter
+    helps nobody, and a replacement that is damaged as well would wait for its word for ever.
     """
+    able = members.voters if able is None else able
+    leaving = [
+        Change(ChangeKind.RELEASE if node in cluster else ChangeKind.REMOVE, node)
+        for node in sorted(members.members - desired, key=lambda node: (node == leader, node in able, node))
+        if (after := members.after(Change(ChangeKind.REMOVE, node))) is not None and after.is_quorum(able)
+    ]
+    for change in leaving:
+        if change.kind is ChangeKind.REMOVE and change.node not in able:
+            return change
     for node in sorted(desired - members.members - members.removed):
         return Change(ChangeKind.ADD_LEARNER, node)
     for node in sorted(desired & members.learners):
         return Change(ChangeKind.PROMOTE, node)
-    able = members.voters if able is None else able
-    for node in sorted(members.members - desired, key=lambda node: (node == leader, node in able, node)):
-        change = Change(ChangeKind.RELEASE if node in cluster else ChangeKind.REMOVE, node)
-        after = members.after(change)
-        if after is not None and after.is_quorum(able):
-            return change
-    return None
+    return leaving[0] if leaving else None
 
 
 def able_voters(group: Group, now: float) -> frozenset[int]:

@@ -71,6 +71,20 @@ def test_whoever_leaves_leaves_a_majority_behind_that_can_commit_it(
         assert change.node not in able or members.members - desired <= able, "the others first"
 
 
+def test_an_id_that_is_gone_for_good_leaves_before_its_replacement_comes_in() -> None:
+    members, desired = Membership(frozenset((1, 2, 3))), frozenset((1, 2, 4))
+    cluster, able = frozenset((1, 2, 4)), frozenset((1, 2))
+    changes = []
+    while (change := next_change(members, desired, cluster, 1, able)) is not None:
+        changes.append((change.kind, change.node))
+        after = members.after(change)
+        assert after is not None and after.is_quorum(able)
+        members = after
+    assert changes == [(ChangeKind.REMOVE, 3), (ChangeKind.ADD_LEARNER, 4), (ChangeKind.PROMOTE, 4)]
+    change = next_change(Membership(frozenset((1, 2, 3))), desired, cluster | {3}, 1, able)
+    assert change == Change(ChangeKind.ADD_LEARNER, 4), "it may come back, and vote"
+
+
 def test_a_removed_id_is_not_added_again() -> None:
     members = Membership(frozenset((1, 2)), removed=frozenset((3,)))
     assert next_change(members, frozenset((1, 2, 3))) is None

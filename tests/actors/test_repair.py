@@ -17,6 +17,7 @@ from tests.actors.test_cluster import count_until_taken
 from trimaran import GroupHandle, Node, NotDone, open_stream
 from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.gateway.port import MemoryPort
+from trimaran.actors.raft.membership import Change, ChangeKind
 from trimaran.actors.raft.state import Role
 from trimaran.actors.replica.group import Group
 from trimaran.storage.errors import LogDamaged
@@ -293,6 +294,36 @@ async def test_who_lost_a_group_without_a_trace_forgot_it_and_is_not_new_to_it(
         assert "group hits is damaged on this node: its log lost what nobody can name" in caplog.text
         await open_stream(cluster[forgets], "NEW", ["new.>"], replicas=1)
         await cluster.ready()
+
+
+async def test_a_replacement_that_forgets_before_the_lost_id_is_removed_gets_whole(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 2002: it waited for the word of the id whose disk was lost; that was to go once this one votes."""
+    async with open_memory_cluster(options=LOG_ONLY) as cluster:
+        group = await fill(cluster, 5)
+        await until(lambda: bool(cluster.leaders(group)))
+        leader = replica(cluster, cluster.leader(group), group)
+        lost = next(name for name in "abc" if name != cluster.leader(group))
+        old, change = cluster[lost].me.node, leader.change_membership
+
+        async def change_slowly(wanted: Change, term: int = 0) -> None:
+            await trio.sleep(3 if wanted.kind is ChangeKind.PROMOTE else 0)
+            await change(wanted, term)
+
+        monkeypatch.setattr(leader, "change_membership", change_slowly)
+        await cluster.crash(lost)
+        cluster.wipe(lost)
+        await cluster.start(lost)
+        await until(lambda: (new := cluster[lost].groups.get(group)) is not None and new.state.matched > 5)
+        await trio.sleep(0.2)
+        assert cluster[lost].me.node not in leader.state.membership.voters
+        await cluster.crash(lost)
+        lose_writes(cluster.members[lost].disk, group, 2)
+        await cluster.start(lost)
+        await until(lambda: cluster[lost].groups.get(group) is not None)
+        assert await whole(cluster, group, "a", "b", "c") == [b"%d" % number for number in range(5)]
+        await until(lambda: len(leader.state.membership.voters - {old}) == 3)
 
 
 async def test_a_lone_replica_that_forgot_serves_nobody_and_says_the_ways_out(

@@ -297,7 +297,7 @@ class Weather:
             process.runner.stalled_until = until
 
     async def _damage(self, random: Random) -> None:
-        if not self.frail or self._is_missed:
+        if not self.frail:
             return
         machine = self._machines[random.choice(self.frail)]
         what = damage(machine.disk, random)
