@@ -100,8 +100,12 @@ class Watched:
         self.busy += time.perf_counter() - began
 
 
-class TrioHop(ThreadRunner):
+class TrioHop:
     """Writes and syncs in one of Trio's own worker threads."""
+
+    def __init__(self) -> None:
+        runner = ThreadRunner()
+        self.run, self.close = runner.run, runner.close
 
     async def write_and_sync(
         self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int

@@ -21,7 +21,7 @@ import trio
 
 from .cleaning import Cleaner
 from .contents import BadBatch
-from .disk import CLOSE_SECONDS, Disk, Lane, Runner
+from .disk import CLOSE_SECONDS, Disk, EagerRunner, Lane, Runner
 from .errors import (
     DiskFull,
     ForeignDirectory,
@@ -47,7 +47,7 @@ from .segment import (
     encode_record,
     write_size,
 )
-from .turns import Turns
+from .turns import Order, Turn, Turns
 from .upkeep import Upkeep
 from .wal import BuiltWrite
 
@@ -118,6 +118,21 @@ class StorageStatistics:
     """What was moved aside and stays, until a person removes it."""
 
 
+@dataclass(slots=True)
+class _UnderWay:
+    """One write on its way to the disk, and what waits for it."""
+
+    built: BuiltWrite
+    oldest: int
+    """The oldest segment that was needed when it was built."""
+    thens: list[Callable[[], None]]
+    taken: int
+    """Bytes of the queue that are in it."""
+    began: float
+    begun: bool = False
+    """The runner has it."""
+
+
 class Storage:
     """Every file of the node: log, manifests, blocks. Open it, read `recovered`, start `run`."""
 
@@ -145,6 +160,7 @@ class Storage:
         """Told when there is credit again after there was none."""
         self._disk = disk
         self._runner = runner
+        self._eager = runner if isinstance(runner, EagerRunner) else None
         self._draw = draw
         self._options = options
         self._on_failure = on_failure
@@ -184,7 +200,7 @@ class Storage:
             self._writer,
             self._upkeep,
             segment_bytes=options.segment_bytes,
-            wake=lambda: self._work_event.set(),
+            wake=lambda: self._turn.due(),
             synced=self._synced,
         )
         self._pending = Pending(
@@ -193,8 +209,10 @@ class Storage:
 
         self._synced_thens: deque[Callable[[], None]] = deque()
         """What a sync that ended lets run, in order."""
-        self._work_event = trio.Event()
-        self._then_event = trio.Event()
+        self._turn = Turn(turns, Order.STORE, self._begin_if_wanted)
+        self._under_way: _UnderWay | None = None
+        self._rolling = False
+        """The next segment is on its way, and nothing is written before it is there."""
         self._unmarked_event = trio.Event()
         self._flush_event = trio.Event()
         self._scope: trio.CancelScope | None = None
@@ -244,8 +262,7 @@ class Storage:
         """
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
-            nursery.start_soon(self._write_loop)
-            nursery.start_soon(self._then_loop)
+            nursery.start_soon(self._turn.run, self._write_on)
             nursery.start_soon(self._mark_loop)
             nursery.start_soon(self._flush_loop)
             nursery.start_soon(self._upkeep.run)
@@ -273,7 +290,7 @@ class Storage:
             return
         self._appends += 1
         self._pending.put(items, then)
-        self._work_event.set()
+        self._turn.due()
 
     def credit(self) -> int:
         """Bytes that may be appended now without exceeding the queue's bound."""
@@ -315,21 +332,39 @@ class Storage:
         if self.failed is not None:
             raise self.failed
 
-    async def _write_loop(self) -> None:
-        while self.failed is None:
-            await self._wait_for_work()
-            await self._make_room()
-            await self._write()
+    @property
+    def _wanted(self) -> bool:
+        """Whether something wants a sync, or the mark is due."""
+        return bool(self._pending.urgent or self._cleaner.waits or self._mark_due)
 
-    async def _wait_for_work(self) -> None:
-        """Returns when something wants a sync, or when the mark is due."""
-        while not self._pending.urgent and not self._cleaner.waits and not self._mark_due:
-            await self._work_event.wait()
-            self._work_event = trio.Event()
+    @property
+    def _writes(self) -> bool:
+        """Whether a write is under way."""
+        return self._under_way is not None
+
+    def _begin_if_wanted(self) -> None:
+        """A turn: what the pass has brought is on its way to the disk before the pass ends."""
+        if self._writes or self._rolling or self.failed is not None:
+            return
+        if not self._wanted:
             if self._pending and self._marked:
                 # A record that rides along waits for company, but not longer than a mark would.
                 self._last_write_at = trio.current_time()
                 self._unmark()
+            return
+        if self._fits():
+            self._begin()
+        if self._writes or self._wanted:
+            self._turn.leave()
+
+    async def _write_on(self) -> None:
+        """End the write that is under way, and all that are wanted then."""
+        while self.failed is None and (self._writes or self._wanted):
+            if self._under_way is None:
+                await self._make_room()
+                self._begin()
+            if self._under_way is not None:
+                await self._end(self._under_way)
 
     def _unmark(self) -> None:
         self._marked = False
@@ -344,21 +379,27 @@ class Storage:
                 due = self._last_write_at + self._options.mark_delay
                 if trio.current_time() >= due:
                     self._mark_due = True
-                    self._work_event.set()
+                    self._turn.due()
                     due = trio.current_time() + self._options.mark_delay
                 await trio.sleep_until(due)
 
+    def _fits(self) -> bool:
+        """Whether the next record fits this segment."""
+        return self._writer.fits(1, max(self._pending.next_size, self._cleaner.next_size))
+
     async def _make_room(self) -> None:
         """Goes on in the next segment if the next record doesn't fit this one."""
-        if self._writer.fits(1, max(self._pending.next_size, self._cleaner.next_size)):
+        if self._fits():
             return
+        self._rolling = True
         spare = await self._upkeep.spare()
         self._upkeep.close_segment(self._writer.segment, self._writer.sequence)
         self._writer.roll(spare)
         self._cleaner.look()
+        self._rolling = False
 
-    async def _write(self) -> None:
-        """One gathered write and its sync, and what waits for it, unless the disk fails meanwhile."""
+    def _begin(self) -> None:
+        """Build one gathered write, and begin it if the runner can do so here."""
         limit = min(self._options.write_bytes, self._writer.room())
         # What is written again repeats what is synced, so nothing newer may come before it.
         items = self._cleaner.take(limit)
@@ -370,35 +411,43 @@ class Storage:
             return
         oldest = self._cleaner.oldest_live()
         built = self._writer.build(items, oldest, self._upkeep.newest)
-        self._sync_began = began = trio.current_time()
+        self._sync_began = trio.current_time()
+        self._under_way = write = _UnderWay(built, oldest, thens, taken, self._sync_began)
+        if self._eager is not None:
+            try:
+                write.begun = self._eager.begin(
+                    self._disk, built.segment.descriptor, built.buffers, built.start
+                )
+            except OSError as error:
+                self._fail(error)
+
+    async def _end(self, write: _UnderWay) -> None:
+        """Wait for a write and its sync, and run what waits for it, unless the disk fails meanwhile."""
+        built = write.built
         try:
-            await self._runner.write_and_sync(
-                self._disk, built.segment.descriptor, built.buffers, built.start
-            )
+            if self._eager is not None and write.begun:
+                await self._eager.end()
+            else:
+                await self._runner.write_and_sync(
+                    self._disk, built.segment.descriptor, built.buffers, built.start
+                )
         except OSError as error:
             self._fail(error)
         if self.failed is not None:
             return  # be it another file's failure: after one nothing is acknowledged any more
-        self._pending.release(taken)
-        self._finish(built, oldest, trio.current_time() - began)
-        self._synced_thens += thens
-        if self._pending.bytes < self._options.overlap_bytes:
-            self._turns.through(self._run_thens)
-        else:
-            self._then_event.set()
+        self._under_way = None
+        self._pending.release(write.taken)
+        self._finish(built, write.oldest, trio.current_time() - write.began)
+        self._synced_thens += write.thens
+        if self._pending.bytes >= self._options.overlap_bytes and self._wanted and self._fits():
+            self._begin()
+        self._turns.through(self._run_thens)
 
     def _run_thens(self) -> None:
         """Runs what was synced, in the order in which it was appended; nothing more after a failure."""
         thens = self._synced_thens
         while thens and self.failed is None:
             thens.popleft()()
-
-    async def _then_loop(self) -> None:
-        """Runs what the last write lets run, while the next one is under way."""
-        while True:
-            await self._then_event.wait()
-            self._then_event = trio.Event()
-            self._turns.through(self._run_thens)
 
     def _finish(self, built: BuiltWrite, oldest: int, seconds: float) -> None:
         """The sync ended: the records count from here on."""

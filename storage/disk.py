@@ -15,7 +15,7 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from ..codec import Buffer
 from .errors import DirectoryLocked
@@ -66,6 +66,22 @@ class Runner(Protocol):
         False: a job is still under way, on a disk that is stuck. Whatever descriptors it may use must stay
         open, for their numbers would soon be others' files.
         """
+        ...
+
+
+@runtime_checkable
+class EagerRunner(Runner, Protocol):
+    """One that can begin `write_and_sync` in a call, so that no turn of the event loop comes before it."""
+
+    def begin(self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> bool:
+        """Begin what `write_and_sync` does, one at a time. False: not this one, and nothing was begun.
+
+        OSError as there.
+        """
+        ...
+
+    async def end(self) -> None:
+        """Wait until what was begun is done. OSError as in `write_and_sync`."""
         ...
 
 

@@ -44,38 +44,58 @@ class ThreadRunner:
         self._syncer: Syncer | None = None
         """Opened at the first write; a Python thread would take turns with the loop."""
         self._syncer_asked = False
+        self._begun: _Job | None = None
+        """A write to the log that is not the syncer's."""
 
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
         if lane in self._inline:
             return await _run_here(function, *args)
+        return cast("T", await self._done(self._give(lane, function, *args)))
+
+    def _give(self, lane: Lane, function: Callable[..., object], *args: object) -> _Job:
         thread = self._lanes.get(lane)
         if thread is None:
             thread = self._lanes[lane] = _LaneThread(lane)
-        wake = self._wakes.pop() if self._wakes else _Wake()
-        job = _Job(function, args, wake)
+        job = _Job(function, args, self._wakes.pop() if self._wakes else _Wake())
         thread.jobs.put(job)
+        return job
+
+    async def _done(self, job: _Job) -> object:
         # If this wait is cancelled, the wake-up stays with the job and is closed with it, never reused.
-        await trio.lowlevel.wait_readable(wake.receiver)
-        wake.clear()
-        self._wakes.append(wake)
-        return cast("T", job.result())
+        await trio.lowlevel.wait_readable(job.wake.receiver)
+        job.wake.clear()
+        self._wakes.append(job.wake)
+        return job.result()
 
     async def write_and_sync(
         self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
     ) -> None:
-        if Lane.LOG in self._inline or not isinstance(disk, FileDisk):
+        if self.begin(disk, descriptor, buffers, offset):
+            await self.end()
+        else:
             await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
-            return
+
+    def begin(self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> bool:
+        if Lane.LOG in self._inline:
+            return False
         if not self._syncer_asked:
             self._syncer_asked = True
             self._syncer = self._open_syncer()
-        if self._syncer is None:
-            await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
-            return
-        self._syncer.submit(descriptor, buffers, offset)
-        await trio.lowlevel.wait_readable(self._syncer.receiver)
-        while not self._syncer.result():
+        if self._syncer is not None and isinstance(disk, FileDisk):
+            self._syncer.submit(descriptor, buffers, offset)
+        else:
+            self._begun = self._give(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
+        return True
+
+    async def end(self) -> None:
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            await self._done(begun)
+        else:
+            assert self._syncer is not None, "nothing was begun"
             await trio.lowlevel.wait_readable(self._syncer.receiver)
+            while not self._syncer.result():
+                await trio.lowlevel.wait_readable(self._syncer.receiver)
 
     def _open_syncer(self) -> Syncer | None:
         if self._way is None:
@@ -130,18 +150,18 @@ async def _run_here(function: Callable[..., T], *args: object) -> T:
 class _Job:
     """One call on its way through a lane."""
 
-    __slots__ = ("_args", "_function", "_outcome", "_wake")
+    __slots__ = ("_args", "_function", "_outcome", "wake")
 
     _outcome: outcome.Maybe[object]
 
     def __init__(self, function: Callable[..., object], args: tuple[object, ...], wake: _Wake) -> None:
         self._function = function
         self._args = args
-        self._wake = wake
+        self.wake = wake
 
     def __call__(self) -> None:
         self._outcome = outcome.capture(self._function, *self._args)
-        self._wake.set()
+        self.wake.set()
 
     def result(self) -> object:
         return self._outcome.unwrap()

@@ -459,7 +459,7 @@ FILES = (
     ),
     bug(
         "a failed sync is tried again",
-        "storage.actor:Storage._write",
+        "storage.actor:Storage._end",
         "self._fail(error)",
         "await self._runner.write_and_sync(self._disk, built.segment.descriptor, built.buffers, built.start)",
         within=100,

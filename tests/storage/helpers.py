@@ -23,6 +23,7 @@ from trimaran.storage import (
     StorageOptions,
 )
 from trimaran.storage.index import EntryTable
+from trimaran.storage.turns import Turns
 
 T = TypeVar("T")
 
@@ -103,6 +104,7 @@ async def opened(
     runner: Runner | None = None,
     options: StorageOptions = SMALL,
     on_failure: Callable[[StorageFailed], None] | None = None,
+    turns: Turns | None = None,
     run: bool = True,
 ) -> AsyncIterator[Storage]:
     """An open and running storage; at the end it is stopped as it is, nothing is flushed."""
@@ -114,6 +116,7 @@ async def opened(
         draw=lambda: draw(64),
         options=options,
         on_failure=on_failure,
+        turns=turns,
     )
     try:
         async with trio.open_nursery() as nursery:

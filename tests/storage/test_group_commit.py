@@ -11,6 +11,7 @@ import trio.lowlevel
 
 from trimaran.codec import Buffer
 from trimaran.storage import Disk, MemoryDisk, StorageFailed, StorageOptions
+from trimaran.storage.turns import Turns
 
 from .helpers import GROUP, INCARNATION, SMALL, GatedRunner, batch, create, names, opened, record, state
 
@@ -250,10 +251,23 @@ def note_writes(disk: MemoryDisk, order: list[str]) -> None:
     disk.before = before
 
 
+class PromptRunner(GatedRunner):
+    """Begins a write where it is asked to, as the threads of a node do, unless the gate is closed."""
+
+    def begin(self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> bool:
+        if self.gate.is_set():
+            disk.pwritev(descriptor, buffers, offset)
+            disk.fdatasync(descriptor)
+        return self.gate.is_set()
+
+    async def end(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize("waiting", [1, 400])
 async def test_the_next_write_does_not_wait_for_callbacks_if_it_is_large(waiting: int) -> None:
     """A small one does: what the callbacks append may go into it."""
-    disk, runner = MemoryDisk(), GatedRunner()
+    disk, runner = MemoryDisk(), PromptRunner()
     order: list[str] = []
     options = StorageOptions(segment_bytes=4 << 20, write_bytes=1 << 20)
     async with opened(disk, runner=runner, options=options) as storage:
@@ -288,3 +302,21 @@ async def test_nothing_completes_once_another_file_has_failed() -> None:
         with pytest.raises(StorageFailed):
             await storage.drain()
     assert done == ["create"]
+
+
+async def test_a_write_begins_in_the_pass_that_brought_it() -> None:
+    """No turn of the event loop lies between an append and the disk, nor from a sync to the next write."""
+    disk, runner, turns = MemoryDisk(), PromptRunner(), Turns()
+    order: list[str] = []
+    async with opened(disk, runner=runner, turns=turns) as storage:
+        storage.append([create()])
+        await storage.drain()
+        note_writes(disk, order)
+
+        def arrive() -> None:
+            storage.append([record(1)], lambda: storage.append([record(2)], lambda: order.append("second")))
+
+        turns.through(arrive)
+        assert order == ["write", "sync"]
+        await storage.drain()
+    assert order == ["write", "sync"] * 2 + ["second"]
