@@ -338,13 +338,13 @@ class Storage:
         return bool(self._pending.urgent or self._cleaner.waits or self._mark_due)
 
     @property
-    def _writes(self) -> bool:
+    def _is_writing(self) -> bool:
         """Whether a write is under way."""
         return self._under_way is not None
 
     def _begin_if_wanted(self) -> None:
         """A turn: what the pass has brought is on its way to the disk before the pass ends."""
-        if self._writes or self._rolling or self.failed is not None:
+        if self._is_writing or self._rolling or self.failed is not None:
             return
         if not self._wanted:
             if self._pending and self._marked:
@@ -354,12 +354,12 @@ class Storage:
             return
         if self._fits():
             self._begin()
-        if self._writes or self._wanted:
+        if self._is_writing or self._wanted:
             self._turn.leave()
 
     async def _write_on(self) -> None:
         """End the write that is under way, and all that are wanted then."""
-        while self.failed is None and (self._writes or self._wanted):
+        while self.failed is None and (self._is_writing or self._wanted):
             if self._under_way is None:
                 await self._make_room()
                 self._begin()
