@@ -337,14 +337,9 @@ class Storage:
         """Whether something wants a sync, or the mark is due."""
         return bool(self._pending.urgent or self._cleaner.waits or self._mark_due)
 
-    @property
-    def _is_writing(self) -> bool:
-        """Whether a write is under way."""
-        return self._under_way is not None
-
     def _begin_if_wanted(self) -> None:
         """A turn: what the pass has brought is on its way to the disk before the pass ends."""
-        if self._is_writing or self._rolling or self.failed is not None:
+        if self._under_way is not None or self._rolling or self.failed is not None:
             return
         if not self._wanted:
             if self._pending and self._marked:
@@ -352,14 +347,12 @@ class Storage:
                 self._last_write_at = trio.current_time()
                 self._unmark()
             return
-        if self._fits():
-            self._begin()
-        if self._is_writing or self._wanted:
+        if not self._fits() or self._begin():
             self._turn.leave()
 
     async def _write_on(self) -> None:
         """End the write that is under way, and all that are wanted then."""
-        while self.failed is None and (self._is_writing or self._wanted):
+        while self.failed is None and (self._under_way is not None or self._wanted):
             if self._under_way is None:
                 await self._make_room()
                 self._begin()
@@ -398,8 +391,9 @@ class Storage:
         self._cleaner.look()
         self._rolling = False
 
-    def _begin(self) -> None:
-        """Build one gathered write, and begin it if the runner can do so here."""
+    def _begin(self) -> bool:
+        """Build one gathered write, and begin it if the runner can do so here. False: there is nothing to
+        write, and what only waited for its turn has run."""
         limit = min(self._options.write_bytes, self._writer.room())
         # What is written again repeats what is synced, so nothing newer may come before it.
         items = self._cleaner.take(limit)
@@ -408,7 +402,7 @@ class Storage:
             # Nothing is in flight, so everything appended before them is synced already.
             self._synced_thens += thens
             self._turns.through(self._run_thens)
-            return
+            return False
         oldest = self._cleaner.oldest_live()
         built = self._writer.build(items, oldest, self._upkeep.newest)
         self._sync_began = trio.current_time()
@@ -420,6 +414,7 @@ class Storage:
                 )
             except OSError as error:
                 self._fail(error)
+        return True
 
     async def _end(self, write: _UnderWay) -> None:
         """Wait for a write and its sync, and run what waits for it, unless the disk fails meanwhile."""
