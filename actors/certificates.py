@@ -59,6 +59,9 @@ def peer_tls(certificate: Path, key: Path, authority: Path) -> PeerTls:
 
 def _load(context: ssl.SSLContext, certificate: Path, key: Path, authority: Path | None) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in (certificate, key):
+        if not path.is_file():  # else OpenSSL doesn't say which of them it is
+            raise BadCertificate(f"{path}: no such file")
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as error:

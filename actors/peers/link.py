@@ -164,12 +164,15 @@ class Link:
     async def _greet(self, stream: trio.abc.HalfCloseableStream) -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):
             await stream.send_all(encode_hello(self._events.hello()))
-            first = await FrameStream(stream, max_attachment=0).first()
-            if first is not None and first.kind == FrameKind.GOODBYE:
-                self._events.on_goodbye(first.envelope)
-                return None
-            remote = decode_hello(first) if first is not None else None
-            reason = "it hung up; its log says why" if remote is None else self._events.accept(remote)
+            try:
+                first = await FrameStream(stream, max_attachment=0).first()
+                if first is not None and first.kind == FrameKind.GOODBYE:
+                    self._events.on_goodbye(first.envelope)
+                    return None
+                remote = decode_hello(first) if first is not None else None
+                reason = "it hung up; its log says why" if remote is None else self._events.accept(remote)
+            except FrameError as error:
+                remote, reason = None, f"what listens there is no node: {error}"
             if reason is None:
                 self._refusal = ""
                 return remote

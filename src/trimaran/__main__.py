@@ -30,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except click.ClickException as error:
         line = " ".join(error.format_message().split())
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        if context is not None:
+            end = "" if line.endswith((".", "?")) else "."
+            line = f"{line}{end} See {context.command_path} --help"
         print(f"trimaran: {escape(line)}", file=sys.stderr)
         return error.code if isinstance(error, Failure) else error.exit_code
     return result if isinstance(result, int) else 0

@@ -367,3 +367,26 @@ async def test_a_node_that_is_refused_never_takes_its_link_for_one_that_stands(
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 2, "each of them says it once"
     assert "no node 'b' is known here" in warned[0]
+
+
+async def test_something_that_is_no_node_is_named_once_and_dialled_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client port where a peer port was meant greets first, and goes on doing so."""
+    network = MemoryNetwork()
+    a = LinkedNode(1, "a", {"a": "a:1", "b": "b:1"}, network)
+    dialled = 0
+
+    async def greet(stream: trio.abc.HalfCloseableStream) -> None:
+        nonlocal dialled
+        dialled += 1
+        await stream.send_all(b'INFO {"server_id":"X","max_payload":1048576}\r\n')
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon((await network.listen("b:1")).serve, greet)
+        await nursery.start(a.peers.run, await network.listen("a:1"))
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert dialled > 20
+    [warned] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == "no link to b (b:1): what listens there is no node: peer frame has no magic"

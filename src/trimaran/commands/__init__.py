@@ -9,7 +9,7 @@ import click
 
 from .. import __version__
 
-__all__ = ["cli", "Failure"]
+__all__ = ["cli", "Failure", "help_without_command"]
 
 COMMANDS: Final = (
     "node",
@@ -38,6 +38,12 @@ class Failure(click.ClickException):
         self.code = code
 
 
+def help_without_command(context: click.Context) -> None:
+    """What a group of commands does when none of them is named."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
 class _Commands(click.Group):
     """Finds a subcommand by importing its module."""
 
@@ -61,5 +67,4 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Trimaran: a replicated, durable message stream that NATS clients talk to."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+    help_without_command(context)

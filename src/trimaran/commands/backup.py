@@ -21,7 +21,7 @@ EXIT_NOT_WHOLE: Final = 3
 Json = Mapping[str, object]
 
 
-@click.command()
+@click.command(short_help="Save streams and groups while clients go on.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may repeat. [default: all]"

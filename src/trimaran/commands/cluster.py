@@ -13,7 +13,7 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from ..client import Client, NatsError
-from . import Failure
+from . import Failure, help_without_command
 from .asking import EXIT_UNREACHABLE, ask, servers_option
 
 POLL_SECONDS: Final = 0.25
@@ -27,12 +27,14 @@ wait_option = click.option(
 )
 
 
-@click.group()
-def cluster() -> None:
+@click.group(invoke_without_command=True, short_help="Show or change who belongs to a cluster.")
+@click.pass_context
+def cluster(context: click.Context) -> None:
     """Show or change who belongs to a running cluster, asking any of its nodes."""
+    help_without_command(context)
 
 
-@cluster.command()
+@cluster.command(short_help="Show the nodes and what they wait for.")
 @servers_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def info(servers: tuple[str, ...], as_json: bool) -> int:
@@ -45,7 +47,7 @@ def info(servers: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
-@cluster.command()
+@cluster.command(short_help="Invite a node.")
 @click.argument("node", metavar="NAME=HOST:PORT")
 @servers_option
 def add(node: str, servers: tuple[str, ...]) -> int:
@@ -59,7 +61,7 @@ def add(node: str, servers: tuple[str, ...]) -> int:
     return 0
 
 
-@cluster.command()
+@cluster.command(short_help="Invite a node in the place of another one.")
 @click.argument("old", metavar="OLD")
 @click.argument("node", metavar="NEW=HOST:PORT")
 @servers_option
@@ -74,7 +76,7 @@ def replace(old: str, node: str, servers: tuple[str, ...]) -> int:
     return 0
 
 
-@cluster.command()
+@cluster.command(short_help="Move a node's replicas away, then remove it.")
 @click.argument("name")
 @servers_option
 @wait_option

@@ -17,10 +17,10 @@ from rich.table import Table
 from ..actors.cluster.accepted_loss import CannotRepair, Plan, plan_repair
 from ..actors.cluster.accepted_loss import repair as repair_log
 from ..storage.disk import FileDisk
-from ..storage.errors import StorageError
+from ..storage.errors import DirectoryLocked, StorageError
 from ..storage.node import NODE_FILE
 from ..storage.survey import Damage, GroupSurvey, ReadOnlyDisk, SegmentSurvey, Survey, survey
-from . import Failure
+from . import Failure, help_without_command
 
 EXIT_NOT_DONE: Final = 1
 EXIT_DAMAGED: Final = 5
@@ -36,12 +36,14 @@ directory = click.argument("directory", type=click.Path(path_type=Path, file_oka
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
-def log() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def log(context: click.Context) -> None:
     """Look at, check or repair the directory of a stopped node."""
+    help_without_command(context)
 
 
-@log.command()
+@log.command(short_help="Show what the log has.")
 @directory
 @as_json
 def inspect(directory: Path, as_json: bool) -> int:
@@ -61,7 +63,7 @@ def inspect(directory: Path, as_json: bool) -> int:
     return 0
 
 
-@log.command()
+@log.command(short_help="Check every checksum.")
 @directory
 @as_json
 def verify(directory: Path, as_json: bool) -> int:
@@ -79,7 +81,7 @@ def verify(directory: Path, as_json: bool) -> int:
     return EXIT_DAMAGED if found.damages else 0
 
 
-@log.command()
+@log.command(short_help="Give up what nobody can mend.")
 @directory
 @click.option("--accept-loss", "accepted", is_flag=True, help="Do it. What the plan says is lost, is lost.")
 @click.option(
@@ -121,6 +123,8 @@ def _guarded(directory: Path, work: Callable[[], T]) -> T:
     """What a start-up refuses, this refuses in the same words and with the same exit code."""
     try:
         return work()
+    except DirectoryLocked as error:  # it names the directory
+        raise Failure(str(error), error.exit_code) from None
     except StorageError as error:
         raise Failure(f"{directory}: {error}", error.exit_code) from None
     except (CannotRepair, OSError) as error:

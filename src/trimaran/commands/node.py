@@ -277,7 +277,8 @@ def failure_of(error: BaseException, options: Options) -> Failure | None:
     if error.filename is None and (isinstance(error, socket.gaierror) or error.errno in _LISTEN_ERRORS):
         return Failure(f"cannot listen on {_refused_address(options, error)}", EXIT_CANNOT_LISTEN)
     if error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(options.data):
-        return Failure(f"cannot use {error.filename}: {error.strerror}", EXIT_FAILED)
+        reason = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
+        return Failure(f"cannot use {error.filename}: {reason}", EXIT_FAILED)
     return Failure(str(error), EXIT_FAILED)
 
 

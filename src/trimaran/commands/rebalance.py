@@ -14,7 +14,7 @@ from .cluster import nodes_of
 POLL_SECONDS: Final = 0.25
 
 
-@click.command()
+@click.command(short_help="Spread replicas and leaderships evenly.")
 @servers_option
 def rebalance(servers: tuple[str, ...]) -> int:
     """Move replicas until no node holds two more than another, a few at a time, and leaderships home.

@@ -15,7 +15,7 @@ from ..actors.cluster.lost_quorum import CannotRecover, Remains, Survey, survey
 from ..actors.cluster.lost_quorum import recover as make_alone
 from ..storage.actor import Storage
 from ..storage.disk import FileDisk
-from ..storage.errors import StorageError
+from ..storage.errors import DirectoryLocked, StorageError
 from ..storage.node import NODE_FILE
 from ..storage.runner import InlineRunner
 from . import Failure
@@ -23,7 +23,7 @@ from . import Failure
 EXIT_NOT_DONE: Final = 1
 
 
-@click.command()
+@click.command(short_help="The way back when a majority is lost for good.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -47,6 +47,8 @@ def recover(data: Path, accepted: str | None) -> int:
         found = trio.run(_recover, data, accepted)
     except (CannotRecover, OSError) as error:
         raise Failure(f"{data}: {error}", EXIT_NOT_DONE) from None
+    except DirectoryLocked as error:  # it names the directory
+        raise Failure(str(error), error.exit_code) from None
     except StorageError as error:
         raise Failure(f"{data}: {error}", error.exit_code) from None
     for line in report(found):

@@ -15,7 +15,7 @@ from .asking import Cluster, ask, servers_option
 from .backup import EXIT_NOT_WHOLE, part_bytes
 
 
-@click.command()
+@click.command(short_help="Restore all that is in a backup.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--check", is_flag=True, help="Only read FILE and say whether it is whole.")
 @servers_option

@@ -47,15 +47,15 @@ class NodeStatus:
 def fetch(url: str, path: str) -> Json:
     """The JSON object at `path` of a monitor, whatever its status. Raises Failure."""
     where = url.rstrip("/") + path
-    if not where.startswith(("http://", "https://")):
-        raise Failure(f"--url: {url} is no http:// address", EXIT_UNREACHABLE)
     try:
         with urllib.request.urlopen(where, timeout=TIMEOUT_SECONDS) as answer:
             text = answer.read(LARGEST_ANSWER)
     except urllib.error.HTTPError as error:
         with error:
             text = error.read(LARGEST_ANSWER)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except http.client.HTTPException:
+        raise Failure(f"no monitor at {url}: what listens there is none", EXIT_UNREACHABLE) from None
+    except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise Failure(f"no monitor at {url}: {reason}", EXIT_UNREACHABLE) from None
     try:
@@ -143,21 +143,33 @@ def groups_table(nodes: list[NodeStatus]) -> Table:
     return table
 
 
-@click.command(short_help="Show the health of nodes and of their groups.")
-@click.option(
+def check_urls(context: click.Context, parameter: click.Parameter, urls: tuple[str, ...]) -> tuple[str, ...]:
+    """The monitors to ask. Raises BadParameter."""
+    for url in urls:
+        if not url.startswith(("http://", "https://")):
+            raise click.BadParameter(f"{url} is no http:// address")
+    return urls or (DEFAULT_URL,)
+
+
+urls_option = click.option(
     "--url",
     "urls",
     multiple=True,
     metavar="URL",
+    callback=check_urls,
     help=f"Monitor of a node; may repeat. [default: {DEFAULT_URL}]",
 )
+
+
+@click.command(short_help="Show the health of nodes and of their groups.")
+@urls_option
 @click.option("--json", "as_json", is_flag=True, help="Print what the monitors said, as JSON.")
 def status(urls: tuple[str, ...], as_json: bool) -> int:
     """Show the health of nodes and the groups they host.
 
     The exit code is 0 if all are healthy, 1 if one is not, 2 if one can't be reached.
     """
-    nodes = [fetch_status(url) for url in urls or (DEFAULT_URL,)]
+    nodes = [fetch_status(url) for url in urls]
     silent = [node.unreachable for node in nodes if node.unreachable]
     if as_json:
         facts = [{"url": n.url, "healthz": n.health, "varz": n.varz, "raftz": n.raftz} for n in nodes]

@@ -14,7 +14,7 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from ..logs import escape
-from .status import DEFAULT_URL, EXIT_UNREACHABLE, NodeStatus, fetch_status, groups, lag_of, number
+from .status import EXIT_UNREACHABLE, NodeStatus, fetch_status, groups, lag_of, number, urls_option
 
 SHORTEST_INTERVAL: Final = 0.1
 COLUMNS: Final = (
@@ -85,13 +85,7 @@ def table(before: Sequence[Sample], after: Sequence[Sample]) -> Table:
 
 
 @click.command(short_help="Show what nodes do, each second anew.")
-@click.option(
-    "--url",
-    "urls",
-    multiple=True,
-    metavar="URL",
-    help=f"Monitor of a node; may repeat. [default: {DEFAULT_URL}]",
-)
+@urls_option
 @click.option(
     "--interval", type=click.FloatRange(SHORTEST_INTERVAL), default=1.0, show_default=True, help="Seconds."
 )
@@ -103,12 +97,12 @@ def top(urls: tuple[str, ...], interval: float, count: int) -> int:
 
     The exit code is 0, or 2 if no node could be reached at last.
     """
-    samples = look(urls or (DEFAULT_URL,))
+    samples = look(urls)
     with Live(table(samples, samples), console=Console(), auto_refresh=False) as live:
         looks = 0
         while not count or looks < count:
             time.sleep(interval)
-            before, samples = samples, look(urls or (DEFAULT_URL,))
+            before, samples = samples, look(urls)
             live.update(table(before, samples), refresh=True)
             looks += 1
     return EXIT_UNREACHABLE if all(sample.status.unreachable for sample in samples) else 0
