@@ -1,10 +1,18 @@
-"""Other clients, as they are, against three real nodes: `python -m tests.clients.run DIRECTORY`.
+"""Other clients, as they are, against three real nodes.
 
-DIRECTORY is where `npm install nats` was run. Not part of the test suite, since it needs node and npm.
+    python -m tests.clients.run --node DIRECTORY --go DIRECTORY
+
+Not part of the test suite, since it needs what is not Python:
+
+- `--node`: where `npm install nats @nats-io/transport-node @nats-io/jetstream @nats-io/kv @nats-io/obj` was run
+- `--go`: a GOPATH that has nats.go. Debian's golang-github-nats-io-go-nats-dev has it in /usr/share/gocode
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,22 +20,50 @@ from pathlib import Path
 
 from tests.system.processes import ProcessCluster
 
-SCRIPT = Path(__file__).with_name("javascript.mjs")
+HERE = Path(__file__).parent
+SECONDS = 180
 
 
-def main(modules: Path) -> int:
-    with tempfile.TemporaryDirectory() as directory:
-        cluster = ProcessCluster(Path(directory))
-        copy = modules / SCRIPT.name  # node looks for modules beside the script
-        copy.write_text(SCRIPT.read_text())
+def node_command(modules: Path, script: str) -> list[str]:
+    """Run a script with the modules of a directory: node looks for them beside it."""
+    shutil.copy(HERE / script, modules / script)
+    return ["node", str(modules / script)]
+
+
+def go_command(gopath: Path, directory: Path) -> list[str]:
+    """Build the Go program."""
+    program = directory / "client"
+    environment = {"GO111MODULE": "off", "GOPATH": str(gopath), "GOCACHE": str(directory / "cache")}
+    build = ["go", "build", "-o", str(program), str(HERE / "client.go")]
+    subprocess.run(build, env=os.environ | environment, check=True)
+    return [str(program)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--node", type=Path)
+    parser.add_argument("--go", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        commands: list[list[str]] = []
+        if arguments.node is not None:
+            commands += [node_command(arguments.node, each) for each in ("javascript.mjs", "nats_io.mjs")]
+        if arguments.go is not None:
+            commands.append(go_command(arguments.go, directory))
+        cluster = ProcessCluster(directory)
         try:
             cluster.start()
-            return subprocess.run(["node", copy, ",".join(cluster.urls)], timeout=120, check=False).returncode
+            urls = ",".join(cluster.urls)
+            codes = [
+                subprocess.run([*each, urls], timeout=SECONDS, check=False).returncode for each in commands
+            ]
         finally:
             for node in cluster.nodes.values():
                 if node.process is not None:
                     node.kill()
+    return max(codes, default=1)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())
