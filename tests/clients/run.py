@@ -4,7 +4,7 @@
 
 Not part of the test suite, since it needs what is not Python:
 
-- `--node`: where `npm install nats @nats-io/transport-node @nats-io/jetstream @nats-io/kv @nats-io/obj` was run
+- `--node`: where `npm install nats @nats-io/transport-node @nats-io/jetstream @nats-io/kv @nats-io/obj` ran
 - `--go`: a GOPATH that has nats.go. Debian's golang-github-nats-io-go-nats-dev has it in /usr/share/gocode
 """
 
