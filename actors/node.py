@@ -75,6 +75,8 @@ LAST_WORDS_SECONDS: Final = 0.4
 """For answers to those who wait, once the disk has failed. The process ends within a second."""
 DRAIN_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
+CALLED_SECONDS: Final = 1.0
+"""For nodes that know this one, and that it forgot with its disk, to call it: links try twice a second."""
 DISMISS_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 1.0
 REMOVED_SECONDS: Final = 3.0
@@ -326,6 +328,7 @@ class Node:
             # All quiet groups depend on it, so it is less hasty than the heartbeats of a group.
             alive_interval=2 * options.heartbeat_ms / 1000,
             alive_patience=options.election_max_ms / 1000,
+            admits_anybody=options.admit == "anybody",
         )
         self.requests = Requests(self.peers, self._draw_number())
         self.groups = Groups(
@@ -353,6 +356,7 @@ class Node:
             self.peers,
             self._draw_id,
             self._take_in,
+            CALLED_SECONDS if options.admit == "anybody" else 0.0,
         )
         self.deliveries = Deliveries(
             node.node_id,
@@ -628,6 +632,9 @@ class Node:
             raise Refusal(str(refusal)) from refusal
         command = {"op": "join", "node": record.node, "name": record.name, "address": record.address}
         with trio.fail_after(JOIN_SECONDS):
+            if self.options.admit == "anybody" and self.state.node_named(record.name) is None:
+                # Refused if it has become a member meanwhile; then it needs no invitation.
+                await self.desk.propose_meta({"op": "invite", "name": record.name, "address": record.address})
             outcome = await self.desk.propose_meta(command)
         if not isinstance(outcome, Applied):
             raise Refusal(outcome.reason.value)

@@ -104,6 +104,13 @@ class Options:
         "Without peers the node is a durable cluster of one.",
         flag="peer",
     )
+    admit: Literal["invited", "anybody"] = _setting(
+        "invited",
+        Unit.CHOICE,
+        "Who becomes a member of the cluster: who was invited, or anybody who connects as a node.",
+        "A member votes and gets messages; `anybody` is for networks where only nodes reach that port.",
+        choices=("invited", "anybody"),
+    )
     cluster_name: str = _setting(
         "trimaran",
         Unit.NAME,

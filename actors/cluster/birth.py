@@ -1,7 +1,8 @@
 """How a node comes to belong to a cluster (DESIGN 8, "birth and identity").
 
 A cluster is born once. Every listed peer must be up and answer that it is empty; then the node with the
-lowest id draws the cluster's id and has every founder make the meta group durable (*prepare*). Only when all
+lowest id draws the cluster's id and has every founder make the meta group durable (*prepare*); all must list
+the same nodes, or two of them might found two clusters with a third. Only when all
 of them have synced it does anyone confirm, and only a confirmed node starts its meta group: no vote can be
 cast before every founder knows who the founders are. A node that finds a peer born with the id it prepared
 confirms by itself.
@@ -58,17 +59,23 @@ class Founding:
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """What a peer says of itself: its cluster (0: none), the packed founding, where it listens."""
+    """What a peer says of itself: cluster (0: none), packed founding, where it listens, whom it lists."""
 
     cluster: int
     founding: bytes
     address: str
+    peers: frozenset[str] | None
+    """None: it does not say; older programs do not."""
 
 
 def _status(answer: Mapping[str, object]) -> _Status:
     """Raises Malformed."""
     fields = [answer.get(name) for name in ("cluster", "founding", "address")]
-    return _Status(*cast(tuple[int, bytes, str], shaped(fields, (int, bytes, str))))
+    cluster, founding, address = cast(tuple[int, bytes, str], shaped(fields, (int, bytes, str)))
+    listed = answer.get("peers")
+    if not isinstance(listed, list):
+        return _Status(cluster, founding, address, None)
+    return _Status(cluster, founding, address, frozenset(str(shaped(name, str)) for name in listed))
 
 
 def _founding(packed: bytes) -> Founding:
@@ -113,7 +120,9 @@ class Birth:
         around: Surroundings,
         draw_id: Callable[[], int],
         join: JoinCluster,
+        called: float = 0.0,
     ) -> None:
+        """`called`: seconds in which a node that lists no peers may be called by a cluster that knows it."""
         self._me = me
         self._peers = peers
         self._storage = storage
@@ -121,9 +130,12 @@ class Birth:
         self._around = around
         self._draw_id = draw_id
         self._join = join
+        self._called = called
         self._confirmed = trio.Event()
+        self._alone_from = 0.0
+        """It founds a cluster of its own no earlier than this, if it lists no peers."""
         self._missing: frozenset[str] = frozenset()
-        self._refused = ""
+        self._refused = self._differs = ""
         self.cluster = storage.recovered.node.cluster_id
         self.founding = self._recovered()
         if self.cluster:
@@ -158,6 +170,7 @@ class Birth:
     # --- asking ----------------------------------------------------------------------------------
 
     async def _seek(self, scope: trio.CancelScope) -> None:
+        self._alone_from = trio.current_time() + (0.0 if self._peers else self._called)
         while True:
             try:
                 await self._step()
@@ -176,10 +189,25 @@ class Birth:
             if status.cluster:
                 await self._enter(linked[name], status.cluster, status.founding)
                 return
-        if frozenset(answers) >= self._peers:
+        if frozenset(answers) >= self._peers and trio.current_time() >= self._alone_from:
+            if not self._same_lists(answers):
+                return
             nodes = {**{name: linked[name] for name in self._peers}, self._me.name: self._me.node}
             if min(nodes.values()) == self._me.node:
                 await self._found(nodes, answers)
+
+    def _same_lists(self, answers: Mapping[str, _Status]) -> bool:
+        """Whether all that are listed here list the same nodes. Who lists others joins what those found."""
+        everybody = self._peers | {self._me.name}
+        for name in sorted(self._peers):
+            peers = answers[name].peers
+            if peers is not None and peers | {name} != everybody:
+                differs = f"{name} lists {', '.join(sorted(peers)) or 'nobody'}"
+                if differs != self._differs:
+                    self._differs = differs
+                    logger.info("not in a cluster yet: waiting for one, since %s", differs)
+                return False
+        return True
 
     def _tell_missing(self, missing: frozenset[str]) -> None:
         """A cluster is born when all its nodes are there: say for whom this one waits."""
@@ -269,7 +297,12 @@ class Birth:
 
     async def _on_status(self, asker: int, argument: object) -> object:
         founding = self.founding.pack() if self.founding is not None else b""
-        return {"cluster": self.cluster, "founding": founding, "address": self._me.address}
+        return {
+            "cluster": self.cluster,
+            "founding": founding,
+            "address": self._me.address,
+            "peers": sorted(self._peers),
+        }
 
     async def _on_prepare(self, asker: int, argument: object) -> object:
         founding = _founding(cast(bytes, argument))
@@ -277,6 +310,8 @@ class Birth:
             raise Refusal(f"node {self._me.name} belongs to cluster {self.cluster:016x} already")
         if self._me not in founding.founders or min(record.node for record in founding.founders) != asker:
             raise Refusal("the founding does not fit this node")
+        if {record.name for record in founding.founders} != self._peers | {self._me.name}:
+            raise Refusal(f"node {self._me.name} lists other nodes than the founding has")
         if self.founding != founding:
             await self._prepare(founding)
         return True

@@ -634,9 +634,14 @@ class MemoryPeer:
 
 
 class MemoryPort:
-    """Clients inside the same program: for tests, embedding and the simulator."""
+    """Clients inside the same program: for tests, embedding and the simulator.
 
-    def __init__(self) -> None:
+    Args:
+        address: what it says it is bound to; port 0: nowhere that a client could be told of.
+    """
+
+    def __init__(self, address: tuple[str, int] = ("memory", 0)) -> None:
+        self._address = address
         self._news = trio.Event()
         self._accepted: list[Wire] = []
         self.wires: list[_MemoryWire] = []
@@ -655,7 +660,7 @@ class MemoryPort:
     async def open(self) -> tuple[str, int]:
         await trio.lowlevel.checkpoint()
         self.listening = True
-        return "memory", 0
+        return self._address
 
     async def wait(self) -> Ready:
         await trio.lowlevel.checkpoint()

@@ -227,8 +227,6 @@ class Routes:
         self._peers[peer] = _PeerState()
         if self._changed:
             self._flush_interest()
-        if self._address:
-            self._backend.send_interest(peer, ("address", self._address))
         self._send_set(peer)
         if peer in self._early:
             self._early.discard(peer)
@@ -242,6 +240,9 @@ class Routes:
             self._forget_interest(state)
 
     def _send_set(self, peer: int) -> None:
+        """All that a peer is to know: what was said before it knew of the link went nowhere."""
+        if self._address:
+            self._backend.send_interest(peer, ("address", self._address))
         items = [(*key, count) for key, count in self._counts.items()]
         parts = max(1, -(-len(items) // SET_ITEMS))
         for part in range(parts):

@@ -4,18 +4,21 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
-from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
 from ..certificates import PeerTls
+
+if TYPE_CHECKING:
+    from trio.testing import MemoryReceiveStream, MemorySendStream
+
+    MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
 logger = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 64 * 1024
 Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
-MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
 
 class Network(Protocol):
@@ -238,6 +241,9 @@ class MemoryNetwork:
         self._next_port = 1
 
     async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
+        # Here, since it brings all of pytest along where that is installed: a quarter of a node's start.
+        from trio.testing import memory_stream_pair
+
         await trio.lowlevel.checkpoint()
         found = self._handlers.get(address)
         if found is None or address in self._cut:

@@ -27,6 +27,8 @@ OnFrame = Callable[[int, list[object], memoryview], None]
 
 RAFT_KINDS: Final = frozenset(map(int, [*MESSAGES, *ROWS]))
 MAX_ATTACHMENT: Final = 64 * 1024 * 1024
+MAX_KNOWN: Final = 256
+"""Nodes that are dialled, when anybody may become one: more than a cluster has, less than a lie can fill."""
 FLUSHED_LOOK: Final = 0.01
 """Seconds between looks at what links have not sent yet; only at the end of a node."""
 
@@ -49,6 +51,7 @@ class Peers:
         *,
         alive_interval: float = 0.1,
         alive_patience: float = 1.0,
+        admits_anybody: bool = False,
     ) -> None:
         self.me = me
         self.on_up: list[Callable[[int], None]] = []
@@ -63,6 +66,7 @@ class Peers:
         self._network = network
         self._random = rng
         self._known = dict(known)
+        self._admits_anybody = admits_anybody
         self._link_bytes = link_bytes
         self._links: dict[str, Link] = {}
         self._by_id: dict[int, Link] = {}
@@ -206,13 +210,19 @@ class Peers:
             return f"it belongs to cluster {remote.cluster_name!r}"
         if remote.cluster and me.cluster and remote.cluster != me.cluster:
             return f"it belongs to another cluster ({remote.cluster:016x})"
-        if remote.name not in self._known and not (me.cluster and remote.cluster == me.cluster):
+        fellow = me.cluster and remote.cluster == me.cluster
+        if remote.name not in self._known and not fellow and not self._may_come(remote):
             return f"no node {remote.name!r} is known here"
         reason = self.refuses(remote)
         if reason is None and remote.name not in self._known:
             # A fellow member whom this node has not heard of yet, because it was away or is new itself.
             self.learn(remote.name, remote.address)
         return reason
+
+    def _may_come(self, remote: Hello) -> bool:
+        """Whether a stranger is welcome: it looks for a cluster, or has one for this node."""
+        stray = not (remote.cluster and self.me.cluster)
+        return self._admits_anybody and stray and len(self._known) < MAX_KNOWN
 
     def farewell(self, remote: Hello) -> tuple[object, ...] | None:
         """What a refused node of the same cluster is told before the connection closes, or None."""

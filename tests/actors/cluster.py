@@ -145,7 +145,7 @@ class Cluster:
         options = replace(
             self._options, name=name, data=Path(name), peer_listen=self.addresses[name], peers=others
         )
-        member.port = MemoryPort()
+        member.port = MemoryPort((name, 4222))
         speaks = self.speaks.get(name, PROTOCOL_VERSION)
         member.node = Node(options, self.world(member), self._machines, member.port, self.checker, speaks)
         member.scope = trio.CancelScope()

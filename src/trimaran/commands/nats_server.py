@@ -227,6 +227,7 @@ def _cluster(flags: Mapping[str, str], conf: Mapping[str, Value], options: dict[
     mine = _route(listen)
     others = [each for each in map(_route, filter(None, routes)) if each != mine]
     options["peer-listen"] = mine
+    options["admit"] = "anybody"  # whoever has a route is in: servers find each other through any one of them
     options["name"] = node_name(mine) if others else flags.get("server_name", node_name(mine))
     options["peer"] = tuple(f"{node_name(each)}={each}" for each in others)
 
