@@ -625,6 +625,8 @@ class Node:
         bearer = self.peers.linked().get(record.name)
         if bearer not in (None, record.node):
             raise Refusal(f"node {record.name} is alive under id {bearer:016x}")
+        if self.options.admit == "anybody":
+            await self._invite(record)
         try:
             # It asks ten times a second until somebody invites it: only what may succeed goes into the log.
             check_join(self.state, record.node, record.name)
@@ -632,15 +634,20 @@ class Node:
             raise Refusal(str(refusal)) from refusal
         command = {"op": "join", "node": record.node, "name": record.name, "address": record.address}
         with trio.fail_after(JOIN_SECONDS):
-            if self.options.admit == "anybody" and self.state.node_named(record.name) is None:
-                # Refused if it has become a member meanwhile; then it needs no invitation.
-                await self.desk.propose_meta({"op": "invite", "name": record.name, "address": record.address})
             outcome = await self.desk.propose_meta(command)
         if not isinstance(outcome, Applied):
             raise Refusal(outcome.reason.value)
         if isinstance(outcome.result, dict) and "error" in outcome.result:
             raise Refusal(str(outcome.result["error"]["description"]))
         return list(self.state.nodes.values())
+
+    async def _invite(self, record: NodeRecord) -> None:
+        """Whoever asks is welcome. Once: it asks again until this node has seen its invitation."""
+        state = self.state
+        if record.node in state.removed or record.name in state.invited or state.node_named(record.name):
+            return
+        with trio.fail_after(JOIN_SECONDS):
+            await self.desk.propose_meta({"op": "invite", "name": record.name, "address": record.address})
 
     def _configuration(self, group: Group, assignment: Assignment) -> Chunk | None:
         """The configuration that a stream's own log still lacks."""

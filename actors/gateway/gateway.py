@@ -335,9 +335,9 @@ class Gateway:
                 fields["tls_verify"] = True
         # Alone it names nobody: the client knows an address that works, and its own may look different there.
         others = self.routes.addresses()
-        addresses = [address for address in (self._advertised(), *others) if address] if others else []
-        if addresses and not self._closing:
-            fields["connect_urls"] = addresses
+        own = self._advertised()
+        if others:
+            fields["connect_urls"] = [own, *others] if own and not self._closing else others
         if self._closing:
             fields["ldm"] = True
         return b"INFO %b \r\n" % json.dumps(fields, separators=(",", ":")).encode()
