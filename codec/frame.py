@@ -52,11 +52,12 @@ def encode_frame(kind: int, envelope: tuple[object, ...], attachment_size: int =
 class FrameReader:
     """Cuts a byte stream into frames, checking every length against its limit before waiting for it.
 
-    `max_attachment` is in bytes. Memory held is at most one incomplete frame and what was fed with it.
+    Both limits are in bytes. Memory held is at most one incomplete frame and what was fed with it.
     """
 
-    def __init__(self, max_attachment: int) -> None:
+    def __init__(self, max_attachment: int, max_envelope: int = MAX_ENVELOPE) -> None:
         self.max_attachment = max_attachment
+        self.max_envelope = max_envelope
         self._pieces: list[bytes] = []
         self._held = 0
         self._wanted = FRAME_HEADER.size
@@ -86,7 +87,7 @@ class FrameReader:
             raise FrameError("peer frame has no magic")
         if version != FRAME_VERSION:
             raise FrameError(f"peer frame has version {version}, this node speaks {FRAME_VERSION}")
-        if envelope > MAX_ENVELOPE or attachment > self.max_attachment:
+        if envelope > self.max_envelope or attachment > self.max_attachment:
             raise FrameError(f"peer frame of {envelope} + {attachment} bytes is above the limit")
         return FRAME_HEADER.size + int(envelope) + int(attachment)
 

@@ -8,6 +8,7 @@ A link never blocks its users: `send` queues within a byte bound or refuses, and
 """
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from ...codec.frame import Frame, FrameError, FrameReader, encode_frame
+from ...codec.frame import MAX_ENVELOPE, Frame, FrameError, FrameReader, encode_frame
 from ...storage.turns import Order, Turn, Turns
 from .network import Network, TcpStream
 from .wire import FrameKind, Hello, decode_hello, encode_hello
@@ -27,6 +28,8 @@ RECONNECT_FIRST_SECONDS = 0.02
 RECONNECT_LAST_SECONDS = 0.5  # so that a restarted node is heard again within one election timeout
 RECEIVE_BYTES = 256 * 1024
 MAX_REFUSALS = 1024
+GREETING_BYTES = 4096  # the envelope of a first frame: a greeting has three texts of at most MAX_TEXT
+TELL_SECONDS = 10.0  # between two lines on nonsense that came in: whoever sends some may send a lot
 MAX_INCOMING = 1024  # connections at a time: a peer needs one, the rest is somebody's mistake or malice
 GATHER_BYTES = 1024 * 1024  # one write to the socket: enough to amortise the call, little enough to stay fair
 
@@ -165,7 +168,7 @@ class Link:
         with trio.move_on_after(HANDSHAKE_SECONDS):
             await stream.send_all(encode_hello(self._events.hello()))
             try:
-                first = await FrameStream(stream, max_attachment=0).first()
+                first = await FrameStream(stream).first()
                 if first is not None and first.kind == FrameKind.GOODBYE:
                     self._events.on_goodbye(first.envelope)
                     return None
@@ -271,9 +274,10 @@ def _gather(parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
 class FrameStream:
     """The frames of one connection, read as they come."""
 
-    def __init__(self, stream: trio.abc.ReceiveStream, max_attachment: int) -> None:
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        """Of a stranger, who has little to say: a greeting, and nothing attached to it."""
         self._stream = stream
-        self._reader = FrameReader(max_attachment)
+        self._reader = FrameReader(0, GREETING_BYTES)
         self._ahead: list[Frame] = []
 
     async def some(self) -> list[Frame] | None:
@@ -285,8 +289,9 @@ class FrameStream:
         return list(self._reader.feed(bytes(data))) if data else None
 
     def allow(self, max_attachment: int) -> None:
-        """Take attachments up to this size from here on: a stranger has none to send."""
+        """Whoever sends this is known: envelopes of any size, and attachments up to this one."""
         self._reader.max_attachment = max_attachment
+        self._reader.max_envelope = MAX_ENVELOPE
 
     async def first(self) -> Frame | None:
         """The frame that comes first; None at the end of the stream. Raises FrameError."""
@@ -308,6 +313,7 @@ class PeerServer:
         """The last reason given to each name."""
         self._connections: dict[int, set[trio.CancelScope]] = {}
         self._open = 0
+        self._quiet_until = -math.inf
         self.bad_frames = 0
 
     async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
@@ -318,18 +324,29 @@ class PeerServer:
         self._open += 1
         try:
             async with stream:
-                frames = FrameStream(stream, max_attachment=0)
+                frames = FrameStream(stream)
                 remote = await self._greet(stream, frames)
                 if remote is not None:
                     frames.allow(self._max_attachment)
                     await self._receive_from(remote, frames)
         except FrameError as error:
             self.bad_frames += 1
-            logger.warning("peer connection closed: %s", error)
+            self._tell(error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer went away; its own link tells the node
         finally:
             self._open -= 1
+
+    def _tell(self, error: FrameError) -> None:
+        """At most a line in a while; all of them are counted."""
+        now = trio.current_time()
+        logger.log(
+            logging.WARNING if now >= self._quiet_until else logging.DEBUG,
+            "peer connection closed: %s",
+            error,
+        )
+        if now >= self._quiet_until:
+            self._quiet_until = now + TELL_SECONDS
 
     async def _greet(self, stream: trio.abc.SendStream, frames: FrameStream) -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):

@@ -251,7 +251,7 @@ async def test_questions_and_answers_of_another_shape_harm_only_who_asked(autoju
 
 
 async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = MemoryNetwork()
     async with linked(network, "a", "b") as [a, b]:
@@ -262,6 +262,7 @@ async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
         endless = encode_hello(replace(a.peers.me, name="x" * 301))
         b.peers.handle(FrameKind.ROUTE, lambda sender, envelope, data: [].pop())
         attacks = [rng.randbytes(500), good + rng.randbytes(500), good + encode_frame(4, (1, 2))]
+        attacks.append(encode_frame(FrameKind.HELLO, ("x" * 5000,))[:16])  # nobody waits for its envelope
         attacks += [nameless, endless, good + encode_frame(FrameKind.ASK, (1, 2))]
         attacks.append(good + encode_frame(FrameKind.ROUTE, (1,)))
         for attack in attacks:
@@ -271,6 +272,7 @@ async def test_hostile_bytes_close_their_connection_are_counted_and_harm_nobody(
             while await stream.receive_some(1000):
                 pass
         assert b.peers.bad_frames == len(attacks)
+        assert [record.levelname for record in caplog.records].count("WARNING") == 1, "the log is not flooded"
         got = collect(b, FrameKind.ROUTE)
         a.peers.send(b.number, FrameKind.ROUTE, (1,))
         await trio.sleep(1)
