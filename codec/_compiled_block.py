@@ -37,6 +37,7 @@ class _Scratch(threading.local):
         self._capacity = 0
         self._room = 0
         self.owner: object = None
+        self.job: Any = ffi.new("tri_store_job *")
 
     def hold(self, count: int) -> None:
         """Makes room for `count` entries or records."""
@@ -65,6 +66,9 @@ def _table_size(count: int) -> int:
 
 
 def _distinct(buffer: Buffer, groups: Any, count: int) -> list[bytes]:
+    if count == 1:
+        begin = groups[0].subject
+        return [bytes(buffer[begin : begin + groups[0].subject_len])]
     words = array("I")
     words.frombytes(ffi.buffer(groups, 4 * _GROUP_WORDS * count))
     begins, lengths = words[0::_GROUP_WORDS], words[1::_GROUP_WORDS]
@@ -118,7 +122,7 @@ class _PublishRun:
             raise RuntimeError("another run was grouped since")
         room = min(room, self._span + 48 * self._count)
         scratch.hold_bytes(room)
-        job: Any = ffi.new("tri_store_job *")
+        job = scratch.job
         job.sequence = sequence
         job.time = time
         job.max_message_size = max_message_size

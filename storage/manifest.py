@@ -5,6 +5,7 @@ On disk and on the wire it is a msgpack map with a version, followed by its CRC3
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -117,15 +118,13 @@ def is_file_name(name: object) -> bool:
     """Whether a name is one plain path component that can't clash with what storage itself uses."""
     return (
         isinstance(name, str)
-        and 0 < len(name) <= 100
-        and name.isascii()
-        and all(character.isalnum() or character in "-_." for character in name)
-        and name[0] not in ".-"
+        and _PLAIN.fullmatch(name) is not None
         and name not in RESERVED_NAMES
         and not name.endswith(".tmp")
     )
 
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED_NAMES: Final = frozenset({"manifest", "quarantine", "incoming", "evidence"})
 
 

@@ -30,6 +30,7 @@ from .messages import (
     ReadIndex,
     RequestVote,
     Resigned,
+    Synced,
     Tick,
     TimeoutNow,
     Transfer,
@@ -48,6 +49,8 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
             return on_append(state, message, now)
         case Beat():
             return on_beat(state, message, now)
+        case Synced():
+            return []
         case RequestVote():
             return on_request_vote(state, message, now)
         case TimeoutNow():
@@ -143,7 +146,10 @@ def accept_append(
 ) -> list[Effect]:
     matched = previous + len(arrived)
     reply = AppendReply(
-        **state.envelope(),
+        group=state.group,
+        incarnation=state.incarnation,
+        sender=state.node,
+        term=state.term,
         session=message.session,
         accepted=True,
         match=matched,

@@ -295,7 +295,10 @@ def append(state: GroupState, peer: int, progress: Progress, batches: tuple[byte
     previous_term = state.log.term_at(previous)
     assert previous_term is not None, f"the log does not know the term of {previous}"
     message = Append(
-        **state.envelope(),
+        group=state.group,
+        incarnation=state.incarnation,
+        sender=state.node,
+        term=state.term,
         previous_index=previous,
         previous_term=previous_term,
         commit=state.commit,

@@ -71,6 +71,9 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
 
     An AssertionError is a bug here or a peer that broke Raft: the group must stop, nothing is certain then.
     """
+    if type(message) is AppliedTo:
+        _on_applied(state, message.index)
+        return []
     before = (state.role, state.term, state.leader)
     readable = state.readable_to
     if state.ended is not None:
@@ -83,6 +86,12 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
     if before != (state.role, state.term, state.leader):
         effects.append(RoleChanged(state.role, state.term, state.leader))
     return effects
+
+
+def _on_applied(state: GroupState, index: int) -> None:
+    """It comes with every batch, and no rule of any role waits for it."""
+    assert index <= state.commit, f"applied {index} is beyond commit {state.commit}"
+    state.applied = max(state.applied, index)
 
 
 def obey(state: GroupState, message: Message, now: Now) -> list[Effect]:
@@ -137,9 +146,6 @@ def _from_here(state: GroupState, message: Local, now: Now) -> list[Effect]:
             state.mark_synced(number)
             if state.mending:
                 return healing.on_synced(state, number, now) + obey(state, message, now)
-        case AppliedTo(index):
-            assert index <= state.commit, f"applied {index} is beyond commit {state.commit}"
-            state.applied = max(state.applied, index)
         case StorageRoom(room):
             state.room = room
         case StorageSpace(free, spent):

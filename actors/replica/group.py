@@ -281,8 +281,9 @@ class Group:
         )
 
     def _progress(self) -> None:
-        self._progressed.set()
-        self._progressed = trio.Event()
+        if self._watchers or self._closed:
+            self._progressed.set()
+            self._progressed = trio.Event()
 
     def _ask(self, make: Callable[[int], Message], done: Done) -> int:
         token = next(self._tokens)
