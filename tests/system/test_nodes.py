@@ -12,6 +12,7 @@ import pytest
 from tests.system.processes import NodeProcess, ProcessCluster, running
 from tests.system.rounds import STREAM, Load, api, connect, count_missing, leader_of
 from trimaran.actors.node import NodeRemoved
+from trimaran.actors.peers.wire import PROTOCOL_VERSION
 
 # nats-py's own warnings are not this project's.
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::ResourceWarning")
@@ -62,7 +63,7 @@ def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) 
         await run(cluster, "a", "cluster", "remove", "b")
         removed = cluster["b"]
         await has_left(removed)
-        assert "protocol 2" in await run(cluster, "a", "cluster", "info")
+        assert f"protocol {PROTOCOL_VERSION}" in await run(cluster, "a", "cluster", "info")
         await invite(cluster, tmp_path, "e", replaces="c")
         await has_left(cluster["c"])
         assert "replicas are even" in await run(cluster, "d", "rebalance")
