@@ -57,6 +57,12 @@ class ScanArea:
         )
         return count, self._consumed[0], self._error[0]
 
+    def body_bytes(self, first: int, last: int) -> int:
+        """See `_reference_protocol.ScanArea.body_bytes`."""
+        if not 0 <= first <= last <= self.capacity:
+            raise ValueError("operations outside of the table")
+        return lib.tri_body_bytes(self.ops, first, last)
+
 
 def matches(subject: bytes, compiled: bytes) -> bool:
     """See `_reference_protocol.matches`."""

@@ -88,6 +88,12 @@ class ScanArea:
             return count, position, int(stop.error)
         return count, position, 0
 
+    def body_bytes(self, first: int, last: int) -> int:
+        """Bytes of the bodies of operations first..last-1 of the table together."""
+        if not 0 <= first <= last <= self.capacity:
+            raise ValueError("operations outside of the table")
+        return sum(OP.unpack_from(self.table, OP.size * number)[10] for number in range(first, last))
+
 
 def _scan_one(
     data: bytes,

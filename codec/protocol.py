@@ -225,6 +225,12 @@ class Scanner:
         """Bytes of headers and payload together."""
         return int(OP.unpack_from(self._table, OP.size * number)[10])
 
+    def body_bytes(self, first: int, last: int) -> int:
+        """Bytes of headers and payloads of operations first..last-1."""
+        if last > self._count:
+            raise ValueError(f"operations {first}..{last} of {self._count}")
+        return self._area.body_bytes(first, last)
+
     def headers(self, number: int) -> bytes:
         """The headers block of HPUB and HMSG, with its last empty line; else empty."""
         op = OP.unpack_from(self._table, OP.size * number)
@@ -307,6 +313,13 @@ class Owed:
         """The reply subject of entry `number`; empty if it has none."""
         begin = struct.unpack_from("<I", self.reply_ends, 4 * number - 4)[0] if number else 0
         return self.replies[begin : struct.unpack_from("<I", self.reply_ends, 4 * number)[0]]
+
+    def reply_bytes(self, start: int, count: int) -> int:
+        """Bytes of the replies of entries start..start+count-1 together."""
+        if not count:
+            return 0
+        begin = struct.unpack_from("<I", self.reply_ends, 4 * start - 4)[0] if start else 0
+        return int(struct.unpack_from("<I", self.reply_ends, 4 * (start + count) - 4)[0] - begin)
 
     def has_reply(self, number: int) -> bool:
         """Is anybody waiting for entry `number`?"""

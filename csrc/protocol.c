@@ -339,6 +339,14 @@ static int match_one(const uint8_t *subject, uint32_t subject_size, const uint8_
     }
 }
 
+uint64_t tri_body_bytes(const tri_op *ops, uint32_t first, uint32_t last)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = first; i < last; i++)
+        bytes += ops[i].body_size;
+    return bytes;
+}
+
 int tri_match(const uint8_t *subject, uint32_t subject_size, const uint8_t *filter, uint32_t filter_size)
 {
     if (!is_literal(subject, subject_size))

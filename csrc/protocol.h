@@ -71,6 +71,9 @@ typedef struct {
 int tri_scan(const uint8_t *buffer, uint32_t size, int direction, uint32_t max_payload, uint32_t max_control_line,
              tri_op *ops, int capacity, uint32_t *consumed, int *error);
 
+/* Bytes of the bodies of operations first..last-1 together. */
+uint64_t tri_body_bytes(const tri_op *ops, uint32_t first, uint32_t last);
+
 /* Does a stream take this literal subject? `filter` is a sequence of u16 length, subject with wildcards.
  * Never one with an empty or wildcard token; one that begins with '$' only if the filter names its first token. */
 int tri_match(const uint8_t *subject, uint32_t subject_size, const uint8_t *filter, uint32_t filter_size);

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from ...codec.protocol import OpKind, Scanner, valid_publish_subject, valid_subject
-from ...codec.protocol_types import ProtocolError
+from ...codec.protocol import ERROR_TEXTS, OpKind, Scanner, valid_publish_subject, valid_subject
+from ...codec.protocol_types import ProtocolError, ScanError
 from ..strict_json import BadJson, read_json
 from .subjects import MAX_TOKENS, Subscription
 
@@ -31,6 +31,7 @@ FLUSH_BYTES: Final = 1024 * 1024
 REMEMBERED: Final = 1024
 """Subjects whose verdict, and requests whose reply, are remembered of one client with permissions."""
 
+UNKNOWN_OPERATION: Final = ERROR_TEXTS[ScanError.UNKNOWN_OPERATION]
 PINGS_MAX: Final = 2
 """Unanswered PINGs after which a connection is stale."""
 
@@ -125,7 +126,7 @@ class Client:
         self.introduced = False
         """It has sent CONNECT."""
         self.verbose = True
-        self.pedantic = False
+        self.pedantic = True
         self.echo = True
         self.headers = False
         self.no_responders = False
@@ -147,10 +148,10 @@ class Client:
         self.in_messages = 0
         self.out_messages = 0
         self.in_bytes = 0
-        """Bytes received, protocol lines included."""
+        """Of messages' headers and payloads, as `out_bytes`; lines of the protocol don't count."""
         self.out_bytes = 0
-        self._seen_bytes = 0
-        """`in_bytes` at the last `rest`."""
+        self._received = False
+        """Anything, since the last `rest`."""
         self._resting = True
         """Its receive buffer is as small as it gets."""
 
@@ -165,7 +166,7 @@ class Client:
             self.close()
             return 0
         self.scanner.wrote(size)
-        self.in_bytes += size
+        self._received = True
         self.pings = 0  # whoever sends is alive
         self._scan()
         return size
@@ -175,7 +176,9 @@ class Client:
             while self.open and self._undecided is None and (count := self.scanner.scan()):
                 self._act(0, count)
         except ProtocolError as error:
-            self.fail(error.text)
+            # A stranger that doesn't even speak the protocol hears what any stranger does.
+            known = self.introduced or not self._hub.closed_to_strangers
+            self.fail(error.text if known or error.text != UNKNOWN_OPERATION else "Authorization Violation")
 
     def _act(self, number: int, count: int) -> None:
         scanner = self.scanner
@@ -217,6 +220,7 @@ class Client:
             self._publish_core(number)
             return 1
         self.in_messages += taken
+        self.in_bytes += self.scanner.body_bytes(number, number + taken)
         if self.verbose:
             self.write(b"+OK\r\n" * taken)
         return taken
@@ -227,11 +231,11 @@ class Client:
         if self.pedantic and not valid_publish_subject(subject):
             self.write(b"-ERR 'Invalid Publish Subject'\r\n")
             return
+        body = bytes(scanner.body(number))
         self.in_messages += 1
+        self.in_bytes += len(body)
         self.ok()
-        self._hub.publish(
-            self, subject, scanner.reply(number), scanner.header_size(number), bytes(scanner.body(number))
-        )
+        self._hub.publish(self, subject, scanner.reply(number), scanner.header_size(number), body)
 
     def _subscribe(self, subject: bytes, queue: bytes, sid: bytes) -> None:
         if not self._admitted():
@@ -244,7 +248,7 @@ class Client:
             self._violation(b'Subscription to "%b"%b' % (subject, group))
             return
         most = self._hub.settings.max_subscriptions
-        if 0 < most <= len(self.subscriptions) and sid not in self.subscriptions:
+        if 0 < most <= len(self.subscriptions):  # also for a sid in use, as in the reference server
             self.write(b"-ERR 'maximum subscriptions exceeded'\r\n")
             return
         # As in the reference server, a sid in use keeps its first subject.
@@ -322,7 +326,7 @@ class Client:
 
     def _introduce(self, connect: Mapping[str, object]) -> None:
         self.verbose = connect.get("verbose") is not False
-        self.pedantic = connect.get("pedantic") is True
+        self.pedantic = connect.get("pedantic") is not False
         self.echo = connect.get("echo") is not False
         self.headers = connect.get("headers") is True
         self.no_responders = connect.get("no_responders") is True
@@ -386,11 +390,13 @@ class Client:
             self.out += message.subject_part_headers
             self.out += subscription.sid
             self.out += message.rest_headers
+            self.out_bytes += message.header_size
         else:
             self.out += message.subject_part
             self.out += subscription.sid
             self.out += message.rest
         self.out_messages += 1
+        self.out_bytes += message.payload_size
         subscription.delivered += 1
         if subscription.limit and subscription.delivered >= subscription.limit:
             self.end(subscription)
@@ -401,7 +407,6 @@ class Client:
         """Hand queued output to the socket; a client too far behind is closed without a word."""
         if not self.out:
             return
-        self.out_bytes += len(self.out)
         self.wire.write(self.out)
         self.out.clear()
         if self.wire.pending > self._hub.settings.max_pending:
@@ -422,9 +427,8 @@ class Client:
 
     def rest(self) -> None:
         """Give back the receive buffer of a client that has sent nothing since the last call."""
-        if self.in_bytes != self._seen_bytes or self._undecided is not None:
-            self._seen_bytes = self.in_bytes
-            self._resting = False
+        if self._received or self._undecided is not None:
+            self._received = self._resting = False
         elif not self._resting:
             self._resting = True
             self.scanner.shrink()

@@ -77,7 +77,7 @@ class GatewayStatistics:
     in_messages: int
     out_messages: int
     in_bytes: int
-    """Bytes on the wire, protocol lines included."""
+    """Of headers and payloads, as `out_bytes`."""
     out_bytes: int
     slow_consumers: int
     stale_connections: int
@@ -286,7 +286,8 @@ class Gateway:
             return
         if len(self._clients) >= self.settings.max_connections:
             self._refused += 1
-            wire.write(b"-ERR 'maximum connections exceeded'\r\n")
+            refused = Client(self._last_number + 1, wire, self, now)
+            wire.write(self.info(refused) + b"-ERR 'maximum connections exceeded'\r\n")
             wire.close()
             return
         self._last_number += 1

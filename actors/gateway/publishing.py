@@ -230,8 +230,13 @@ class Publishing:
         if not inbox.sid:
             return 0
         client.touch()
+        before = len(client.out)
         done = format_acks(owed, start, count, results, name, inbox.prefix, inbox.sid, client.out)
-        client.out_messages += done
+        if done:
+            client.out_messages += done
+            client.out_bytes += _payloads(
+                len(client.out) - before, done, owed.reply_bytes(start, done), inbox.sid
+            )
         client.subscriptions[inbox.sid].delivered += done
         return done
 
@@ -286,6 +291,12 @@ class Publishing:
             error = UNAVAILABLE
         answer = {"error": error.to_json(), "stream": name, "seq": 0}
         self._router.publish(reply, b"", 0, json.dumps(answer, separators=(",", ":")).encode())
+
+
+def _payloads(written: int, count: int, replies: int, sid: bytes) -> int:
+    """Bytes of payloads in `count` acknowledgements as written: `MSG reply sid size CRLF payload CRLF`."""
+    rest = written - replies - count * (len("MSG   \r\n\r\n") + len(sid))
+    return rest - count * len(str(rest // count))
 
 
 def no_responders(client: Client, table: SubjectTable, reply: bytes, subject: bytes) -> bool:

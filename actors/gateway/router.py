@@ -30,6 +30,11 @@ class Message:
         self._headed: bytes | None = None
 
     @property
+    def payload_size(self) -> int:
+        """Bytes without the headers."""
+        return len(self._body) - self.header_size
+
+    @property
     def subject(self) -> bytes:
         return self._subject
 

@@ -58,9 +58,10 @@ def scan_both(
         table = bytearray(OP.size * capacity)
         area = twin.ScanArea(bytearray(b"??" + wire), table)
         found = area.scan(2, 2 + len(wire), direction, 1000, 100)
-        results.append((found, table[: OP.size * found[0]]))
+        bodies = [area.body_bytes(0, last) for last in range(found[0] + 1)]
+        results.append((found, table[: OP.size * found[0]], bodies))
     assert results[0] == results[1]
-    return results[1]
+    return results[1][:2]
 
 
 @given(wire=traffic(), direction=st.sampled_from(Direction), capacity=st.integers(1, 4))
