@@ -15,6 +15,7 @@ from ...actors.replica.group import Group
 from ...actors.stream.errors import DamagedRecord
 from ...actors.stream.machine import StreamMachine
 from .drain import drain
+from .equality import differences
 from .history import Contents, check_keys
 from .load import LOG, REGISTERS, Ledger, Load
 from .machines import SPARE, Machine, Machines
@@ -164,9 +165,12 @@ class Account:
         if meta is None:
             return
         for number in (META_GROUP, *meta.groups):
-            hashes = {group.applier.rolling_hash for _, group in self._replicas(number)}
+            replicas = {node.me.name: group for node, group in self._replicas(number)}
+            hashes = {group.applier.rolling_hash for group in replicas.values()}
             if len(hashes) > 1:
                 self._complain("replicas are equal", f"group {number}: {len(hashes)} rolling hashes")
+            for difference in differences(replicas):
+                self._complain("replicas are equal", f"group {number}: {difference}")
         streams = {name: meta.named(STREAM_KIND, name) for name in (LOG, REGISTERS)}
         for name, stream in streams.items():
             if stream is None:

@@ -27,6 +27,8 @@ class Append:
     """Where it is, as acknowledged."""
     doubtful: bool = False
     """Some attempt's end is unknown."""
+    has_id: bool = False
+    """It was published under an id, so that it is never stored twice."""
 
     @property
     def is_acknowledged(self) -> bool:

@@ -63,6 +63,8 @@ class Deliveries:
     seen: set[int] = field(default_factory=set)
     confirmed: set[int] = field(default_factory=set)
     """Acknowledged, and the acknowledgement was answered."""
+    numbered: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By the consumer's own number of a delivery, (sequence, how many times it was delivered by then)."""
 
 
 class Load:
@@ -114,6 +116,7 @@ class Load:
             self._publish,
             self._publish,
             self._publish_until_stored,
+            self._publish_again,
             self._put,
             self._compare_and_set,
             self._look_up,
@@ -148,15 +151,28 @@ class Load:
 
     async def _publish_until_stored(self, chair: _Chair) -> None:
         """As a careful client does: again under its id, wherever, until it is acknowledged."""
-        append = Append(self._text(chair), chair.name, trio.current_time())
+        append = Append(self._text(chair), chair.name, trio.current_time(), has_id=True)
         self.log.appends.append(append)
-        headers = {"Nats-Msg-Id": append.text.decode().strip(".")}
+        headers = _id_of(append)
         while not (append.is_acknowledged or self.over.is_set()):
             try:
                 await self._attempt(chair, append, headers)
             except Disconnected:
                 chair.leave()
             await trio.sleep(RETRY_SECONDS)
+
+    async def _publish_again(self, chair: _Chair) -> None:
+        """As a client does that has forgotten what it was told: what is stored is not stored again."""
+        stored = [append for append in self.log.appends if append.is_acknowledged and append.has_id]
+        if not stored:
+            return
+        append = self._random.choice(stored)
+        client = await chair.client()
+        answer = await client.request(f"{LOG}.{chair.name}", append.text, _id_of(append))
+        code, place = _verdict(answer)
+        self._note(chair.name, "again", append.text[:24], code, place)
+        if place not in (0, append.place):
+            self._complain("exactly once", f"{append.text[:24]!r} is at {append.place}, and again at {place}")
 
     async def _attempt(self, chair: _Chair, append: Append, headers: dict[str, str]) -> None:
         client = await chair.client()
@@ -292,8 +308,13 @@ class Load:
         return Fetched(fetched, status)
 
     async def _consumed(self, client: Client, answer: Answer, careless: float) -> None:
-        sequence = int(answer.reply.split(".")[5])
+        count, sequence, number = map(int, answer.reply.split(".")[4:7])
         self.deliveries.seen.add(sequence)
+        self.log.gets.append((trio.current_time(), sequence, answer.payload))
+        known = self.deliveries.numbered.setdefault(number, (sequence, count))
+        if known != (sequence, count):
+            facts = f"delivery {number} was {known}, and is {(sequence, count)} (sequence, times)"
+            self._complain("a delivery is in the log before it is sent", facts)
         if self._random.random() < careless:
             return
         with trio.move_on_after(1.0):
@@ -308,6 +329,10 @@ class Load:
 
 UNKNOWN_CODE: Final = 20001
 WRONG_REVISION_CODE: Final = 10071
+
+
+def _id_of(append: Append) -> dict[str, str]:
+    return {"Nats-Msg-Id": append.text.decode().strip(".")}
 
 
 def _verdict(answer: Answer) -> tuple[int, int]:

@@ -21,6 +21,16 @@ from .machines import SPARE, Machines
 from .weather import STRETCH, Weather
 
 PATIENCE_SECONDS: Final = 3.0
+DUPLICATE_SECONDS: Final = 3 * 3600
+"""A log's clock follows a wall clock that jumped ahead by an hour: no id is forgotten in a run."""
+LIMITS: Final[tuple[dict[str, object], ...]] = (
+    {},
+    {"max_age": 700_000_000},
+    {"max_msgs": 10},
+    {"max_msgs_per_subject": 3, "discard": "old"},
+    {"duplicate_window": 500_000_000},
+)
+"""Of the stream that comes and goes: what it forgets, all of its replicas forget at the same message."""
 ADMINISTRATION: Final = "$TRIMARAN.API.CLUSTER."
 
 
@@ -50,6 +60,7 @@ class Operator:
         self._note = note
         self._replicas = (1, 3) if single else (3,)
         self._made = 0
+        self._limits = LIMITS[0]
 
     async def run(self) -> None:
         chores: list[tuple[float, list[Callable[[], Awaitable[None]]]]] = [
@@ -90,25 +101,25 @@ class Operator:
 
     async def _make(self) -> None:
         self._made += 1
-        await self._ask(
-            f"$JS.API.STREAM.CREATE.{self._scratch}",
-            name=self._scratch,
-            subjects=[f"{self._scratch}.>"],
-            num_replicas=self._random.choice(self._replicas),
-        )
+        self._limits = self._random.choice(LIMITS)
+        await self._ask(f"$JS.API.STREAM.CREATE.{self._scratch}", **self._configuration())
+
+    def _configuration(self) -> dict[str, object]:
+        return {
+            "name": self._scratch,
+            "subjects": [f"{self._scratch}.>"],
+            "num_replicas": self._random.choice(self._replicas),
+            **self._limits,
+        }
 
     async def _publish(self) -> None:
         client = await self._chair.client()
         for number in range(self._random.randrange(1, 30)):
-            await client.request(f"{self._scratch}.x", b"%d" % number)
+            headers = {"Nats-Msg-Id": str(number % 7)} if self._random.random() < 0.5 else {}
+            await client.request(f"{self._scratch}.{number % 3}", b"%d" % number, headers)
 
     async def _scale(self) -> None:
-        await self._ask(
-            f"$JS.API.STREAM.UPDATE.{self._scratch}",
-            name=self._scratch,
-            subjects=[f"{self._scratch}.>"],
-            num_replicas=self._random.choice(self._replicas),
-        )
+        await self._ask(f"$JS.API.STREAM.UPDATE.{self._scratch}", **self._configuration())
 
     async def _delete(self) -> None:
         await self._ask(f"$JS.API.STREAM.DELETE.{self._scratch}")
@@ -149,7 +160,7 @@ async def found(load: Load, replicas: int) -> None:
             name=stream,
             subjects=[f"{stream}.>"],
             num_replicas=replicas,
-            duplicate_window=3600 * 10**9,
+            duplicate_window=DUPLICATE_SECONDS * 10**9,
         )
         assert "error" not in body, body
     body = await client.api(
