@@ -54,6 +54,16 @@ def test_what_is_damaged_and_says_so_is_not_missed() -> None:
     assert rules_broken(journal(), {1: b"one"}, frozenset({3})) == {"acknowledged is stored"}
 
 
+def test_who_has_only_a_part_is_asked_for_that_part() -> None:
+    broken: set[str] = set()
+    kept = journal()
+    for contents in ({}, {1: b"one"}, {1: b"one", 2: b"two", 3: b"maybe"}):
+        kept.check("a", contents, lambda rule, facts: broken.add(rule), partly=True)
+    assert not broken
+    kept.check("a", {1: b"maybe", 2: b"two"}, lambda rule, facts: broken.add(rule), partly=True)
+    assert broken == {"acknowledged is stored"}
+
+
 def test_a_later_append_with_a_lower_place_breaks_real_time() -> None:
     kept = journal()
     kept.appends[0].place, kept.appends[1].place = 2, 1

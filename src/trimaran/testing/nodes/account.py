@@ -192,6 +192,28 @@ class Account:
         self._load.ledger.check_order(self._complain)
         await self._drain()
 
+    async def close_beyond(self) -> None:
+        """A cluster that has lost too much need not go on. But what a replica has is what clients were told,
+        and as far as two of them have come, they have come the same way."""
+        meta = self._meta()
+        log = meta.named(STREAM_KIND, LOG) if meta is not None else None
+        for node, group in self._replicas(log.group) if log is not None else ():
+            if not group.state.unrestored:
+                contents, damaged = await self._stored(group)
+                self._load.log.check(node.me.name, contents, self._complain, damaged, partly=True)
+        for node, group in self._replicas(self._load.ledger_group):
+            if not group.state.unrestored:
+                ledger = cast(Ledger, GroupHandle(node, self._load.ledger_group).stale_machine)
+                entries = dict(enumerate(ledger.entries, 1))
+                self._load.ledger.check(node.me.name, entries, self._complain, partly=True)
+        for number in (META_GROUP, *(meta.groups if meta is not None else ())):
+            replicas = {node.me.name: group for node, group in self._replicas(number)}
+            sound = {name: group for name, group in replicas.items() if not group.state.unrestored}
+            for difference in differences(sound):
+                self._complain("replicas are equal", f"group {number}: {difference}")
+        self._load.log.check_order(self._complain)
+        self._load.ledger.check_order(self._complain)
+
     async def _drain(self) -> None:
         """The consumer's clients get what nobody acknowledged, and nothing else."""
         deliveries, chair = self._load.deliveries, self._load.chair("drain")

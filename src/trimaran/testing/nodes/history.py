@@ -56,15 +56,23 @@ class Journal:
     """(when, place, text) of each text that was read at its place."""
 
     def check(
-        self, replica: str, contents: Contents, complain: Complain, damaged: Set[int] = frozenset()
+        self,
+        replica: str,
+        contents: Contents,
+        complain: Complain,
+        damaged: Set[int] = frozenset(),
+        *,
+        partly: bool = False,
     ) -> None:
-        """What one replica holds. Where it is damaged and says so, nothing is asked of it."""
+        """What one replica holds. Where it is damaged and says so, nothing is asked of it; nor is, if it has
+        come to hold all only `partly`, what lies behind its last one."""
+        last = max(contents, default=0) if partly else inf
 
         def wrong(rule: str, facts: str) -> None:
             complain(rule, f"{self.name} on {replica}: {facts}")
 
         for append in self.appends:
-            known = append.is_acknowledged and append.place not in damaged
+            known = append.is_acknowledged and append.place not in damaged and append.place <= last
             if known and contents.get(append.place) != append.text:
                 wrong("acknowledged is stored", f"{_short(append.text)} is not at {append.place}")
         twice = [text for text, times in Counter(contents.values()).items() if times > 1]
@@ -78,7 +86,7 @@ class Journal:
         if missing:
             wrong("sequences are dense", f"missing: {missing[:3]}")
         for when, place, text in self.gets:
-            if place not in damaged and contents.get(place) != text:
+            if place <= last and place not in damaged and contents.get(place) != text:
                 wrong("reads are true", f"{_short(text)} was read at {place} at {when:.3f}")
 
     def check_order(self, complain: Complain) -> None:

@@ -5,8 +5,9 @@ It comes at a moment of its own, at an await, at an operation on the disk, or ri
 matters: a vote, a truncation, a new term, a commit.
 
 Only the *frail* machines lose or damage what they had synced, a minority that is drawn once: whatever was
-committed keeps a good copy on the others. While a lost disk is missed, nobody else loses power: of a write
-that was torn nobody can tell whether it was acknowledged, if one of those who could is gone for good.
+committed keeps a good copy on the others. While a lost disk is missed, somebody else loses power in the
+*merciless* seeds only: of a write that was torn nobody can tell whether it was acknowledged, if one of those
+who could is gone for good. The cluster may then wait for an operator; but it must not say anything wrong.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ drawn."""
 STEPS_AHEAD: Final = 400
 """A crash at an await, or at an operation, comes at most so many later."""
 JUMP_SECONDS: Final = 3600.0
+MERCILESS: Final = 0.3
+"""Share of seeds in which power may go while a lost disk is missed."""
 
 
 class Weather:
@@ -75,8 +78,10 @@ class Weather:
         self._note = note
         self._raging = False
         self.is_beyond = False
-        """A disk was lost at a moment when another replica was not sure of what it holds. No majority is left
-        that is, so only an operator can go on (docs/operations.md, "When a majority is lost")."""
+        """A disk was lost at a moment when another replica was, or soon became, unsure of what it holds.
+        Perhaps no majority is left that is, and only an operator can go on (docs/operations.md, "When a
+        majority is lost")."""
+        self._is_merciless = self._random.random() < MERCILESS
         self._is_calm = False
         self._is_missed = False
         """A disk was lost, and its groups have not got another replica yet."""
@@ -191,7 +196,8 @@ class Weather:
         """In the middle of whatever it does."""
         if process.is_cut:
             return
-        power = power and not self._is_missed
+        power = power and (self._is_merciless or not self._is_missed)
+        self.is_beyond |= power and self._is_missed
         self.crashes += 1
         self._struck(f"{kind}{', power lost' if power else ''}", process.machine.name)
         whole = self.is_whole()
@@ -210,7 +216,10 @@ class Weather:
         self._machines.wipe(machine.name)
         machine.damages = 0
         self._is_missed = True
-        self._let_syncs_fail(0.0)
+        if self._is_merciless:
+            self.is_beyond |= self._machines.failed_sync > 0
+        else:
+            self._let_syncs_fail(0.0)
 
     async def _pause(self, random: Random) -> None:
         running = [each for each in self._running() if not each.stillness.still]
