@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final, cast
 
 import trio
+from msgpack import ExtType
 
-from ..codec import Chunk, EntryType, make_chunk
+from ..codec import Chunk, EntryType, make_chunk, make_chunk_of
 from ..codec.protocol import encode_publish
 from ..storage.disk import FileDisk
 from ..storage.runner import ThreadRunner
@@ -120,15 +121,21 @@ class GroupHandle:
     group: int
 
     async def propose(self, entry: bytes) -> object:
-        """Replicate one entry and return its result. Raises NotDone, Unanswered."""
-        return (await self.propose_many([entry]))[0]
+        """Replicate one entry and return its result. Raises NotDone, Unanswered.
+
+        What many tasks propose at once shares a chunk; each has its own end.
+        """
+        outcome = await self.node.gathering.propose(self.group, entry)
+        if not isinstance(outcome, Applied):
+            raise NotDone(outcome)
+        return _answered([outcome.result])[0]
 
     async def propose_many(self, entries: Sequence[bytes]) -> list[object]:
         """Replicate entries in one batch, all or none (rule S15); one result each.
 
         Raises NotDone, Unanswered.
         """
-        chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
+        chunk = make_chunk_of(EntryType.OPAQUE, entries)
         return _answered(cast(list[object], await _propose(self.node, self.group, chunk)))
 
     @asynccontextmanager
@@ -237,8 +244,9 @@ class Session:
 
 def _answered(results: list[object]) -> list[object]:
     """The results, if all of them could be carried. Raises Unanswered."""
-    for why in filter(None, map(why_unanswered, results)):
-        raise Unanswered(why, results)
+    for result in results:
+        if type(result) is ExtType and (why := why_unanswered(result)) is not None:
+            raise Unanswered(why, results)
     return results
 
 

@@ -41,6 +41,7 @@ from .directory import NodeBackend, StreamDirectory
 from .donor import Donor
 from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
+from .gathering import Gathering
 from .groups import Birth as GroupBirth
 from .groups import Groups
 from .monitor import Monitor
@@ -194,6 +195,7 @@ class Node:
             nursery.start_soon(self._watch_removal)
             await nursery.start(self.requests.run)
             nursery.start_soon(self.proposals.run)
+            nursery.start_soon(self.gathering.run)
             await nursery.start(self.reads.run)
             await nursery.start(self.deliveries.run)
             await nursery.start(self.groups.run)
@@ -347,6 +349,7 @@ class Node:
         )
         self.donor = Donor(self.groups, self.requests)
         self.proposals = Proposals(self.groups, self.peers, self._draw_number())
+        self.gathering = Gathering(self.proposals, self._turns)
         self.reads = Reads(self.groups, self.requests)
         self.birth = Birth(
             self.me,

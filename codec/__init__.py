@@ -24,6 +24,7 @@ from .chunk import (
     Chunk,
     EntryType,
     make_chunk,
+    make_chunk_of,
     payload_size,
 )
 from .errors import (
@@ -50,6 +51,7 @@ __all__ = [
     "MAX_ENTRIES",
     "check_chunk",
     "make_chunk",
+    "make_chunk_of",
     "payload_size",
     # batches
     "BATCH_HEADER_SIZE",

@@ -134,6 +134,14 @@ class Entries:
         for offset, length, entry_type in zip(self.offsets, self.lengths, self.types, strict=True):
             yield entry_type, view[offset : offset + length]
 
+    def datas(self) -> list[bytes]:
+        """The bytes of all entries, copied."""
+        buffer, spans, count = bytes(self.buffer), self.spans, self.header.count
+        return [
+            buffer[offset : offset + length]
+            for offset, length in zip(spans[:count], spans[count:], strict=True)
+        ]
+
     def entry(self, number: int) -> memoryview:
         """The bytes of one entry, by its place in the batch (from 0); IndexError beyond the last."""
         count = self.header.count

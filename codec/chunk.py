@@ -83,22 +83,32 @@ def make_chunk(entries: Sequence[tuple[int, bytes]]) -> Chunk:
         EntryTooLarge: one entry that fits no batch.
         BadTable: no entry, or a type outside of 1..255.
     """
+    types = [entry_type for entry_type, _ in entries]
+    if types and (min(types) < 1 or max(types) > 255):
+        raise BadTable("an entry type outside of 1..255")
+    return _lay_out([data for _, data in entries], bytes(types))
+
+
+def make_chunk_of(entry_type: int, entries: Sequence[bytes]) -> Chunk:
+    """Lay out entries of one type as a chunk: `make_chunk` without a pair for each. Raises the same."""
+    if not 1 <= entry_type <= 255:
+        raise BadTable("an entry type outside of 1..255")
+    return _lay_out(entries, bytes((entry_type,)) * len(entries))
+
+
+def _lay_out(entries: Sequence[bytes], types: bytes) -> Chunk:
     count = len(entries)
     if count == 0:
         raise BadTable("a chunk holds at least one entry")
     if count > MAX_ENTRIES:
         raise BatchFull(f"{count} entries, a batch holds {MAX_ENTRIES}")
-    lengths = [len(data) for _, data in entries]
+    lengths = list(map(len, entries))
     largest = MAX_BATCH_SIZE - BATCH_HEADER_SIZE
     if payload_size(1, max(lengths)) > largest:
         raise EntryTooLarge(f"an entry of {max(lengths)} bytes")
     entries_size = sum(lengths)
     if payload_size(count, entries_size) > largest:
         raise BatchFull(f"{entries_size} bytes in {count} entries")
-    types = [entry_type for entry_type, _ in entries]
-    if min(types) < 1 or max(types) > 255:
-        raise BadTable("an entry type outside of 1..255")
-    table = struct.pack(f"<{count}I{count}B", *lengths, *types)
-    parts = [data for _, data in entries]
-    parts += [bytes(padding(entries_size)), table, bytes(padding(len(table)))]
+    table = struct.pack(f"<{count}I", *lengths) + types
+    parts = [*entries, bytes(padding(entries_size)), table, bytes(padding(len(table)))]
     return Chunk(count, entries_size, b"".join(parts))

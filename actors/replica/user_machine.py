@@ -80,6 +80,18 @@ def carried(result: object) -> object:
     return cast(object, msgpack.ExtType(UNANSWERED, why.encode()))
 
 
+def carried_all(results: Sequence[object]) -> list[object]:
+    """`carried` of each of a batch's results: at once, if nothing is wrong with any of them."""
+    try:
+        packed = cast(bytes, msgpack.packb([[[[[results]]]]]))
+        if len(packed) <= MAX_RESULT_BYTES:  # so each of them is small enough
+            [[[[[brought]]]]] = msgpack.unpackb(packed, strict_map_key=False)
+            return cast(list[object], brought)
+    except (TypeError, ValueError, OverflowError):
+        pass  # which of them it is shows when each is looked at
+    return [carried(result) for result in results]
+
+
 def why_unanswered(result: object) -> str | None:
     """Why this result could not be carried; None for all others."""
     if isinstance(result, msgpack.ExtType) and result.code == UNANSWERED:
@@ -106,6 +118,8 @@ class UserMachine:
     def apply(self, batch: Entries) -> list[object]:
         """The user's machine sees what the sessions let through; the rest is answered here."""
         self.sessions.expire(batch.header.time)
+        if EntryType.SESSION not in bytes(batch.types):
+            return self._results(batch.datas(), batch.header)
         verdicts: list[tuple[SessionStatus | None, Answer]] = []
         admitted: list[tuple[bytes, Answer]] = []
         for position, (kind, data) in enumerate(batch):
@@ -142,11 +156,17 @@ class UserMachine:
         return SessionStatus.APPLIED, Answer(place)
 
     def _apply(self, admitted: list[tuple[bytes, Answer]], header: BatchHeader) -> None:
-        results = list(self.machine.apply([data for data, _ in admitted], header.index, header.time))
-        if len(results) != len(admitted):
-            raise ValueError(f"apply returned {len(results)} results for {len(admitted)} entries")
+        results = self._results([data for data, _ in admitted], header)
         for (_, answer), result in zip(admitted, results, strict=True):
-            answer.result = carried(result)
+            answer.result = result
+
+    def _results(self, entries: list[bytes], header: BatchHeader) -> list[object]:
+        if not entries:
+            return []
+        results = list(self.machine.apply(entries, header.index, header.time))
+        if len(results) != len(entries):
+            raise ValueError(f"apply returned {len(results)} results for {len(entries)} entries")
+        return carried_all(results)
 
     def capture(self) -> Capture:
         snapshot = self.machine.snapshot()

@@ -25,7 +25,14 @@ from trimaran import (
 )
 from trimaran.actors.replica import sessions
 from trimaran.actors.replica.sessions import EXPIRY_NS, WINDOW, Operation, SessionEntry, SessionStatus
-from trimaran.actors.replica.user_machine import MAX_RESULT_BYTES, BadState, UserMachine, why_unanswered
+from trimaran.actors.replica.user_machine import (
+    MAX_RESULT_BYTES,
+    BadState,
+    UserMachine,
+    carried,
+    carried_all,
+    why_unanswered,
+)
 from trimaran.codec import Chunk, EntryType, Kind, make_chunk, seal_batch, walk_batch
 
 
@@ -383,3 +390,29 @@ async def test_a_message_id_is_recognised_by_every_later_leader_and_after_snapsh
                 stored = await again.publish("orders.new", b"x" * 8000, msg_id=str(n))
                 assert stored == Published(n + 1, duplicate=True)
         assert await again.get(21) is None
+
+
+ATOMS = some.one_of(
+    some.none(),
+    some.booleans(),
+    some.integers(-(1 << 65), 1 << 65),
+    some.floats(allow_nan=False),
+    some.text(max_size=4),
+    some.binary(max_size=4),
+    some.just(b"x" * (MAX_RESULT_BYTES - 40)),
+    some.just(object()),
+)
+RESULTS = some.recursive(
+    ATOMS,
+    lambda inner: some.one_of(
+        some.lists(inner, max_size=3),
+        some.tuples(inner, inner),
+        some.dictionaries(some.one_of(some.integers(0, 9), some.text(max_size=2)), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+@given(some.lists(RESULTS, max_size=5))
+def test_results_carried_together_are_those_carried_one_by_one(results: list[object]) -> None:
+    assert carried_all(results) == [carried(result) for result in results]
