@@ -11,15 +11,17 @@ from ..stream.config import decode_json
 from ..stream.consumer import Position
 from ..stream.consumer_config import (
     ConsumerConfig,
+    ConsumerRequest,
     check_config,
     fixed_change,
     from_request,
     parse_time,
     same_config,
+    with_limits,
 )
-from ..stream.errors import ApiError, api_error, json_error
+from ..stream.errors import ApiError, api_error
 from ..stream.views import ZERO_TIME, listed, rfc3339
-from .request_json import check_empty, offset_of, read_request
+from .request_json import check_empty, offset_of, read_request, text_of
 
 if TYPE_CHECKING:
     from ..delivery.led import LedConsumer
@@ -33,6 +35,7 @@ __all__ = [
     "ConsumerApi",
     "ConsumerHost",
     "ConsumerQuestion",
+    "read_body",
     "read_question",
 ]
 
@@ -90,6 +93,38 @@ def read_question(subject: str) -> ConsumerQuestion | None:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's payload, read."""
+
+    create: ConsumerRequest | None = None
+    offset: int = 0
+    until: str = ""
+    """Until when a consumer is to be paused; empty: not at all."""
+
+
+def read_body(question: ConsumerQuestion, payload: bytes) -> Body:
+    """What a payload says. Its errors come first, whether there is such a stream or not. Raises ApiError."""
+    match question.kind:
+        case "create":
+            value = decode_json(payload) if payload.strip() else {}
+            request = from_request(question.stream, question.name, question.filtered, question.durable, value)
+            return Body(create=request)
+        case "info" | "delete":
+            check_empty(payload)
+            return Body()
+        case "names" | "list":
+            return Body(offset=offset_of(read_request(payload, "offset")))
+        case "pause":
+            until = text_of(read_request(payload, "pause_until"), "pause_until")
+            if not until or until.startswith("0001-"):
+                return Body()
+            parse_time(until)
+            return Body(until=until)
+        case _:
+            return Body()
+
+
 class ConsumerHost:
     """What the answers need of `JetStreamApi` and its node, bound to one stream."""
 
@@ -125,34 +160,31 @@ class ConsumerApi:
     def __init__(self, host: ConsumerHost) -> None:
         self._host = host
 
-    async def answer(self, question: ConsumerQuestion, payload: bytes) -> dict[str, object]:
+    async def answer(self, question: ConsumerQuestion, body: Body) -> dict[str, object]:
         """The body of the response. Raises ApiError."""
         match question.kind:
-            case "create":
-                return await self._create(question, payload)
+            case "create" if body.create is not None:
+                return await self._create(body.create)
             case "info":
-                check_empty(payload)
                 return self._info(self._find(question.name))
             case "delete":
-                return await self._delete(question.name, payload)
+                return await self._delete(question.name)
             case "names":
-                page, found = self._page(payload, NAMES_LIMIT)
+                page, found = self._page(body.offset, NAMES_LIMIT)
                 return {**page, "consumers": found}
             case "list":
-                page, found = self._page(payload, LIST_LIMIT)
+                page, found = self._page(body.offset, LIST_LIMIT)
                 return {**page, "consumers": [listed(self._info(self._find(name))) for name in found]}
             case "pause":
-                return await self._pause(question.name, payload)
+                return await self._pause(question.name, body.until)
             case _:
                 raise NOT_SUPPORTED
 
     # --- making and changing ----------------------------------------------------------------------------
 
-    async def _create(self, question: ConsumerQuestion, payload: bytes) -> dict[str, object]:
+    async def _create(self, request: ConsumerRequest) -> dict[str, object]:
         host = self._host
-        value = decode_json(payload) if payload.strip() else {}
-        request = from_request(question.stream, question.name, question.filtered, question.durable, value)
-        config, action = request.config, request.action
+        config, action = with_limits(request, host.config.consumer_limits), request.action
         check_config(config, host.config, host.nodes)
         name = config.name or host.delivery.new_name()
         standing = host.delivery.find(name)
@@ -186,8 +218,7 @@ class ConsumerApi:
         if fixed is not None:
             raise api_error(10012, fixed)
 
-    async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
-        check_empty(payload)
+    async def _delete(self, name: str) -> dict[str, object]:
         led = self._find(name)
         if led.volatile:
             self._host.delivery.delete_volatile(led)
@@ -195,15 +226,7 @@ class ConsumerApi:
             await self._host.change(commands.delete_consumer(name))
         return {"success": True}
 
-    async def _pause(self, name: str, payload: bytes) -> dict[str, object]:
-        request = read_request(payload, "pause_until")
-        until = request.get("pause_until") or ""
-        if not isinstance(until, str):
-            raise json_error("pause_until is no string")
-        if until and not until.startswith("0001-"):
-            parse_time(until)
-        else:
-            until = ""
+    async def _pause(self, name: str, until: str) -> dict[str, object]:
         led = self._find(name)
         if led.volatile:
             self._host.delivery.change_volatile(led, replace(led.consumer.config, pause_until=until))
@@ -225,10 +248,9 @@ class ConsumerApi:
             raise api_error(10014)
         return led
 
-    def _page(self, payload: bytes, limit: int) -> tuple[dict[str, object], list[str]]:
-        request = read_request(payload, "offset")
+    def _page(self, offset: int, limit: int) -> tuple[dict[str, object], list[str]]:
         names = self._host.delivery.names()
-        offset = min(offset_of(request), len(names))
+        offset = min(offset, len(names))
         page: dict[str, object] = {"total": len(names), "offset": offset, "limit": limit}
         return page, names[offset : offset + limit]
 

@@ -11,7 +11,7 @@ import functools
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 from ...codec import Chunk
@@ -19,7 +19,6 @@ from ..raft.outcomes import Applied, NotApplied, Outcome, Reason
 from ..stream import commands
 from ..stream.config import (
     StreamConfig,
-    check_create,
     check_overlap,
     check_update,
     decode_json,
@@ -31,7 +30,7 @@ from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import subject_matches, subjects_overlap
 from ..stream.views import ZERO_TIME, listed, message_json, rfc3339, state_json
-from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, read_question
+from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, read_body, read_question
 from .request_json import check_empty, number_of, offset_of, read_request, text_of
 
 if TYPE_CHECKING:
@@ -177,12 +176,13 @@ class JetStreamApi:
 
     async def _handle_consumer(self, question: ConsumerQuestion, payload: bytes) -> bytes:
         try:
+            asked = read_body(question, payload)
             api = ConsumerApi(await self._consumer_host(question.stream))
             if question.kind == "leader_stepdown":
                 api.check_there(question.name)
                 body = await self._step_down(question.stream, payload)
             else:
-                body = await api.answer(question, payload)
+                body = await api.answer(question, asked)
         except ApiError as error:
             self._count(error)
             body = {"error": error.to_json()}
@@ -274,7 +274,6 @@ class JetStreamApi:
 
     async def _create(self, name: str, payload: bytes) -> dict[str, object]:
         config = self._config(name, payload)
-        check_create(config)
         standing = self._host.streams().get(name)
         if standing is not None:
             if not same_config(StreamConfig.from_json(standing.config), config):
@@ -286,7 +285,7 @@ class JetStreamApi:
         return await self._standing(name) | {"did_create": True}
 
     async def _update(self, name: str, payload: bytes) -> dict[str, object]:
-        config = self._config(name, payload)
+        config = self._config(name, payload, creates=False)
         standing = self._assignment(name)
         config = check_update(StreamConfig.from_json(standing.config), config)
         self._check_overlap(config)
@@ -301,9 +300,9 @@ class JetStreamApi:
         await self._change({"op": "delete_stream", "name": name})
         return {"success": True}
 
-    def _config(self, name: str, payload: bytes) -> StreamConfig:
+    def _config(self, name: str, payload: bytes, *, creates: bool = True) -> StreamConfig:
         request = decode_json(payload) if payload.strip() else {}
-        return from_request(name, request, nodes=len(self._host.node_names()))
+        return from_request(name, request, nodes=len(self._host.node_names()), creates=creates)
 
     def _check_overlap(self, config: StreamConfig) -> None:
         others = [(each.name, _subjects(each)) for each in self._host.streams().values()]
@@ -331,7 +330,10 @@ class JetStreamApi:
         assignment = self._assignment(name)
         machine = self._machine(assignment)
         await self._barrier(assignment)
+        delivery = await self._host.delivery(assignment.group)
         state = machine.info()
+        if delivery is not None:
+            state = replace(state, consumers=len(delivery.names()))
         page = {"total": 0, "offset": 0, "limit": 0}
         subjects: dict[str, int] = {}
         if wanted:

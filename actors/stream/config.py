@@ -175,6 +175,8 @@ _RANGES: Final = {
     "uint64": (0, (1 << 64) - 1),
 }
 
+NAMELESS: Final = configuration_error("stream name is required and can not contain '.', '*', '>', '\\', '/'")
+
 UNSUPPORTED: Final = {
     "mirror": "stream mirrors are not supported yet",
     "sources": "stream sources are not supported yet",
@@ -194,18 +196,27 @@ def decode_json(payload: bytes) -> object:
         raise json_error("unexpected EOF" if error.ended else str(error)) from error
 
 
-def from_request(name: str, request: object, *, nodes: int | None = None) -> StreamConfig:
+def from_request(
+    name: str, request: object, *, nodes: int | None = None, creates: bool = True
+) -> StreamConfig:
     """The configuration that a create or update request for stream `name` asks for, checked and completed.
 
-    `request` is the decoded JSON; `nodes`, if given, is how many nodes could hold a replica. Raises ApiError.
+    `request` is the decoded JSON; `nodes`, if given, is how many nodes could hold a replica; `creates`: the
+    stream is a new one. Raises ApiError.
     """
     if not isinstance(request, dict):
         raise json_error(
             f"json: cannot unmarshal {_go_kind(request)} into Go value of type server.StreamConfigRequest"
         )
     fields = _parse(cast("dict[str, object]", request))
+    if not creates:
+        _check_name(str(fields.get("name", "")))
     if fields.get("name", "") != name:
         raise api_error(10056)
+    if creates and fields.get("sealed"):
+        raise configuration_error("stream configuration for create can not be sealed")
+    if fields.get("deny_purge") and fields.get("allow_rollup_hdrs"):
+        raise configuration_error("roll-ups require the purge permission")
     config = _complete(fields)
     _check_name(config.name)
     _check_numbers(config)
@@ -214,12 +225,6 @@ def from_request(name: str, request: object, *, nodes: int | None = None) -> Str
     if nodes is not None and config.num_replicas > nodes:
         raise api_error(10074 if nodes == 1 else 10005)
     return config
-
-
-def check_create(config: StreamConfig) -> None:
-    """What a stream can't have from its birth. Raises ApiError."""
-    if config.sealed:
-        raise configuration_error("stream configuration for create can not be sealed")
 
 
 def same_config(one: StreamConfig, other: StreamConfig) -> bool:
@@ -402,7 +407,7 @@ def _check_name(name: str) -> None:
     if not name or any(
         character in ".*>" or character.isspace() or not character.isprintable() for character in name
     ):
-        raise configuration_error("stream name is required and can not contain '.', '*', '>', '\\', '/'")
+        raise NAMELESS
     if len(name) > MAX_NAME:
         raise configuration_error(f"stream name is too long, maximum allowed is {MAX_NAME}")
 
@@ -426,18 +431,16 @@ def _check_numbers(config: StreamConfig) -> None:
         raise configuration_error("duplicates window can not be larger then max age")
     if config.duplicate_window < SHORTEST:
         raise configuration_error("duplicates window needs to be >= 100ms")
-    if config.subject_delete_marker_ttl < 0:
-        raise configuration_error("subject delete marker TTL must not be negative")
-    if 0 < config.subject_delete_marker_ttl < 10 * SHORTEST:
-        raise configuration_error("subject delete marker TTL must be at least 1 second")
-    if config.deny_purge and config.allow_rollup_hdrs:
-        raise configuration_error("roll-ups require the purge permission")
     if config.discard_new_per_subject and config.discard != "new":
         raise configuration_error("discard new per subject requires discard new policy to be set")
     if config.discard_new_per_subject and config.max_msgs_per_subject <= 0:
         raise configuration_error("discard new per subject requires max msgs per subject > 0")
     if config.mirror_direct:
         raise configuration_error("stream has no mirror but does have mirror direct")
+    if config.subject_delete_marker_ttl < 0:
+        raise configuration_error("subject delete marker TTL must not be negative")
+    if 0 < config.subject_delete_marker_ttl < 10 * SHORTEST:
+        raise configuration_error("subject delete marker TTL must be at least 1 second")
 
 
 def _check_subjects(config: StreamConfig) -> None:

@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Final, cast
 
 from .config import API_LEVEL, COMPATIBLE_VERSION, StreamConfig
-from .errors import FIXED_IN_CONSUMERS, ApiError, api_error, json_error
+from .durations import show_duration
+from .errors import FIXED_IN_CONSUMERS, ApiError, api_error, configuration_error, json_error
 from .subjects import is_subject, subject_matches, subjects_overlap
 
 ACK_WAIT: Final = 30_000_000_000
@@ -171,10 +172,16 @@ class ConsumerRequest:
     config: ConsumerConfig
     action: str
     """Empty, `create` or `update`."""
+    given: Mapping[str, object]
+    """The fields of the configuration as they were asked for."""
 
 
 def from_request(
-    stream: str, subject_name: str, filtered: str, durable: bool, request: object
+    stream: str,
+    subject_name: str,
+    filtered: str,
+    durable: bool,
+    request: object,
 ) -> ConsumerRequest:
     """What a create request asks for. Raises ApiError.
 
@@ -196,12 +203,22 @@ def from_request(
     fields = _parse(_object(request.get("config")))
     if request.get("stream_name", "") != stream:
         raise api_error(10056)
-    config = _complete(fields)
-    if filtered and (config.filter_subjects or config.filter_subject not in ("", filtered)):
+    config = _named(_complete(fields), subject_name, durable)
+    if filtered and config.filter_subjects:
+        raise ApiError(400, 10137, "consumer with multiple subject filters cannot use subject based API")
+    if filtered and config.filter_subject != filtered:
         raise api_error(10131)
-    if filtered:
-        config = replace(config, filter_subject=filtered)
-    return ConsumerRequest(_named(config, subject_name, durable), str(action))
+    return ConsumerRequest(config, str(action), fields)
+
+
+def with_limits(request: ConsumerRequest, limits: Mapping[str, object]) -> ConsumerConfig:
+    """The configuration where the stream's `consumer_limits` are the defaults for what was not given."""
+    config, (longest, most) = request.config, _limits(limits)
+    if longest and cast("int", request.given.get("inactive_threshold", 0)) <= 0:
+        config = replace(config, inactive_threshold=longest)
+    if most and config.acknowledges and not request.given.get("max_ack_pending"):
+        config = replace(config, max_ack_pending=min(most, MAX_ACK_PENDING))
+    return config
 
 
 def _object(value: object) -> Mapping[str, object]:
@@ -230,18 +247,20 @@ def _named(config: ConsumerConfig, subject_name: str, durable: bool) -> Consumer
 
 def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None = None) -> None:
     """What a consumer of this stream can't be. Raises ApiError."""
-    if len(config.description) > MAX_DESCRIPTION:
-        raise api_error(10107, MAX_DESCRIPTION)
     if config.num_replicas < 0:
         raise api_error(10133)
     if nodes is not None and config.num_replicas > max(nodes, 1):
         raise api_error(10074 if nodes == 1 else 10005)
-    if config.ack_wait < 0 or any(wait < 0 for wait in config.backoff):
+    if len(config.description) > MAX_DESCRIPTION:
+        raise api_error(10107, MAX_DESCRIPTION)
+    _check_sampling(config.sample_freq)
+    if any(wait < 0 for wait in config.backoff):
+        raise ApiError(400, 10184, "consumer backoff needs to be positive")
+    if config.ack_wait < 0:
         raise api_error(10183)
     if config.backoff and 0 < config.max_deliver < len(config.backoff):
         raise api_error(10116)
-    if 0 < config.max_expires < SHORTEST_EXPIRES:
-        raise api_error(10115)
+    _check_limits(config, stream.consumer_limits)
     if stream.retention == "workqueue" and config.is_pull and not config.acknowledges:
         raise api_error(10084)
     _check_filters(config)
@@ -278,6 +297,29 @@ def _check_start(config: ConsumerConfig) -> None:
         raise ApiError(400, 10094, f"{begin}last per subject, but optional filter subject is not set")
 
 
+def _limits(fields: Mapping[str, object]) -> tuple[int, int]:
+    """Longest inactive threshold (ns) and most pending acknowledgements; 0 for what is not limited."""
+    longest, most = fields.get("inactive_threshold") or 0, fields.get("max_ack_pending") or 0
+    assert isinstance(longest, int) and isinstance(most, int), "a stream's configuration was checked"
+    return max(0, longest), max(0, most)
+
+
+def _check_sampling(frequency: str) -> None:
+    digits = frequency.removesuffix("%")
+    if digits and re.fullmatch(r"[+-]?\d{1,18}", digits, re.ASCII) is None:
+        text = f'strconv.Atoi: parsing "{digits}": invalid syntax'
+        raise ApiError(400, 10095, f"failed to parse consumer sampling configuration: {text}")
+
+
+def _check_limits(config: ConsumerConfig, limits: Mapping[str, object]) -> None:
+    longest, most = _limits(limits)
+    if 0 < longest < config.inactive_threshold:
+        text = f"consumer inactive threshold exceeds system limit of {show_duration(longest)}"
+        raise ApiError(400, 10153, text)
+    if 0 < most < config.max_ack_pending:
+        raise ApiError(400, 10121, f"consumer max ack pending exceeds system limit of {most}")
+
+
 def _check_filters(config: ConsumerConfig) -> None:
     if config.filter_subject and config.filter_subjects:
         raise api_error(10136)
@@ -285,7 +327,7 @@ def _check_filters(config: ConsumerConfig) -> None:
         raise api_error(10139)
     for position, subject in enumerate(config.filters):
         if not is_subject(subject):
-            raise ApiError(400, 10093, "consumer filter subject is not a valid interest subject")
+            raise configuration_error("invalid subject")
         if any(subjects_overlap(earlier, subject) for earlier in config.filters[:position]):
             raise api_error(10138)
 
@@ -297,6 +339,8 @@ def _check_pull(config: ConsumerConfig) -> None:
         raise api_error(10089)
     if config.rate_limit_bps:
         raise api_error(10086)
+    if 0 < config.max_expires < SHORTEST_EXPIRES:
+        raise api_error(10115)
 
 
 def _check_push(config: ConsumerConfig, stream: StreamConfig) -> None:
@@ -341,20 +385,18 @@ def covers(filters: Sequence[str], subjects: Sequence[str]) -> bool:
 
 def fixed_change(old: ConsumerConfig, new: ConsumerConfig) -> int | None:
     """Number in FIXED_IN_CONSUMERS of the first thing that `new` would change and must not, or None."""
-    if old.is_pull != new.is_pull:
-        return FIXED_IN_CONSUMERS.index(
-            "can not update pull consumer to push based"
-            if old.is_pull
-            else "can not update push consumer to pull based"
-        )
     for name, text in _FIXED.items():
         if getattr(old, name) != getattr(new, name):
-            return FIXED_IN_CONSUMERS.index(text)
+            pulled = name == "is_pull" and old.is_pull
+            return FIXED_IN_CONSUMERS.index(_TO_PUSH if pulled else text)
     return None
 
 
+_TO_PUSH: Final = "can not update pull consumer to push based"
 _FIXED: Final = {
     "deliver_policy": "deliver policy can not be updated",
+    "mem_storage": "storage type can not be updated",
+    "is_pull": "can not update push consumer to pull based",
     "opt_start_seq": "start sequence can not be updated",
     "opt_start_time": "start time can not be updated",
     "ack_policy": "ack policy can not be updated",
@@ -362,8 +404,8 @@ _FIXED: Final = {
     "idle_heartbeat": "heart beats can not be updated",
     "flow_control": "flow control can not be updated",
     "max_waiting": "max waiting can not be updated",
-    "mem_storage": "storage type can not be updated",
 }
+"""What stays as it is, in the order in which a change of it is reported."""
 
 
 def same_config(one: ConsumerConfig, other: ConsumerConfig) -> bool:
@@ -460,6 +502,7 @@ def _complete(fields: Mapping[str, object]) -> ConsumerConfig:
         if config.is_pull
         else config.max_waiting,
         max_batch=max(0, config.max_batch),
+        max_expires=max(0, config.max_expires),
         max_bytes=max(0, config.max_bytes),
         inactive_threshold=config.inactive_threshold
         if config.inactive_threshold > 0

@@ -730,3 +730,22 @@ async def test_headers_alone_are_published_again_if_asked(autojump_clock: MockCl
         await it.client.fill("s.1")
         [got] = await it.client.take(inbox, 1)
         assert (got.subject, got.payload) == ("again.s.1", b"") and "Nats-Msg-Size: 2\r\n" in got.headers
+
+
+async def test_a_streams_limits_of_consumers_are_defaults_and_bounds(autojump_clock: MockClock) -> None:
+    limits = {"inactive_threshold": 10 * SECOND, "max_ack_pending": 7}
+    async with harness(consumer_limits=limits) as it:
+        made = await it.consumer()
+        assert made["config"]["inactive_threshold"] == 10 * SECOND and made["config"]["max_ack_pending"] == 7
+        for field, code in (("inactive_threshold", 10153), ("max_ack_pending", 10121)):
+            config = {"durable_name": "d", "ack_policy": "explicit", field: 11 * SECOND}
+            refused = await it.client.api("CONSUMER.CREATE.S.d", stream_name="S", config=config)
+            assert refused["error"]["err_code"] == code
+
+
+async def test_consumers_in_no_log_are_counted_too(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        await it.consumer()
+        ordered = {"name": "o", "mem_storage": True, "ack_policy": "none"}
+        await it.client.api("CONSUMER.CREATE.S.o", stream_name="S", config=ordered)
+        assert (await it.client.api("STREAM.INFO.S"))["state"]["consumer_count"] == 2

@@ -40,7 +40,6 @@ stream_options = {
     "max_bytes": st.sampled_from([-1, 60, 150]),
     "max_msgs_per_subject": st.sampled_from([-1, 1, 2]),
     "max_msg_size": st.sampled_from([-1, 1000]),
-    "max_age": st.sampled_from([0, 3600 * SECOND]),
     "max_consumers": st.sampled_from([-1, 1]),
     "discard": st.sampled_from(["old", "new"]),
     "discard_new_per_subject": st.booleans(),
@@ -57,6 +56,9 @@ stream_options = {
     "description": st.sampled_from(["", "of tests"]),
     "compression": st.sampled_from(["none", "s2"]),
     "metadata": st.sampled_from([{}, {"owner": "me"}]),
+    "consumer_limits": st.sampled_from([{}, {"max_ack_pending": 2}, {"inactive_threshold": 1800 * SECOND}]),
+    "subject_delete_marker_ttl": st.sampled_from([0, 0, 3600 * SECOND]),
+    "max_age": st.sampled_from([0, 0, 3600 * SECOND]),
 }
 
 stream_fields = some(**stream_options)
@@ -65,7 +67,7 @@ update_fields = some(
     **{
         name: each
         for name, each in stream_options.items()
-        if name != "retention" and not name.startswith("max_")
+        if name not in ("retention", "consumer_limits") and not name.startswith("max_")
     }
 )
 
@@ -87,6 +89,63 @@ consumer_fields = some(
     inactive_threshold=st.sampled_from([0, 3600 * SECOND]),
     metadata=st.sampled_from([{}, {"owner": "me"}]),
     sample_freq=st.sampled_from(["", "50"]),
+    max_expires=st.sampled_from([0, 60 * SECOND]),
+    max_bytes=st.sampled_from([0, 0, 400]),
+    num_replicas=st.sampled_from([0, 0, 1]),
+    mem_storage=st.booleans(),
+    opt_start_time=st.sampled_from(["2020-01-01T00:00:00Z", "2050-01-01T00:00:00Z"]),
+    pause_until=st.just("2020-01-01T00:00:00Z"),
+)
+# Most of these are wrong by themselves or with one another; which error comes first is part of the answer.
+odd_consumer_fields = some(
+    name=st.sampled_from(["c", "x", "a.b", "a b", ""]),
+    durable_name=st.sampled_from(["c", "x", "a*", "a/b"]),
+    deliver_subject=st.sampled_from(["push", "push.*", "s.1", "a b", ""]),
+    deliver_group=st.sampled_from(["", "group"]),
+    deliver_policy=st.sampled_from(["all", "last", "new", "by_start_time", "last_per_subject", "first"]),
+    ack_policy=st.sampled_from(["none", "all", "explicit", "sometimes"]),
+    ack_wait=st.sampled_from([-1, 0, 60 * SECOND]),
+    max_deliver=st.sampled_from([-2, 0, 1]),
+    max_ack_pending=st.sampled_from([-2, 0, 5]),
+    max_waiting=st.sampled_from([-1, 0, 5]),
+    max_batch=st.sampled_from([-1, 5]),
+    max_expires=st.sampled_from([-1, 1, SECOND]),
+    filter_subject=st.sampled_from(["s.1", "s..1", "other", ""]),
+    filter_subjects=st.sampled_from([[], [""], ["s.1", "s.>"], ["s.1", "s.2"], ["s..1"]]),
+    idle_heartbeat=st.sampled_from([0, 1, SECOND]),
+    flow_control=st.booleans(),
+    backoff=st.sampled_from([[], [SECOND], [SECOND, 2 * SECOND], [-1]]),
+    inactive_threshold=st.sampled_from([-1, 0, 60 * SECOND]),
+    num_replicas=st.sampled_from([-1, 0, 1]),
+    replay_policy=st.sampled_from(["instant", "original", "never"]),
+    rate_limit_bps=st.sampled_from([0, 100_000]),
+    sample_freq=st.sampled_from(["", "50%", "101", "many"]),
+    description=st.sampled_from(["", "d" * 5000]),
+    headers_only=st.booleans(),
+    unknown=st.just(1),
+)
+odd_stream_fields = some(
+    name=st.sampled_from(["S", "T", "", "a.b"]),
+    subjects=st.sampled_from([["s.>"], [], ["s.1", "s.*"], ["s..1"], [">"], ["$JS.API.>"], ["s.1", "s.2"]]),
+    retention=st.sampled_from(["limits", "workqueue", "interest", "none"]),
+    discard=st.sampled_from(["old", "new", "none"]),
+    discard_new_per_subject=st.booleans(),
+    max_msgs_per_subject=st.sampled_from([-2, 0, 1]),
+    max_age=st.sampled_from([-1, 0, 1, SECOND]),
+    duplicate_window=st.sampled_from([-1, 0, 1, SECOND, 200 * SECOND]),
+    num_replicas=st.sampled_from([-1, 0, 1, 3, 9]),
+    allow_rollup_hdrs=st.booleans(),
+    deny_purge=st.booleans(),
+    sealed=st.booleans(),
+    mirror_direct=st.booleans(),
+    subject_delete_marker_ttl=st.sampled_from([-1, 0, 1, SECOND]),
+    republish=st.sampled_from([{"src": "s.>", "dest": "s.>"}, {"src": "a.*", "dest": "b.*.*"}]),
+    subject_transform=st.sampled_from([{"src": "s.*", "dest": "t.$2"}, {"src": "s.>", "dest": "t.>"}]),
+    description=st.sampled_from(["", "d" * 5000]),
+    compression=st.sampled_from(["none", "s2", "zip"]),
+    storage=st.sampled_from(["file", "tape"]),
+    first_seq=st.sampled_from([0, 5]),
+    unknown=st.just(1),
 )
 
 asked_headers = {
@@ -162,6 +221,27 @@ commands: st.SearchStrategy[Command] = st.one_of(
         )
     ]
     * 2,
+    st.builds(
+        lambda name, fields: (
+            "api",
+            f"CONSUMER.{name}",
+            {"stream_name": "S", "config": fields},
+        ),
+        st.sampled_from(["CREATE.S.x", "DURABLE.CREATE.S.x", "CREATE.S.x.s.1"]),
+        odd_consumer_fields,
+    ),
+    st.builds(
+        lambda fields: ("api", "STREAM.CREATE.S", {"name": "S", "subjects": ["s.>"], **fields}),
+        odd_stream_fields,
+    ),
+    st.builds(
+        lambda fields: (
+            "api",
+            "STREAM.UPDATE.S",
+            {"name": "S", "subjects": ["s.>"], **fields, "mirror_direct": False},
+        ),
+        odd_stream_fields,
+    ),
     st.tuples(st.just("api"), st.sampled_from(["CONSUMER.INFO.S.c", "CONSUMER.INFO.S.d"]), st.none()),
     st.tuples(st.just("api"), st.sampled_from(["CONSUMER.NAMES.S", "CONSUMER.LIST.S"]), some(offset=small)),
     st.tuples(st.just("api"), st.sampled_from(["CONSUMER.DELETE.S.c", "STREAM.DELETE.S"]), st.none()),

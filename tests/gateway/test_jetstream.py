@@ -403,6 +403,9 @@ async def test_step_down_hands_over_to_whom_is_asked_for() -> None:
 
 async def test_requests_on_consumers_that_nobody_can_serve_are_answered() -> None:
     answer = await Host().ask("CONSUMER.DURABLE.CREATE.S.c", {"stream_name": "S"})
+    assert error_of(answer)[:2] == (400, 10018), "what is wrong in itself is told first"
+    wanted = {"stream_name": "S", "config": {"durable_name": "c"}}
+    answer = await Host().ask("CONSUMER.DURABLE.CREATE.S.c", wanted)
     assert answer["type"] == "io.nats.jetstream.api.v1.consumer_create_response"
     assert error_of(answer) == (404, 10059, "stream not found")
     listed = await Host().ask("CONSUMER.NAMES.S")

@@ -161,5 +161,6 @@ def command(data: bytes) -> Entry:
 
 def configured(version: int = 1, **settings: Any) -> Entry:
     """A configure entry for stream S, by default with subjects `s.>`."""
-    config = from_request("S", {"name": "S", "subjects": ["s.>"], **settings})
+    wanted = {"name": "S", "subjects": ["s.>"], **settings}
+    config = from_request("S", wanted, creates=not settings.get("sealed"))
     return command(configure(config.to_json(), version))

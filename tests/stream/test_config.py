@@ -13,7 +13,6 @@ from trimaran.actors.stream.config import (
     COMPATIBLE_VERSION,
     UNSUPPORTED,
     StreamConfig,
-    check_create,
     check_overlap,
     check_update,
     decode_json,
@@ -50,12 +49,13 @@ MINIMAL = {
 
 
 def request(**fields: Any) -> StreamConfig:
-    return from_request("T", {"name": "T", "subjects": ["t.>"], **fields})
+    sealed = fields.get("sealed") is True  # no stream is born so
+    return from_request("T", {"name": "T", "subjects": ["t.>"], **fields}, creates=not sealed)
 
 
 def refusal(**fields: Any) -> str:
     with pytest.raises(ApiError) as caught:
-        check_create(request(**fields))
+        from_request("T", {"name": "T", "subjects": ["t.>"], **fields})
     return text(caught.value)
 
 
