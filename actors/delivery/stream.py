@@ -121,6 +121,8 @@ class StreamDelivery:
         """Those of them that are in the log, by number."""
         self._seen = (-1, 0)
         """Epoch and number of the `Consumers.changes` that `_led` has followed."""
+        self._removals = machine.consumers.removals
+        """The `Consumers.removals` that consumers in no log have heard of."""
         self._dirty: dict[LedConsumer, None] = {}
         self._hungry: dict[LedConsumer, None] = {}
         """Consumers whose clients would take a message."""
@@ -196,9 +198,20 @@ class StreamDelivery:
         """The stream has new messages, or its consumers changed."""
         if self._machine.news:
             self._republish()
+        if self._machine.consumers.removals != self._removals:
+            self._forget_removed()
         self._dirty.update(self._hungry)
         if self._dirty or self._consumers_changed():
             self._wake.set()
+
+    def _forget_removed(self) -> None:
+        """Messages were removed: consumers in the log know it already, the others hear it here."""
+        machine = self._machine
+        self._removals = machine.consumers.removals
+        for led in self._led.values():
+            if led.volatile:
+                first = machine.consumers.removed_before
+                led.consumer.forget(machine.messages.has, first, self._clock.wall())
 
     def _republish(self) -> None:
         """Publish again what the last batch stored: once, by the leader that sees it applied, or never."""

@@ -189,9 +189,13 @@ class ConsumerApi:
         name = config.name or host.delivery.new_name()
         standing = host.delivery.find(name)
         if standing is not None:
+            if not config.pause_until:  # a client that finds its consumer paused does not set it going
+                config = replace(config, pause_until=standing.consumer.config.pause_until)
             self._check_update(standing, config, action)
         elif action == "update":
             raise api_error(10149)
+        elif 0 < host.config.max_consumers <= len(host.delivery.names()):
+            raise api_error(10026)
         if standing.volatile if standing is not None else config.is_volatile(host.config.retention):
             self._create_volatile(name, config, standing)
         else:
@@ -202,8 +206,6 @@ class ConsumerApi:
         host = self._host
         if standing is not None:
             host.delivery.change_volatile(standing, config)
-        elif 0 < host.config.max_consumers <= len(host.delivery.names()):
-            raise api_error(10026)
         else:
             host.delivery.create_volatile(name, config)
 

@@ -211,7 +211,7 @@ def from_request(
     fields = _parse(cast("dict[str, object]", request))
     if not creates:
         _check_name(str(fields.get("name", "")))
-    if fields.get("name", "") != name:
+    if creates and fields.get("name", "") != name:
         raise api_error(10056)
     if creates and fields.get("sealed"):
         raise configuration_error("stream configuration for create can not be sealed")
@@ -224,6 +224,8 @@ def from_request(
     _check_transforms(config)
     if nodes is not None and config.num_replicas > nodes:
         raise api_error(10074 if nodes == 1 else 10005)
+    if config.name != name:
+        raise api_error(10056)
     return config
 
 
@@ -413,6 +415,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_numbers(config: StreamConfig) -> None:
+    if config.mirror_direct:
+        raise configuration_error("stream has no mirror but does have mirror direct")
     if len(config.description) > MAX_DESCRIPTION:
         raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
     if config.first_seq > MAX_FIRST:
@@ -435,8 +439,6 @@ def _check_numbers(config: StreamConfig) -> None:
         raise configuration_error("discard new per subject requires discard new policy to be set")
     if config.discard_new_per_subject and config.max_msgs_per_subject <= 0:
         raise configuration_error("discard new per subject requires max msgs per subject > 0")
-    if config.mirror_direct:
-        raise configuration_error("stream has no mirror but does have mirror direct")
     if config.subject_delete_marker_ttl < 0:
         raise configuration_error("subject delete marker TTL must not be negative")
     if 0 < config.subject_delete_marker_ttl < 10 * SHORTEST:

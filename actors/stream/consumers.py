@@ -77,6 +77,10 @@ class Consumers:
         self._last_number = 0
         self.changes: list[int] = []
         """Numbers of consumers as they were made, changed or deleted, of the epoch below."""
+        self.removals = 0
+        """How often messages were purged or deleted, for consumers that are in no log."""
+        self.removed_before = 0
+        """The highest `first` of them."""
         self.epoch = 0
         """Grows when `changes` is begun anew: then any of them may have changed."""
 
@@ -191,6 +195,8 @@ class Consumers:
 
     def removed(self, time: int, first: int) -> None:
         """Messages were purged or deleted; no consumer stays behind a message `first`."""
+        self.removals += 1
+        self.removed_before = max(self.removed_before, first)
         for consumer in self:
             consumer.forget(self._store.has, first, time)
 

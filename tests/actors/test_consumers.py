@@ -749,3 +749,25 @@ async def test_consumers_in_no_log_are_counted_too(autojump_clock: MockClock) ->
         ordered = {"name": "o", "mem_storage": True, "ack_policy": "none"}
         await it.client.api("CONSUMER.CREATE.S.o", stream_name="S", config=ordered)
         assert (await it.client.api("STREAM.INFO.S"))["state"]["consumer_count"] == 2
+
+
+async def test_a_purge_moves_consumers_in_no_log_on_too(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill(*["s.0"] * 6)
+        made = await it.client.api(
+            "CONSUMER.CREATE.S.v",
+            stream_name="S",
+            config={"name": "v", "mem_storage": True, "ack_policy": "explicit"},
+        )
+        assert "error" not in made
+        await it.client.fetch("S.v", 2)
+        assert (await it.client.api("STREAM.PURGE.S"))["purged"] == 6
+        info = await it.info("v")
+        assert (info["num_ack_pending"], info["delivered"]["stream_seq"], info["num_pending"]) == (0, 6, 0)
+
+
+async def test_making_a_paused_consumer_again_leaves_it_paused(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.consumer()
+        await it.client.api("CONSUMER.PAUSE.S.c", pause_until="2090-01-01T00:00:00Z")
+        assert (await it.consumer())["paused"] is True
