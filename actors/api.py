@@ -343,7 +343,7 @@ class ApiDesk:
 
     def _replicas(self, group: Group, names: Mapping[int, str]) -> tuple[ReplicaInfo, ...]:
         state, leading = group.state, group.state.leading
-        now = self._clock.monotonic()
+        now, patience = self._clock.monotonic(), state.options.election_min
         replicas: list[ReplicaInfo] = []
         for node in sorted(state.membership.members - {state.leader or state.node}):
             progress = leading.progress.get(node) if leading is not None else None
@@ -354,7 +354,7 @@ class ApiDesk:
             replicas.append(
                 ReplicaInfo(
                     name=names.get(node, f"{node:016x}"),
-                    current=progress is not None and progress.active and lag == 0,
+                    current=progress is not None and progress.answers(now, patience) and lag == 0,
                     active=int(silence * 1e9),
                     lag=lag,
                     offline=progress is not None and silence > state.options.election_max,

@@ -150,6 +150,10 @@ class Progress:
         self.active = True
         self.last_contact = now
 
+    def answers(self, now: float, patience: float) -> bool:
+        """Heard of since the last count of the quorum, or for so many seconds: a count is no silence."""
+        return self.active or now - self.last_contact <= patience
+
     def acknowledge(self, match: int, *, counts: bool = True) -> None:
         """The follower has synced up to `match`, now or earlier; it `counts` if it can read all of that."""
         if counts:

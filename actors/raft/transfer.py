@@ -19,7 +19,7 @@ def on_transfer(state: GroupState, message: Transfer, now: Now) -> list[Effect]:
     kept = leading(state)
     if kept.handover is not None:
         return [Resolve(message.token, NotApplied(Reason.TRANSFERRING, state.leader))]
-    target = message.target if message.target is not None else best_target(state)
+    target = message.target if message.target is not None else best_target(state, now)
     if target not in kept.progress or target not in state.membership.voters:
         return [Resolve(message.token, NotApplied(Reason.NO_TARGET, state.leader))]
     deadline = now.monotonic + state.options.election_min
@@ -28,13 +28,14 @@ def on_transfer(state: GroupState, message: Transfer, now: Now) -> list[Effect]:
     return push(state)
 
 
-def best_target(state: GroupState) -> int:
+def best_target(state: GroupState, now: Now) -> int:
     """The voter with the most complete log of those that answer; 0 if there is none."""
-    progress = leading(state).progress
+    progress, patience = leading(state).progress, state.options.election_min
     answering = [
         (progress[voter].vouched, voter)
         for voter in state.membership.voters & progress.keys()
-        if progress[voter].active and progress[voter].state is ProgressState.PIPELINE
+        if progress[voter].answers(now.monotonic, patience)
+        and progress[voter].state is ProgressState.PIPELINE
     ]
     return max(answering, default=(0, 0))[1]
 

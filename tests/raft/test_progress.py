@@ -84,3 +84,13 @@ def test_nothing_is_sent_during_a_snapshot() -> None:
     progress = pipeline()
     progress.become_snapshot()
     assert progress.state is ProgressState.SNAPSHOT and not progress.may_send()
+
+
+def test_a_count_of_the_quorum_makes_nobody_silent() -> None:
+    progress = Progress(1, now=10.0)
+    progress.heard(10.0)
+    progress.active = False  # the leader has just counted
+    assert progress.answers(10.4, patience=0.5)
+    assert not progress.answers(10.6, patience=0.5)
+    progress.heard(20.0)
+    assert progress.answers(30.0, patience=0.5), "nothing was counted since"
