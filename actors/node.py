@@ -471,6 +471,7 @@ class Node:
         peers.handle(FrameKind.ROUTE, lambda peer, _, data: self.gateway.on_route(peer, data))
         peers.on_up += [self.proposals.on_peer_up, self.gateway.on_peer_up, self.balancer.on_peer_up]
         peers.on_down += [self.requests.on_peer_down, self.proposals.on_peer_down, self.gateway.on_peer_down]
+        peers.on_down.append(self.deliveries.on_peer_down)
         peers.handle(FrameKind.CONSUMER, lambda peer, envelope, _: self.deliveries.on_frame(peer, envelope))
         groups.on_leader = self._on_leader
         groups.on_role_change = self.deliveries.on_role

@@ -17,6 +17,8 @@ import trio
 from ...codec.frame import FrameError
 from ..peers.wire import FrameKind, checked
 from ..stream.machine import StreamMachine
+from .forwarded import Forwarded
+from .pulls import status
 from .stream import ClientMessage, StreamDelivery, unserved
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class Deliveries:
         self._collected: dict[int, list[ClientMessage]] = {}
         self._held: dict[int, list[_Held]] = {}
         self._held_count = 0
+        self._forwarded = Forwarded(peers.is_up)
         self._waiting = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -145,10 +148,22 @@ class Deliveries:
 
     def on_leader(self, group: int) -> None:
         """A leader became known: what waited for one goes to it."""
+        leader = self._leadership(group)
+        if leader is not None:
+            self._end(self._forwarded.led_by(group, leader.node, trio.current_time()))
         held = self._held.pop(group, None)
         if held is not None:
             self._held_count -= len(held)
             self._route(group, [each.message for each in held], HOPS)
+
+    def on_peer_down(self, peer: int) -> None:
+        """What waits at that node hears no more of it."""
+        self._end(self._forwarded.lost(peer, trio.current_time()))
+
+    def _end(self, inboxes: list[bytes]) -> None:
+        header = status(409, "Leadership Change")
+        for inbox in inboxes:
+            self.carrier.carry(inbox, inbox, b"", len(header), header)
 
     async def leading(self, group: int) -> StreamDelivery | None:
         """The delivery of a group that this node leads, once it serves; None if this node leads it not."""
@@ -202,8 +217,16 @@ class Deliveries:
             items = [[each.kind, each.consumer, each.tokens, each.reply, each.payload] for each in messages]
             if not self._peers.send(leader.node, FrameKind.CONSUMER, (group, hops - 1, items)):
                 self._hold(group, messages)
+            elif hops == HOPS:  # of this node's own clients
+                self._remember(group, leader.node, messages)
         else:
             self._refuse(messages)
+
+    def _remember(self, group: int, leader: int, messages: list[ClientMessage]) -> None:
+        now = trio.current_time()
+        for each in messages:
+            if each.kind == "next" and each.reply:
+                self._forwarded.sent(group, leader, each.reply, each.payload, now)
 
     def _hold(self, group: int, messages: list[ClientMessage]) -> None:
         if self._held_count + len(messages) > HOLD_MESSAGES:
