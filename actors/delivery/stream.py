@@ -33,6 +33,7 @@ from ..stream.results import unpack
 from ..stream.views import rfc3339
 from ..strict_json import BadJson, read_json
 from .direct import direct_get
+from .hungry import Hungry
 from .led import LedConsumer, Pick, Plan
 from .pulls import Refused, read_pull, status
 
@@ -121,10 +122,12 @@ class StreamDelivery:
         """Those of them that are in the log, by number."""
         self._seen = (-1, 0)
         """Epoch and number of the `Consumers.changes` that `_led` has followed."""
+        self._looked_to = machine.messages.last
+        """The last message that hungry consumers were woken for."""
         self._removals = machine.consumers.removals
         """The `Consumers.removals` that consumers in no log have heard of."""
         self._dirty: dict[LedConsumer, None] = {}
-        self._hungry: dict[LedConsumer, None] = {}
+        self._hungry = Hungry()
         """Consumers whose clients would take a message."""
         self._alarms: list[tuple[float, int, LedConsumer]] = []
         self._numbers = itertools.count()
@@ -200,13 +203,24 @@ class StreamDelivery:
             self._republish()
         if self._machine.consumers.removals != self._removals:
             self._forget_removed()
-        self._dirty.update(self._hungry)
+        self._wake_hungry()
         if self._dirty or self._consumers_changed():
             self._wake.set()
 
+    def _wake_hungry(self) -> None:
+        """Look at those consumers that may have got a message."""
+        store, seen = self._machine.messages, self._looked_to
+        self._looked_to = store.last
+        if store.last > seen:
+            named = store.subjects_from(seen + 1) if self._hungry.filtered else ()
+            self._dirty.update(dict.fromkeys(self._hungry.wanting([store.name_of(each) for each in named])))
+
     def _forget_removed(self) -> None:
-        """Messages were removed: consumers in the log know it already, the others hear it here."""
+        """Messages were removed: consumers in the log know it already, the others hear it here.
+
+        Who waited for an acknowledgement of one may go on."""
         machine = self._machine
+        self._dirty.update(dict.fromkeys(self._hungry))
         self._removals = machine.consumers.removals
         for led in self._led.values():
             if led.volatile:
@@ -293,7 +307,7 @@ class StreamDelivery:
     def _drop(self, led: LedConsumer) -> None:
         if self._led.get(led.consumer.name) is led:
             del self._led[led.consumer.name]
-        self._hungry.pop(led, None)
+        self._hungry.discard(led)
         for _ in led.end("Consumer Deleted"):
             pass
 
@@ -493,9 +507,9 @@ class StreamDelivery:
         else:
             self._send_all(plan.ends)
         if led.waits:
-            self._hungry[led] = None
+            self._hungry.add(led)
         else:
-            self._hungry.pop(led, None)
+            self._hungry.discard(led)
         if led.inactive(now):
             self._retire(led)
             return

@@ -24,6 +24,8 @@ class Selection:
 
     def __init__(self, store: MessageStore, patterns: Sequence[str]) -> None:
         self._store = store
+        self.patterns = tuple(pattern.encode() for pattern in patterns)
+        """Empty: every message is wanted."""
         self._patterns = SubjectFilter(patterns) if patterns else None
         self._wanted = bytearray()
         """By subject id, whether it is wanted. An id without messages may say anything."""

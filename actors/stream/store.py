@@ -458,6 +458,14 @@ class MessageStore:
         partly = [number for number in after if counters.firsts[number] < sequence]
         return whole + (self.count_from(sequence, self.wanted(partly)) if partly else 0)
 
+    def subjects_from(self, sequence: int) -> set[int]:
+        """The ids of all subjects that have a message from a sequence on."""
+        found: set[int] = set()
+        for block in self._blocks[self._block_at(sequence) :]:
+            found.update(block.ids[max(0, sequence - block.first) :])
+        found.discard(NO_SUBJECT)
+        return found
+
     def subject_at(self, sequence: int) -> bytes | None:
         """The subject of a message, without reading it; None if there is none with that sequence."""
         found = self._locate(sequence)

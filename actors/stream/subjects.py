@@ -101,6 +101,24 @@ class SubjectIndex(Generic[T]):
                     waiting.append((level[token], position + 1))
         return None
 
+    def matching(self, subject: bytes) -> list[T]:
+        """The values of all patterns that match a literal subject."""
+        found: list[T] = []
+        tokens = subject.split(b".")
+        waiting = [(self._root, 0)]
+        while waiting:
+            level, position = waiting.pop()
+            if position == len(tokens):
+                if _END in level:
+                    found.append(cast(T, level[_END]))
+                continue
+            if _TAIL in level:
+                found.append(cast(T, level[_TAIL]))
+            for token in (b"*", tokens[position]):
+                if token in level:
+                    waiting.append((level[token], position + 1))
+        return found
+
     def overlapping(self, pattern: bytes) -> T | None:
         """The value of a pattern that takes some subject which `pattern` takes too, or None."""
         tokens = pattern.split(b".")

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.nats_client import MemoryClient, Received
 from trimaran import Node
+from trimaran.actors.delivery.led import LedConsumer, Plan
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.actors.stream.views import rfc3339
 
@@ -771,3 +772,40 @@ async def test_making_a_paused_consumer_again_leaves_it_paused(autojump_clock: M
         await it.consumer()
         await it.client.api("CONSUMER.PAUSE.S.c", pause_until="2090-01-01T00:00:00Z")
         assert (await it.consumer())["paused"] is True
+
+
+async def test_what_is_deleted_holds_nobody_up(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill("s.0", "s.0")
+        await it.consumer(max_ack_pending=1)
+        inbox = it.client.pull("S.c", batch=2, expires=60 * SECOND)
+        assert sequences(await it.client.take(inbox, 1)) == [1]
+        assert await it.client.take(inbox, 1, seconds=1) == []
+        assert (await it.client.api("STREAM.MSG.DELETE.S", seq=1))["success"] is True
+        assert sequences(await it.client.take(inbox, 1, seconds=5)) == [2]
+
+
+async def test_of_many_waiting_consumers_those_are_looked_at_that_want_the_message(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with harness() as it:
+        inboxes = {}
+        for name, pattern in (("one", "s.1"), ("any", "s.*"), ("deep", "s.1.>"), ("all", ">")):
+            await it.consumer(name, filter_subject=pattern)
+            inboxes[name] = it.client.pull(f"S.{name}", batch=9, expires=60 * SECOND)
+        for number in range(20):
+            await it.consumer(f"other{number}", filter_subject=f"s.other.{number}")
+            it.client.pull(f"S.other{number}", batch=1, expires=60 * SECOND)
+        await it.info("one")
+        looked: list[str] = []
+        plan = LedConsumer.plan
+
+        def watched(led: LedConsumer, now: float, wall: int) -> Plan:
+            looked.append(led.consumer.name)
+            return plan(led, now, wall)
+
+        monkeypatch.setattr(LedConsumer, "plan", watched)
+        await it.client.fill("s.1", "s.2", "s.1.x")
+        got = {name: sequences(await it.client.take(inbox, 3, seconds=1)) for name, inbox in inboxes.items()}
+        assert got == {"one": [1], "any": [1, 2], "deep": [3], "all": [1, 2, 3]}
+        assert set(looked) == set(inboxes)

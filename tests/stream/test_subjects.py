@@ -100,3 +100,14 @@ def test_a_lone_tail_matches_everything() -> None:
 def test_subjects_have_no_empty_or_blank_tokens() -> None:
     assert all(map(is_subject, ["a", "a.b", "*", ">", "a.*.>", "$KV.x", "a.*x", "ü"]))
     assert not any(map(is_subject, ["", ".", "a.", ".a", "a..b", "a b", "a.\t", ">.a", "a\0"]))
+
+
+def test_every_pattern_that_matches_is_found() -> None:
+    index: SubjectIndex[str] = SubjectIndex()
+    patterns = ["a.b", "a.*", "*.b", "a.>", ">", "a.b.c", "a.b.>", "b.*"]
+    for pattern in patterns:
+        index.add(pattern.encode(), pattern)
+    for subject in ("a.b", "a.b.c", "a", "c.b", "x.y.z"):
+        expected = {pattern for pattern in patterns if subject_matches(pattern, subject)}
+        assert set(index.matching(subject.encode())) == expected
+        assert len(index.matching(subject.encode())) == len(expected)
