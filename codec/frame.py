@@ -46,7 +46,7 @@ def encode_frame(kind: int, envelope: tuple[object, ...], attachment_size: int =
     """The bytes of one frame before its attachment, which the sender appends as it is."""
     packed: bytes = msgpack.packb(envelope)
     prefix = _PREFIX.pack(FRAME_MAGIC, FRAME_VERSION, kind, len(packed), attachment_size)
-    return b"".join((prefix, crc32c(packed, crc32c(prefix)).to_bytes(4, "little"), packed))
+    return b"".join((prefix, crc32c(prefix + packed).to_bytes(4, "little"), packed))
 
 
 class FrameReader:
@@ -72,7 +72,7 @@ class FrameReader:
         view = memoryview(buffer)
         at = 0
         while (size := self._frame_size(buffer, at)) is not None and len(buffer) - at >= size:
-            yield self._decode(view[at : at + size])
+            yield self._decode(buffer, view, at, at + size)
             at += size
         rest = buffer[at:]
         self._pieces = [rest] if rest else []
@@ -91,10 +91,13 @@ class FrameReader:
             raise FrameError(f"peer frame of {envelope} + {attachment} bytes is above the limit")
         return FRAME_HEADER.size + int(envelope) + int(attachment)
 
-    def _decode(self, frame: memoryview) -> Frame:
-        _, _, kind, envelope_size, _, crc = FRAME_HEADER.unpack_from(frame)
-        envelope = frame[FRAME_HEADER.size : FRAME_HEADER.size + envelope_size]
-        if crc32c(envelope, crc32c(frame[: _PREFIX.size])) != crc:
+    def _decode(self, buffer: bytes, view: memoryview, at: int, end: int) -> Frame:
+        """The frame from `at` to `end`; `view` is of the whole buffer."""
+        _, _, kind, envelope_size, _, crc = FRAME_HEADER.unpack_from(buffer, at)
+        begin = at + FRAME_HEADER.size
+        attachment = begin + envelope_size
+        envelope = buffer[begin:attachment]
+        if crc32c(buffer[at : at + _PREFIX.size] + envelope) != crc:  # copying costs less than a second call
             raise FrameError("peer frame fails its checksum")
         try:
             fields = msgpack.unpackb(envelope, use_list=True, strict_map_key=False)
@@ -102,4 +105,4 @@ class FrameReader:
             raise FrameError("peer frame's envelope is no msgpack") from error
         if not isinstance(fields, list):
             raise FrameError("peer frame's envelope is no array")
-        return Frame(kind, fields, frame[FRAME_HEADER.size + envelope_size :])
+        return Frame(kind, fields, view[attachment:end])

@@ -263,6 +263,8 @@ class Storage:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             nursery.start_soon(self._turn.run, self._write_on)
+            if self._eager is not None:
+                nursery.start_soon(self._end_begun, self._eager)
             nursery.start_soon(self._mark_loop)
             nursery.start_soon(self._flush_loop)
             nursery.start_soon(self._upkeep.run)
@@ -347,17 +349,42 @@ class Storage:
                 self._last_write_at = trio.current_time()
                 self._unmark()
             return
-        if not self._fits() or self._begin():
+        if not self._fits() or (self._begin() and not self._begun):
             self._turn.leave()
 
     async def _write_on(self) -> None:
-        """End the write that is under way, and all that are wanted then."""
+        """What a turn could not begin: it needs another segment, or its runner waits for each write."""
         while self.failed is None and (self._under_way is not None or self._wanted):
             if self._under_way is None:
                 await self._make_room()
                 self._begin()
-            if self._under_way is not None:
-                await self._end(self._under_way)
+            write = self._under_way
+            if write is None:
+                continue
+            if write.begun:
+                return  # `_end_begun` waits for it, and what is wanted then begins in a turn
+            try:
+                await self._runner.write_and_sync(
+                    self._disk, write.built.segment.descriptor, write.built.buffers, write.built.start
+                )
+            except OSError as error:
+                self._fail(error)
+            self._ended(write)
+
+    async def _end_begun(self, runner: EagerRunner) -> None:
+        """Wait for the writes that turns begin. A task of its own, so that no write has to wake one."""
+        while self.failed is None:
+            try:
+                await runner.end()
+            except OSError as error:
+                self._fail(error)
+            assert self._under_way is not None, "a write ended that was not begun"
+            self._ended(self._under_way)
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the runner has the write that is under way."""
+        return self._under_way is not None and self._under_way.begun
 
     def _unmark(self) -> None:
         self._marked = False
@@ -416,27 +443,23 @@ class Storage:
                 self._fail(error)
         return True
 
-    async def _end(self, write: _UnderWay) -> None:
-        """Wait for a write and its sync, and run what waits for it, unless the disk fails meanwhile."""
-        built = write.built
-        try:
-            if self._eager is not None and write.begun:
-                await self._eager.end()
-            else:
-                await self._runner.write_and_sync(
-                    self._disk, built.segment.descriptor, built.buffers, built.start
-                )
-        except OSError as error:
-            self._fail(error)
+    def _ended(self, write: _UnderWay) -> None:
+        """A write and its sync are done: a pass for what waits for them, unless the disk has failed."""
         if self.failed is not None:
             return  # be it another file's failure: after one nothing is acknowledged any more
         self._under_way = None
         self._pending.release(write.taken)
-        self._finish(built, write.oldest, trio.current_time() - write.began)
+        self._finish(write.built, write.oldest, write.began)
         self._synced_thens += write.thens
-        if self._pending.bytes >= self._options.overlap_bytes and self._wanted and self._fits():
-            self._begin()
-        self._turns.through(self._run_thens)
+        self._turns.through(self._go_on)
+
+    def _go_on(self) -> None:
+        """Run what was synced, and begin the next write: before that if it is large, else with what it adds."""
+        if self._wanted:
+            self._turn.due()
+            if self._pending.bytes >= self._options.overlap_bytes and self._fits():
+                self._begin()
+        self._run_thens()
 
     def _run_thens(self) -> None:
         """Runs what was synced, in the order in which it was appended; nothing more after a failure."""
@@ -444,7 +467,7 @@ class Storage:
         while thens and self.failed is None:
             thens.popleft()()
 
-    def _finish(self, built: BuiltWrite, oldest: int, seconds: float) -> None:
+    def _finish(self, built: BuiltWrite, oldest: int, began: float) -> None:
         """The sync ended: the records count from here on."""
         position = built.start + FRAME_SIZE
         number = built.segment.number
@@ -455,6 +478,7 @@ class Storage:
             if item.kind == DELETE:
                 deleted.append(item)
         self._last_write_at = trio.current_time()
+        seconds = self._last_write_at - began
         self._mark_due = False
         self._marked = not built.items
         if built.items:

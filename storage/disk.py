@@ -81,7 +81,7 @@ class EagerRunner(Runner, Protocol):
         ...
 
     async def end(self) -> None:
-        """Wait until what was begun is done. OSError as in `write_and_sync`."""
+        """Wait until what was begun, or will be, is done. OSError as in `write_and_sync`."""
         ...
 
 

@@ -46,6 +46,8 @@ class ThreadRunner:
         self._syncer_asked = False
         self._begun: _Job | None = None
         """A write to the log that is not the syncer's."""
+        self._has_begun = trio.Event()
+        """Something was begun that has not ended; or there is a syncer, whose descriptor tells that."""
 
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
         if lane in self._inline:
@@ -78,21 +80,22 @@ class ThreadRunner:
     def begin(self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> bool:
         if Lane.LOG in self._inline:
             return False
-        if not self._syncer_asked:
+        if not self._syncer_asked and isinstance(disk, FileDisk):
             self._syncer_asked = True
             self._syncer = self._open_syncer()
         if self._syncer is not None and isinstance(disk, FileDisk):
             self._syncer.submit(descriptor, buffers, offset)
         else:
             self._begun = self._give(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
+        self._has_begun.set()
         return True
 
     async def end(self) -> None:
+        await self._has_begun.wait()
         if self._begun is not None:
-            begun, self._begun = self._begun, None
+            begun, self._begun, self._has_begun = self._begun, None, trio.Event()
             await self._done(begun)
-        else:
-            assert self._syncer is not None, "nothing was begun"
+        elif self._syncer is not None:
             await trio.lowlevel.wait_readable(self._syncer.receiver)
             while not self._syncer.result():
                 await trio.lowlevel.wait_readable(self._syncer.receiver)

@@ -84,6 +84,8 @@ class Link:
         self._queued = 0
         self._turn = Turn(turns, Order.SEND, self._flush)
         self._stream: trio.abc.SendStream | None = None
+        self._flushing = False
+        """A turn is under way, and sends what comes meanwhile."""
         self._sending = False
         """The task sends what the socket did not take at once; everything else waits behind it."""
         self._sent_frames = self._sent_bytes = self._dropped = 0
@@ -110,7 +112,8 @@ class Link:
         self._queue.extend(attachments)
         self._queued += len(head) + size
         self._sent_frames += 1
-        self._turn.due()
+        if not self._flushing:
+            self._turn.due()
         return True
 
     def wake_for(self, hook: Callable[[], None]) -> None:
@@ -192,7 +195,7 @@ class Link:
 
     def _up(self, remote: Hello) -> None:
         self.remote = remote
-        self._sending = False
+        self._flushing = self._sending = False
         self._queue.clear()
         self._queued = 0
         self._events.on_link_up(self, remote)
@@ -216,13 +219,15 @@ class Link:
     def _flush(self) -> None:
         """A turn: send what all groups have said in this pass, as far as the socket takes it at once."""
         hooks, self._flush_hooks = self._flush_hooks, []
+        self._flushing = True
         for hook in hooks:
             hook()
+        self._flushing = False
         if self._sending or not self._queue:
             return
         if isinstance(self._stream, TcpStream):
             parts, self._queue = self._queue, []
-            for piece in _gather(parts):
+            for piece in parts if len(parts) == 1 else _gather(parts):
                 sent = 0 if self._queue else self._stream.send_some(piece)
                 self._count(sent)
                 if sent < len(piece):

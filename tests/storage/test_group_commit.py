@@ -254,14 +254,20 @@ def note_writes(disk: MemoryDisk, order: list[str]) -> None:
 class PromptRunner(GatedRunner):
     """Begins a write where it is asked to, as the threads of a node do, unless the gate is closed."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = trio.Event()
+
     def begin(self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int) -> bool:
         if self.gate.is_set():
             disk.pwritev(descriptor, buffers, offset)
             disk.fdatasync(descriptor)
+            self.begun.set()
         return self.gate.is_set()
 
     async def end(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await self.begun.wait()
+        self.begun = trio.Event()
 
 
 @pytest.mark.parametrize("waiting", [1, 400])
