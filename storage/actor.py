@@ -454,7 +454,7 @@ class Storage:
         self._turns.through(self._go_on)
 
     def _go_on(self) -> None:
-        """Run what was synced, and begin the next write: a large one first, a small one with what that adds."""
+        """Run what was synced, and begin the next write: first if it is large, else with what that adds."""
         if self._wanted:
             self._turn.due()
             if self._pending.bytes >= self._options.overlap_bytes and self._fits():
