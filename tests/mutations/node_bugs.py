@@ -43,23 +43,11 @@ STREAMS = (
         "return self._known.get(message_id) if len(self._known) < 5 else None",
     ),
     bug(
-        "entries are applied as soon as they are stored, not when they are committed",
-        "actors.replica.group:Group.applicable",
-        "return int(min(self.state.commit, self.state.readable_to))",
-        "return int(min(self.state.log.synced, self.state.readable_to))",
-    ),
-    bug(
         "a record that is damaged is passed over",
         "actors.stream.store:MessageStore._read_many",
         "found[sequence] = self.damage.check(piece, block, sequence - block.first)",
         "with __import__('contextlib').suppress(DamagedRecord): "
         "found[sequence] = self.damage.check(piece, block, sequence - block.first)",
-    ),
-    bug(
-        "a damaged block is mended without a look at its checksum",
-        "storage.group_directory:GroupDirectory.mend",
-        "if len(content) < length or crc32c(memoryview(content)[:length]) != crc:",
-        "if False:",
     ),
     bug(
         "a restarted stream takes its blocks without a look at their checksums",
