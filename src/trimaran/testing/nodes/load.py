@@ -356,6 +356,7 @@ class _Chair:
     def __init__(self, machines: Machines, random: Random, name: str) -> None:
         self.name = name
         self.numbers = itertools.count()
+        self._connections = itertools.count()
         self._machines = machines
         self._random = random
         self._client: Client | None = None
@@ -374,7 +375,9 @@ class _Chair:
             self.leave()
         if self._client is None or not self._client.is_open:
             process = await self.process()
-            self._client = await Client.connect(process.port, self.name)
+            # An inbox is never used twice: an answer may come late, by way of a node where it was known once.
+            name = f"{self.name}-{next(self._connections)}"
+            self._client = await Client.connect(process.port, name)
         return self._client
 
     def leave(self) -> None:
