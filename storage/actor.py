@@ -313,7 +313,7 @@ class Storage:
     def room(self) -> None:
         """Raises `full` if it is set."""
         if self._upkeep.full is not None:
-            raise self._upkeep.full
+            raise self._upkeep.full.with_traceback(None)
 
     async def drain(self) -> None:
         """Waits until everything appended before is synced and everything written behind is written.
@@ -332,7 +332,7 @@ class Storage:
             await done.wait()
         self._waiting.discard(done)
         if self.failed is not None:
-            raise self.failed
+            raise self.failed.with_traceback(None)
 
     @property
     def _wanted(self) -> bool:

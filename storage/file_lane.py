@@ -176,7 +176,7 @@ class FileLane:
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Runs a call behind everything that was deferred. StorageFailed if a deferred one failed."""
         if self.failed is not None:
-            raise self.failed
+            raise self.failed.with_traceback(None)
         pending, self._pending = self._pending, []
         self.turn += 1
         try:
@@ -207,7 +207,7 @@ class FileLane:
     async def run_apart(self, function: Callable[..., T], *args: object) -> T:
         """Runs a call that touches nothing of this lane beside it, in the background."""
         if self.failed is not None:
-            raise self.failed
+            raise self.failed.with_traceback(None)
         return await self._runner.run(Lane.BACKGROUND, function, *args)
 
     async def flush(self) -> None:

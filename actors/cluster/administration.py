@@ -129,9 +129,9 @@ class Administration:
     async def _change(self, command: Mapping[str, object]) -> dict[str, object]:
         outcome = await self._host.propose_meta(command)
         if isinstance(outcome, NotApplied):
-            raise UNAVAILABLE
+            raise UNAVAILABLE.fresh()
         if not isinstance(outcome, Applied):
-            raise UNKNOWN
+            raise UNKNOWN.fresh()
         result = cast(Mapping[str, object], outcome.result)
         if "error" in result:
             error = cast(Mapping[str, object], result["error"])

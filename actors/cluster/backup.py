@@ -207,7 +207,7 @@ class Backups:
     async def _read(self, session: int, part: int, offset: int, size: int) -> bytes:
         reading = self._reading.get(session)
         if reading is None:
-            raise NO_SESSION
+            raise NO_SESSION.fresh()
         reading.expires = _soon()
         if part == 0:
             data = reading.encoded[offset : offset + size]
@@ -242,18 +242,18 @@ class Backups:
     async def _write(self, session: int, part: int, offset: int, crc: int, data: bytes) -> dict[str, object]:
         with self._used(session) as writing:
             if crc32c(data) != crc:
-                raise NOT_WHOLE
+                raise NOT_WHOLE.fresh()
             if part == 0:
                 await self._write_manifest(writing, offset, data)
             elif writing.incoming is None:
-                raise NOT_WHOLE
+                raise NOT_WHOLE.fresh()
             else:
                 await writing.incoming.write_chunk(part - 1, offset, data, crc)
         return {}
 
     async def _write_manifest(self, writing: _Writing, offset: int, data: bytes) -> None:
         if offset != len(writing.encoded) or offset + len(data) > writing.length:
-            raise NOT_WHOLE
+            raise NOT_WHOLE.fresh()
         writing.encoded += data
         if len(writing.encoded) < writing.length:
             return
@@ -276,7 +276,7 @@ class Backups:
         """Everything is here and has its checksum: the group starts, and then may have more replicas."""
         with self._used(session) as writing:
             if writing.incoming is None:
-                raise NOT_WHOLE
+                raise NOT_WHOLE.fresh()
             await self._make_durable(writing.assignment, writing.incoming)
         del self._writing[session]
         _result(
@@ -300,7 +300,7 @@ class Backups:
     def _used(self, session: int) -> Iterator[_Writing]:
         writing = self._writing.get(session)
         if writing is None:
-            raise NO_SESSION
+            raise NO_SESSION.fresh()
         writing.expires = _soon()
         yield writing
 

@@ -150,7 +150,7 @@ class ConsumerHost:
     def config(self) -> StreamConfig:
         config = self.machine.config
         if config is None:
-            raise UNAVAILABLE
+            raise UNAVAILABLE.fresh()
         return config
 
 
@@ -178,7 +178,7 @@ class ConsumerApi:
             case "pause":
                 return await self._pause(question.name, body.until)
             case _:
-                raise NOT_SUPPORTED
+                raise NOT_SUPPORTED.fresh()
 
     # --- making and changing ----------------------------------------------------------------------------
 

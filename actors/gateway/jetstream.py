@@ -200,7 +200,7 @@ class JetStreamApi:
         delivery = await self._host.delivery(assignment.group)
         await self._barrier(assignment)
         if delivery is None or delivery.ended:
-            raise UNAVAILABLE
+            raise UNAVAILABLE.fresh()
         return ConsumerHost(
             assignment,
             machine,
@@ -319,7 +319,7 @@ class JetStreamApi:
         """A created or updated stream as its leader sees it; the reference leaves out who leads it."""
         info = await self._host.stream_info(name)
         if info is None or "error" in info:
-            raise UNAVAILABLE
+            raise UNAVAILABLE.fresh()
         return _without(info, "type", "total", "offset", "limit", "cluster")
 
     # --- what is: the stream's leader ---------------------------------------------------------------------
@@ -410,19 +410,19 @@ class JetStreamApi:
     def _machine(self, assignment: StreamAssignment) -> StreamMachine:
         machine = self._host.machine(assignment.group)
         if machine is None:
-            raise NOT_LEADER
+            raise NOT_LEADER.fresh()
         return machine
 
     async def _barrier(self, assignment: StreamAssignment) -> None:
         if not await self._host.read_barrier(assignment.group):
-            raise UNAVAILABLE
+            raise UNAVAILABLE.fresh()
 
     async def _command(self, assignment: StreamAssignment, command: bytes) -> int:
         """Change a stream through its own log; the number that its result carries."""
         chunk: Chunk = commands.command_chunk(command)
         results = _applied(await self._host.propose(assignment.group, chunk))
         if not isinstance(results, bytes):
-            raise UNKNOWN
+            raise UNKNOWN.fresh()
         result = unpack(results, 0)
         if result.error is not None:
             raise result.error
@@ -435,11 +435,11 @@ def _applied(outcome: Outcome) -> object:
         case Applied():
             return outcome.result
         case NotApplied(reason=Reason.BUSY | Reason.NO_SPACE):
-            raise BUSY
+            raise BUSY.fresh()
         case NotApplied():
-            raise UNAVAILABLE
+            raise UNAVAILABLE.fresh()
         case _:
-            raise UNKNOWN
+            raise UNKNOWN.fresh()
 
 
 def _cluster(info: ClusterInfo) -> dict[str, object]:

@@ -45,7 +45,7 @@ def check_empty(payload: bytes) -> None:
     except ApiError:
         empty = False
     if not empty:
-        raise NOT_EMPTY
+        raise NOT_EMPTY.fresh()
 
 
 def text_of(request: Mapping[str, object], field: str) -> str:

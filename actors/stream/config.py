@@ -409,7 +409,7 @@ def _check_name(name: str) -> None:
     if not name or any(
         character in ".*>" or character.isspace() or not character.isprintable() for character in name
     ):
-        raise NAMELESS
+        raise NAMELESS.fresh()
     if len(name) > MAX_NAME:
         raise configuration_error(f"stream name is too long, maximum allowed is {MAX_NAME}")
 

@@ -73,7 +73,7 @@ class Damage:
         else:
             if record.sequence == sequence and len(data) == length:
                 if sequence in self._suspects:
-                    raise self.records[sequence]
+                    raise self.records[sequence].with_traceback(None)
                 if sequence in self.records:
                     self._settle(sequence)  # the disk only failed to give it back at first
                 return record

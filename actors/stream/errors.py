@@ -26,6 +26,11 @@ class ApiError(Exception):
     def __repr__(self) -> str:
         return f"ApiError({self.code}, {self.err_code}, {self.description!r})"
 
+    def fresh(self) -> ApiError:
+        """An equal one, to be raised. An object that is raised again and again keeps the traceback of each
+        time, and with it all that lay in those frames: what a client had sent, for instance."""
+        return ApiError(self.code, self.err_code, self.description)
+
     def to_json(self) -> dict[str, object]:
         """The `error` object of a response."""
         return {"code": self.code, "err_code": self.err_code, "description": self.description}
