@@ -14,6 +14,7 @@ from .block_types import (
     NO_SUBJECT,
     Appended,
     BlockScan,
+    Column,
     IndexChange,
     PublishRun,
     RecordFault,
@@ -248,8 +249,8 @@ def index_records(
 
 
 def drop_messages(
-    record_ids: array[int],
-    record_sizes: array[int],
+    record_ids: Column,
+    record_sizes: Column,
     start: int,
     end: int,
     counters: SubjectCounters,
@@ -282,8 +283,8 @@ def drop_messages(
 
 
 def trim_subjects(
-    record_ids: array[int],
-    record_sizes: array[int],
+    record_ids: Column,
+    record_sizes: Column,
     start: int,
     end: int,
     first_sequence: int,
@@ -314,7 +315,7 @@ def trim_subjects(
 
 
 def find_message(
-    record_ids: array[int],
+    record_ids: Column,
     start: int,
     end: int,
     *,
@@ -331,12 +332,12 @@ def find_message(
     )
 
 
-def find_last_message(record_ids: array[int], start: int, end: int, subject: int) -> int:
+def find_last_message(record_ids: Column, start: int, end: int, subject: int) -> int:
     """The last position of a subject's messages in between, or `end`."""
     return lib.tri_find_last_message(ffi.from_buffer("uint32_t[]", record_ids), start, end, subject)
 
 
-def live_bits(record_ids: array[int]) -> bytes:
+def live_bits(record_ids: Column) -> bytes:
     """One bit per message, the lowest first: 1 if it is there."""
     size = (len(record_ids) + 7) // 8
     bits = bytearray(size)

@@ -15,6 +15,7 @@ from .block_types import (
     NO_SUBJECT,
     Appended,
     BlockScan,
+    Column,
     IndexChange,
     PublishRun,
     RecordFault,
@@ -202,8 +203,8 @@ def _is_meant(found: int, subject: int, wanted: bytearray | None) -> bool:
 
 
 def drop_messages(
-    record_ids: array[int],
-    record_sizes: array[int],
+    record_ids: Column,
+    record_sizes: Column,
     start: int,
     end: int,
     counters: SubjectCounters,
@@ -233,8 +234,8 @@ def drop_messages(
 
 
 def trim_subjects(
-    record_ids: array[int],
-    record_sizes: array[int],
+    record_ids: Column,
+    record_sizes: Column,
     start: int,
     end: int,
     first_sequence: int,
@@ -263,7 +264,7 @@ def trim_subjects(
 
 
 def find_message(
-    record_ids: array[int],
+    record_ids: Column,
     start: int,
     end: int,
     *,
@@ -275,12 +276,12 @@ def find_message(
     return next((at for at in positions if _is_meant(record_ids[at], subject, wanted)), end)
 
 
-def find_last_message(record_ids: array[int], start: int, end: int, subject: int) -> int:
+def find_last_message(record_ids: Column, start: int, end: int, subject: int) -> int:
     """The last position of a subject's messages in between, or `end`."""
     return next((at for at in range(end - 1, start - 1, -1) if record_ids[at] == subject), end)
 
 
-def live_bits(record_ids: array[int]) -> bytes:
+def live_bits(record_ids: Column) -> bytes:
     """One bit per message, the lowest first: 1 if it is there."""
     bits = bytearray((len(record_ids) + 7) // 8)
     for i, found in enumerate(record_ids):

@@ -37,6 +37,7 @@ from .block_types import (
     NO_SUBJECT,
     Appended,
     BlockScan,
+    Column,
     IndexChange,
     PublishRun,
     Record,
@@ -60,6 +61,7 @@ __all__ = [
     "record_size",
     "scan_block",
     "BlockScan",
+    "Column",
     # appending
     "Appended",
     "PublishRun",

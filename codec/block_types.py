@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 from array import array
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from .errors import CodecError
 
 NO_SUBJECT: Final = 0xFFFFFFFF
 """A subject id that no subject has. In a block's index: that message is gone. For a subject: refused."""
+
+Column: TypeAlias = "array[int] | memoryview"
+"""u32 per message of a block: an array while the block grows, a view of its place afterwards."""
 
 EVERYTHING: Final = (1 << 64) - 1
 """A number of messages that no block has."""

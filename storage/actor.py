@@ -31,6 +31,7 @@ from .errors import (
 from .file_lane import FileLane
 from .files import GroupFiles
 from .group_directory import FoundFiles, group_directory, recover_files
+from .heap import TRIM_AFTER_BYTES, give_back
 from .histogram import SECONDS_BOUNDS, Histogram
 from .index import Fault
 from .node import NodeHeader, write_node_header
@@ -228,6 +229,8 @@ class Storage:
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self.sync_seconds = Histogram(SECONDS_BOUNDS)
         """Every write to the log with its sync, since the start."""
+        self._written_at_trim = 0
+        """Bytes written when freed memory was last given back to the system."""
         self._appends = self._records = self._writes = self._written_bytes = 0
 
     @classmethod
@@ -402,6 +405,9 @@ class Storage:
                     self._turn.due()
                     due = trio.current_time() + self._options.mark_delay
                 await trio.sleep_until(due)
+            if self._written_bytes - self._written_at_trim > TRIM_AFTER_BYTES:
+                self._written_at_trim = self._written_bytes
+                self._upkeep.run_later(give_back)
 
     def _fits(self) -> bool:
         """Whether the next record fits this segment."""

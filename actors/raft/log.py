@@ -40,11 +40,11 @@ class Log:
 
     __slots__ = (
         "_cache",
-        "_cache_limit",
         "_run_starts",
         "_run_terms",
         "_sizes",
         "cache_bytes",
+        "cache_limit",
         "cached_from",
         "compacted",
         "holes",
@@ -67,6 +67,8 @@ class Log:
     """The oldest index whose bytes are in memory; last_index + 1 if none is."""
     cache_bytes: int
     """Bytes in memory."""
+    cache_limit: int
+    """Bytes that stay in memory although they are synced. Set by whoever knows who may want them."""
     holes: set[int]
     """Batches that can't be read: only their names are known. Moved by `healing.py`, and by what removes
     them."""
@@ -85,7 +87,7 @@ class Log:
         self._run_starts: list[int] = []
         self._run_terms: list[int] = []
         self._cache: dict[int, bytes] = {}
-        self._cache_limit = cache_limit
+        self.cache_limit = cache_limit
         self.cache_bytes = 0
         self.holes = set()
         self.compacted = compacted
@@ -237,6 +239,6 @@ class Log:
         self.last_index = index
 
     def _trim_cache(self) -> None:
-        while self.cache_bytes > self._cache_limit and self.cached_from <= self.synced:
+        while self.cache_bytes > self.cache_limit and self.cached_from <= self.synced:
             self.cache_bytes -= len(self._cache.pop(self.cached_from))
             self.cached_from += 1

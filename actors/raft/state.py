@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .outcomes import Reason
     from .progress import Progress
 
+LONE_CACHE_BYTES: Final = 8 << 20
+"""Log kept in memory by a replica that has no other: enough to apply from, two of the largest batches."""
 NEVER: Final = math.inf
 """A deadline that does not come."""
 
@@ -441,6 +443,9 @@ class GroupState:
 
     def mark_synced(self, number: int) -> None:
         """Every Persist up to `number` is on the disk."""
+        alone = self.membership.members == {self.node}
+        kept = self.options.log_cache_bytes
+        self.log.cache_limit = min(LONE_CACHE_BYTES, kept) if alone else kept
         while self.unsynced and self.unsynced[0].number <= number:
             self.log.mark_synced(self.unsynced.popleft().last_index)
 

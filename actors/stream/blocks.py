@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 from array import array
 from bisect import bisect_right
 from collections import Counter
+from typing import Final
 
 from ...codec import crc32c
 from ...codec.block import (
     NO_SUBJECT,
     Appended,
     BlockScan,
+    Column,
     IndexChange,
     SubjectCounters,
     drop_messages,
@@ -19,6 +22,11 @@ from ...codec.block import (
     live_bits,
     trim_subjects,
 )
+
+COLUMNS: Final = 3
+WORD: Final = 4
+SETTLED_BYTES: Final = 64 * 1024
+"""From this size on a full block's columns get memory of their own. Below it a page more or less counts."""
 
 
 class Block:
@@ -42,11 +50,11 @@ class Block:
         self.name = name
         self.first = first
         """Sequence of the first message ever written to the block."""
-        self.offsets = array("I")
+        self.offsets: Column = array("I")
         """Per message, where its record begins."""
-        self.sizes = array("I")
+        self.sizes: Column = array("I")
         """Per message, its accounted size."""
-        self.ids = array("I")
+        self.ids: Column = array("I")
         """Per message, its subject's id; NO_SUBJECT if the message is gone."""
         self.time_starts = array("I")
         """Per run of messages with one time, the position of the first of them."""
@@ -85,18 +93,44 @@ class Block:
         if not appended.records:
             return
         self._note_time(time)
-        self.offsets.frombytes(appended.offsets)
-        self.sizes.frombytes(appended.sizes)
-        self.ids.frombytes(appended.ids)
+        offsets, sizes, ids = self._open_columns()
+        offsets.frombytes(appended.offsets)
+        sizes.frombytes(appended.sizes)
+        ids.frombytes(appended.ids)
         self._note_data(appended.data, appended.records)
 
     def append(self, record: bytes, time: int, size: int, subject: int) -> None:
         """Takes one record, of so many accounted bytes."""
         self._note_time(time)
-        self.offsets.append(self.length)
-        self.sizes.append(size)
-        self.ids.append(subject)
+        offsets, sizes, ids = self._open_columns()
+        offsets.append(self.length)
+        sizes.append(size)
+        ids.append(subject)
         self._note_data(record, 1)
+
+    def settle(self) -> None:
+        """The block takes no more records: its columns move to one mapping of just their size.
+
+        Arrays that grow side by side leave holes in the heap, a third of what they hold; a large stream keeps
+        its index for as long as it lives.
+        """
+        count = len(self)
+        if COLUMNS * WORD * count < SETTLED_BYTES or isinstance(self.ids, memoryview):
+            return
+        try:
+            area = mmap.mmap(-1, COLUMNS * WORD * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError:
+            return  # as many mappings as a process may have: the heap will do
+        view = memoryview(area).cast("I")
+        columns = [view[count * number : count * (number + 1)] for number in range(COLUMNS)]
+        for column, grown in zip(columns, self._open_columns(), strict=True):
+            column[:] = memoryview(grown)
+        self.offsets, self.sizes, self.ids = columns
+
+    def _open_columns(self) -> tuple[array[int], array[int], array[int]]:
+        offsets, sizes, ids = self.offsets, self.sizes, self.ids
+        assert isinstance(offsets, array) and isinstance(sizes, array) and isinstance(ids, array), "settled"
+        return offsets, sizes, ids
 
     def _note_time(self, time: int) -> None:
         if not self.time_values or self.time_values[-1] != time:
@@ -182,7 +216,7 @@ class Block:
             return sum(times for number, times in found.items() if number < len(wanted) and wanted[number])
         if start <= self.start or self.live == len(self) - self.start:
             return self.live if start <= self.start else max(0, len(self) - start)
-        tail = self.ids[start:]
+        tail = array("I", self.ids[start:])
         return len(tail) - tail.count(NO_SUBJECT)
 
     def live_bits(self) -> bytes | None:

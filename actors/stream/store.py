@@ -273,6 +273,7 @@ class MessageStore:
         self.flush()
         self._open = None
         if len(block):
+            block.settle()
             self._files.sync_in_background(block.name)
             if not block.live:
                 self._retire(block)
@@ -674,6 +675,8 @@ class MessageStore:
         for number in numbers:
             self.release(number)
         block = Block.scanned(note.file.name, data, scan, ids, change.messages, note.start)
+        if self._blocks:
+            self._blocks[-1].settle()
         self._blocks.append(block)
         self._firsts.append(block.first)
         self.messages += change.messages
