@@ -16,8 +16,8 @@ A single `user` and `password`, or a `token`, may stand in `authorization` inste
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -89,7 +89,10 @@ def access_from(conf: Mapping[str, Value]) -> Access | None:
     block = _block(conf, "authorization")
     default = _permissions(_block(block, "default_permissions")) if "default_permissions" in block else None
     users = [_user(each, default) for each in _users(block)]
-    users += [_user(each, default) for each in _users(_sole_account(conf))]
+    for account, fields in _accounts(conf, bool(users) or "user" in block):
+        of_account = _block(fields, "default_permissions")
+        permissions = _permissions(of_account) if of_account else default
+        users += [replace(_user(each, permissions), account=account) for each in _users(fields)]
     if "user" in block:
         users.append(_user(block, default))
     names = [user.name or user.nkey for user in users]
@@ -138,17 +141,33 @@ def seconds(value: Value) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _sole_account(conf: Mapping[str, Value]) -> Mapping[str, Value]:
-    """The account that has users, besides that of the system, of which nothing is shown here."""
+def _accounts(conf: Mapping[str, Value], others: bool) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    """(name, block) of each account with users, besides the system's, of which nothing is shown here.
+
+    The name is empty for the main one, which has the streams: the one with JetStream, or the only one there
+    is, if nobody is named elsewhere (`others`).
+    """
     system = str(conf.get("system_account", "$SYS")).lower()
-    accounts = [
-        each
+    accounts = {
+        name: each
         for name, each in _block(conf, "accounts").items()
         if isinstance(each, dict) and each.get("users") and name != system
+    }
+    for name, each in accounts.items():
+        unknown = {"imports", "exports", "mappings", "limits"} & {key for key, value in each.items() if value}
+        if unknown:
+            raise BadConf(f"accounts: {name}: {sorted(unknown)[0]} is not supported")
+        if name.split() != [name] or not name.isprintable():
+            raise BadConf(f"accounts: {name!r} is no name")
+    stored = [
+        name for name, each in accounts.items() if each.get("jetstream") not in (None, False, "disabled")
     ]
-    if len(accounts) > 1:
-        raise BadConf("accounts: they are not kept apart here, so that one at most can have users")
-    return accounts[0] if accounts else {}
+    if len(stored) > 1:
+        raise BadConf("accounts: one at most can have JetStream here")
+    if not stored and len(accounts) == 1 and not others:
+        stored = list(accounts)
+    for name, each in accounts.items():
+        yield "" if name in stored else name, each
 
 
 def _users(block: Mapping[str, Value]) -> Sequence[Mapping[str, Value]]:

@@ -93,6 +93,8 @@ class User:
     """Public key, `U...`."""
     permissions: Permissions | None = None
     """None: everything."""
+    account: str = ""
+    """Whose subjects it sees; empty: the main one, which has the streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,12 @@ class Access:
     def announced(self) -> bool:
         """Whether INFO tells clients to show something."""
         return self.required and self.default is None
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """Those besides the main one that somebody belongs to."""
+        users = (*self._users.values(), *self._keys.values())
+        return frozenset(user.account for user in users if user.account)
 
     @property
     def wants_nonce(self) -> bool:

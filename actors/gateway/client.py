@@ -20,6 +20,7 @@ from .subjects import MAX_TOKENS, Subscription
 
 if TYPE_CHECKING:
     from .access import Permissions, User
+    from .accounts import Account
     from .port import Wire
     from .router import Message
 
@@ -92,6 +93,10 @@ class Hub(Protocol):
 
     def unsubscribe(self, subscription: Subscription) -> None: ...
 
+    @property
+    def main_account(self) -> Account:
+        """Of a client that has not shown who it is."""
+
     def store(self, client: Client, first: int, last: int) -> int:
         """Take successive operations of the client's scanner that one stream stores; returns how many."""
 
@@ -138,6 +143,7 @@ class Client:
         self.nonce = b""
         """What it is to sign, if clients may show an nkey."""
         self.user = ""
+        self.account = hub.main_account
         self.limits: Limits | None = None
         """What it may do, if not everything."""
         self._undecided: tuple[Mapping[str, object], int, int] | None = None
@@ -319,8 +325,12 @@ class Client:
             self.fail(error.text)
         self._scan()
 
-    def admit(self, user: User) -> None:
-        """It has shown that it is this user."""
+    def admit(self, user: User, account: Account) -> None:
+        """It has shown that it is this user, of this account: from now on it sees that one's subjects."""
+        if account is not self.account:
+            for subscription in list(self.subscriptions.values()):
+                self.end(subscription)
+            self.account = account
         self.user = user.name or user.nkey
         self.limits = Limits(user.permissions) if user.permissions is not None else None
 

@@ -20,12 +20,12 @@ import trio
 
 from ...storage.turns import Order, Turn, Turns
 from .access import Access, Candidate, User
+from .accounts import Account, Accounts
 from .client import Client, Settings
 from .port import Port, Ready, Wire
 from .publishing import Publishing, no_responders
-from .router import Router
-from .routes import Routes
-from .subjects import SubjectTable, Subscription
+from .routes import qualified, unqualified
+from .subjects import Subscription
 
 if TYPE_CHECKING:
     from random import Random
@@ -142,9 +142,9 @@ class Gateway:
         self._table_version = 0
         """Of the listeners that consumers know."""
         self.address = ("", 0)
-        self.table = SubjectTable()
-        self.routes = Routes(backend, self.table)
-        self.router = Router(self.table, self.routes, random)
+        self.accounts = Accounts(backend, random, self._access.accounts)
+        self.routes = self.accounts.routes
+        self.table, self.router = self.accounts.main.table, self.accounts.main.router
         self.publishing = Publishing(
             backend, self.settings, self.table, self._clients, self.router, self._wake
         )
@@ -296,7 +296,7 @@ class Gateway:
         if self._access.wants_nonce:
             client.nonce = secrets.token_urlsafe(NONCE_BYTES).encode()
         if self._access.default is not None:
-            client.admit(self._access.default)
+            client.admit(self._access.default, self.accounts.of(self._access.default.account))
         tls = self._tls
         if tls is not None and tls.handshake_first:
             wire.secure(tls.context)
@@ -366,33 +366,44 @@ class Gateway:
         if user is None:
             log.warning("client %d (%s): authorization violation", client.number, client.wire.address)
         elif client.open:
-            client.admit(user)
+            client.admit(user, self.accounts.of(user.account))
         return user is not None
 
     def reload(self, access: Access | None, tls: ClientTls | None) -> None:
         """Other users and certificates from now on; clients that are no longer welcome are closed."""
         before = self._access
         self._access, self._tls = access or Access(), tls
+        self.accounts.expect(self._access.accounts)
         for client in list(self._clients.values()):
             if client.introduced and not self._access.still_admits(client.user, before):
                 client.fail("Authorization Violation")
 
     def subscribe(self, subscription: Subscription) -> None:
-        self.table.add(subscription)
-        self.routes.subscribed(subscription.subject, subscription.queue)
+        account = subscription.client.account
+        account.table.add(subscription)
+        self.routes.subscribed(qualified(account.name, subscription.subject), subscription.queue)
         self._wake()
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        self.table.remove(subscription)
-        self.routes.unsubscribed(subscription.subject, subscription.queue)
+        account = subscription.client.account
+        account.table.remove(subscription)
+        self.routes.unsubscribed(qualified(account.name, subscription.subject), subscription.queue)
         self._wake()
 
+    @property
+    def main_account(self) -> Account:
+        return self.accounts.main
+
     def store(self, client: Client, first: int, last: int) -> int:
-        return self.publishing.store(client, first, last)
+        return self.publishing.store(client, first, last) if client.account is self.accounts.main else 0
 
     def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
-        delivered = self.router.publish(subject, reply, header_size, body, client)
-        if (
+        account = client.account
+        delivered = account.router.publish(subject, reply, header_size, body, client)
+        if account is not self.accounts.main:  # streams and their administration are none of its business
+            if reply and not delivered:
+                no_responders(client, account.table, reply, subject)
+        elif (
             subject.startswith(JETSTREAM_PREFIX)
             and self.settings.jetstream
             and self._backend.to_consumer(subject, reply, body[header_size:])
@@ -473,7 +484,10 @@ class Gateway:
     def on_route(self, peer: int, data: bytes | bytearray | memoryview) -> None:
         """A frame of routed messages, as its sender gave it to `Backend.send_route`."""
         for message in self.routes.receive(data):
-            self.router.deliver(message)
+            name, to = unqualified(message.to)
+            account = self.accounts.get(name)
+            if account is not None:
+                account.router.deliver(message, to)
 
     def _advertised(self) -> str:
         """Where clients reach this node; empty if only they could know."""
@@ -509,6 +523,8 @@ def _shown(client: Client, now: float, *, subscriptions: bool) -> dict[str, obje
     }
     if client.user:
         shown["authorized_user"] = client.user
+    if client.account.name:
+        shown["account"] = client.account.name.decode()
     if subscriptions:
         listed = (each.subject.decode(errors="replace") for each in client.subscriptions.values())
         shown["subscriptions_list"] = list(itertools.islice(listed, SUBSCRIPTIONS_SHOWN))

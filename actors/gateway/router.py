@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .routes import Routed
+from .routes import Routed, qualified
 
 if TYPE_CHECKING:
     from random import Random
@@ -74,9 +74,11 @@ class Router:
         table: every listener, local and remote.
         routes: takes what other nodes get.
         random: draws a queue group's member.
+        account: whose subjects these are, for other nodes.
     """
 
-    def __init__(self, table: SubjectTable, routes: Routes, random: Random) -> None:
+    def __init__(self, table: SubjectTable, routes: Routes, random: Random, account: bytes = b"") -> None:
+        self._account = account
         self._table = table
         self._routes = routes
         self._random = random
@@ -111,15 +113,17 @@ class Router:
             remote: dict[int, list[bytes]] = {peer: [] for peer in found.peers}
             for group in found.queues:
                 delivered |= self._to_group(group, message, silent, remote)
+            if self._account:
+                to = qualified(self._account, to or subject)
             for peer, queues in remote.items():
                 plain = peer in found.peers
                 self._routes.send(peer, Routed(subject, reply, header_size, body, plain, tuple(queues), to))
                 delivered = True
         return delivered
 
-    def deliver(self, routed: Routed) -> None:
-        """Deliver another node's message to local clients."""
-        found = self._table.match(routed.to or routed.subject)
+    def deliver(self, routed: Routed, to: bytes) -> None:
+        """Deliver another node's message to local clients: the subscribers of `to`, or of its subject."""
+        found = self._table.match(to or routed.subject)
         message = Message(routed.subject, routed.reply, routed.header_size, routed.body)
         if routed.plain:
             for subscription in found.local:

@@ -21,12 +21,15 @@ A frame of routed messages is u32 version (2), then one record after the other, 
 
 `plain`: deliver to every subscriber outside queue groups; and to one local member of each queue group named.
 `to`: the subject whose subscribers get the message, if that isn't the one it shows.
+
+Subjects of an account (`accounts.py`), in interest and in `to`, stand behind its name: the byte 1, the name,
+the byte 1, the subject.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +39,7 @@ from .subjects import MAX_TOKENS, PeerInterest, SubjectTable
 if TYPE_CHECKING:
     from .backend import Backend
 
-__all__ = ["BadFrame", "Routed", "Routes", "decode_frame", "encode_message"]
+__all__ = ["BadFrame", "Routed", "Routes", "decode_frame", "encode_message", "qualified", "unqualified"]
 
 FRAME_VERSION: Final = struct.pack("<I", 2)
 FRAME_BYTES: Final = 256 * 1024
@@ -51,7 +54,22 @@ SET_ITEMS: Final = 4096
 _RECORD = struct.Struct("<IIIHHBxH")
 _LENGTH = struct.Struct("<H")
 
+_MARK: Final = b"\x01"
+
 Item = tuple[bytes, bytes, int]
+
+
+def qualified(account: bytes, subject: bytes) -> bytes:
+    """A subject as other nodes are told of it."""
+    return b"%b%b%b%b" % (_MARK, account, _MARK, subject) if account else subject
+
+
+def unqualified(subject: bytes) -> tuple[bytes, bytes]:
+    """(account, subject) of one that another node told of."""
+    if not subject.startswith(_MARK):
+        return b"", subject
+    account, _, bare = subject[1:].partition(_MARK)
+    return account, bare
 
 
 class BadFrame(ValueError):
@@ -153,12 +171,12 @@ class Routes:
 
     Args:
         backend: carries frames.
-        table: the peers' interest is entered there.
+        tables: the peers' interest is entered there, by account; what is of no account here is left out.
     """
 
-    def __init__(self, backend: Backend, table: SubjectTable) -> None:
+    def __init__(self, backend: Backend, tables: Mapping[bytes, SubjectTable]) -> None:
         self._backend = backend
-        self._table = table
+        self._tables = tables
         self._peers: dict[int, _PeerState] = {}
         self._early: set[int] = set()
         """Nodes whose interest came before this node knew that the link is up."""
@@ -292,18 +310,26 @@ class Routes:
     def _take_items(self, peer: int, state: _PeerState, items: list[Item]) -> None:
         for subject, queue, count in items:
             key = (subject, queue)
+            account, bare = unqualified(subject)
+            table = self._tables.get(account)
+            if table is None:
+                continue
             old = state.interest.pop(key, None)
             if old is not None:
-                self._table.remove(old)
+                table.remove(old)
             room = len(state.interest) < INTEREST_MAX
-            if count > 0 and room and valid_subject(subject) and subject.count(b".") < MAX_TOKENS:
-                state.interest[key] = PeerInterest(peer, subject, queue, count)
-                self._table.add(state.interest[key])
+            if count > 0 and room and valid_subject(bare) and bare.count(b".") < MAX_TOKENS:
+                state.interest[key] = PeerInterest(peer, bare, queue, count)
+                table.add(state.interest[key])
 
     def _forget_interest(self, state: _PeerState) -> None:
-        for interest in state.interest.values():
-            self._table.remove(interest)
+        for (subject, _), interest in state.interest.items():
+            self._tables[unqualified(subject)[0]].remove(interest)
         state.interest.clear()
+
+    def ask_again(self) -> None:
+        """Have every peer say all that it wants."""
+        self._backend.send_interest(None, ("again",))
 
     # --- messages ----------------------------------------------------------------------------------------
 

@@ -152,7 +152,7 @@ def test_users_and_permissions() -> None:
         ("authorization: 5", "a block is expected"),
         ("authorization { users: 5 }", "a list of blocks"),
         ("no_auth_user: nobody", "there is no user"),
-        ("accounts { A { users = [{user: a}] }, B { users = [{user: b}] } }", "not kept apart"),
+        ("accounts { A { users = [{user: a}], exports = [{stream: x}] } }", "exports is not supported"),
     ],
 )
 def test_users_that_make_no_sense_are_refused(text: str, reason: str) -> None:
