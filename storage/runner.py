@@ -91,7 +91,8 @@ class ThreadRunner:
         return True
 
     async def end(self) -> None:
-        await self._has_begun.wait()
+        if not self._has_begun.is_set():  # waiting for what has happened is another turn of the event loop
+            await self._has_begun.wait()
         if self._begun is not None:
             begun, self._begun, self._has_begun = self._begun, None, trio.Event()
             await self._done(begun)
