@@ -142,6 +142,9 @@ class Client:
         self.subscriptions: dict[bytes, Subscription] = {}
         self.nonce = b""
         """What it is to sign, if clients may show an nkey."""
+        self.answered = trio.Event()
+        """Its last request to the API is."""
+        self.answered.set()
         self.user = ""
         self.account = hub.main_account
         self.limits: Limits | None = None

@@ -48,6 +48,10 @@ JETSTREAM_PREFIX: Final = b"$JS."
 API_MAX: Final = 1024
 """API requests under way; more are refused with a typed error instead of queueing without end."""
 
+ORDER_SECONDS: Final = 0.25
+"""An answer waits so long for those to earlier requests of its client: longer than a request takes, shorter
+than anybody should wait because another stream has no leader."""
+
 TICK: Final = 1.0
 """Seconds between looks at idle clients."""
 
@@ -438,12 +442,26 @@ class Gateway:
             self.router.publish(reply, b"", 0, API_BUSY)
             return
         self._api_running += 1
-        self._nursery.start_soon(self._answer_api, client, subject, reply, payload)
+        before, client.answered = client.answered, trio.Event()
+        self._nursery.start_soon(self._answer_api, client, subject, reply, payload, before, client.answered)
 
-    async def _answer_api(self, client: Client, subject: bytes, reply: bytes, payload: bytes) -> None:
+    async def _answer_api(
+        self,
+        client: Client,
+        subject: bytes,
+        reply: bytes,
+        payload: bytes,
+        before: trio.Event,
+        answered: trio.Event,
+    ) -> None:
+        """Requests of one client run side by side, and are answered in the order in which they came."""
         try:
             answer = await self._backend.api(subject.decode(errors="replace"), payload)
+            if not before.is_set():
+                with trio.move_on_after(ORDER_SECONDS):
+                    await before.wait()
         finally:
+            answered.set()
             self._api_running -= 1
             self._wake()
         if not reply:

@@ -299,3 +299,38 @@ async def test_shutting_down_sends_clients_elsewhere_and_closes_after_what_is_ow
             assert not peer.closed
             up.node.held.pop()()
         assert bytes(peer.received).endswith(b'{"stream":"S","seq":1}\r\n') and peer.closed
+
+
+async def test_answers_to_one_clients_requests_come_in_their_order(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def requests(inbox: str, *names: str) -> bytes:
+        return "".join(f"PUB $JS.API.{name} {inbox} 0\r\n\r\n" for name in names).encode()
+
+    def answers(*names: str) -> bytes:
+        return "".join(f"MSG i 1 {len(name)}\r\n{name}\r\n" for name in names).encode()
+
+    async with running() as up:
+        takes = {"SLOW": 0.2, "FAST": 0.01, "STUCK": 8.0}
+
+        async def api(subject: str, payload: bytes) -> bytes:
+            name = subject.rpartition(".")[2]
+            await trio.sleep(takes[name])
+            return name.encode()
+
+        up.node.api = api  # type: ignore[method-assign]  # a node that takes its time
+        peer, other = await up.client(), await up.client()
+        peer.send(b"SUB i 1\r\n" + requests("i", "SLOW", "FAST", "FAST"))
+        other.send(b"SUB j 1\r\n" + requests("j", "FAST"))
+        began = trio.current_time()
+        await other.receive_until(b"FAST\r\n")
+        assert trio.current_time() - began < 0.1, "others are not held up"
+        expected = answers("SLOW", "FAST", "FAST")
+        assert await peer.receive_until(answers("FAST", "FAST")) == expected
+        assert trio.current_time() - began < 0.25, "they ran side by side"
+        began = trio.current_time()
+        peer.send(requests("i", "STUCK", "FAST", "FAST"))
+        expected = answers("FAST", "FAST")
+        assert await peer.receive_until(expected) == expected
+        assert 0.2 < trio.current_time() - began < 0.4, "one that is stuck holds nobody up for long"
+        assert await peer.receive_until(b"STUCK\r\n") == answers("STUCK")
