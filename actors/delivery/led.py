@@ -249,7 +249,8 @@ class LedConsumer:
     def next_alarm(self, wall: int, now: float) -> float | None:
         """When `look` has something to do although nothing happens, seconds."""
         times = [self._due[0][0]] if self._due else []
-        times += [each.deadline for each in self.waiting if each.deadline is not None]
+        if not self.busy:  # else they end once the picks are out, and nobody need come back before that
+            times += [each.deadline for each in self.waiting if each.deadline is not None]
         times += [each.next_beat for each in self.waiting if each.heartbeat]
         if self.bound and self.consumer.config.idle_heartbeat:
             times.append(self.next_beat)

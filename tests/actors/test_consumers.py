@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import until
 from tests.actors.consumers import SECOND, harness, sequences
 from trimaran.actors.delivery.led import LedConsumer, Plan
+from trimaran.actors.delivery.stream import StreamDelivery
 from trimaran.actors.stream.views import rfc3339
 
 
@@ -741,3 +743,31 @@ async def test_of_many_waiting_consumers_those_are_looked_at_that_want_the_messa
         got = {name: sequences(await it.client.take(inbox, 3, seconds=1)) for name, inbox in inboxes.items()}
         assert got == {"one": [1], "any": [1, 2], "deep": [3], "all": [1, 2, 3]}
         assert set(looked) == set(inboxes)
+
+
+async def test_a_request_that_expires_while_deliveries_are_on_their_way_keeps_nobody_busy(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader looked again and again, as fast as it could, until the entry was committed."""
+    async with harness() as it:
+        await it.consumer()
+        looks = 0
+        look, note = LedConsumer.look, StreamDelivery._note
+
+        def counted(led: LedConsumer, now: float, wall: int) -> None:
+            nonlocal looks
+            looks += 1
+            assert looks < 100, "nothing happened, and it looks"
+            look(led, now, wall)
+
+        async def slowly(delivery: StreamDelivery, led: LedConsumer, picked: Sequence[int]) -> int | None:
+            await trio.sleep(2)
+            return await note(delivery, led, picked)
+
+        monkeypatch.setattr(LedConsumer, "look", counted)
+        monkeypatch.setattr(StreamDelivery, "_note", slowly)
+        first = it.client.pull("S.c", batch=1, expires=60 * SECOND)
+        second = it.client.pull("S.c", batch=1, expires=SECOND)
+        await it.client.fill("s.1")
+        assert sequences(await it.client.take(first, 1, seconds=5)) == [1]
+        assert [each.status for each in await it.client.take(second, 1, seconds=5)] == ["408 Request Timeout"]

@@ -49,12 +49,6 @@ STREAMS = (
         "with __import__('contextlib').suppress(DamagedRecord): "
         "found[sequence] = self.damage.check(piece, block, sequence - block.first)",
     ),
-    bug(
-        "a restarted stream takes its blocks without a look at their checksums",
-        "actors.stream.salvage:what_is_wrong",
-        "if crc32c(data) != note.file.crc32c:",
-        "if False:",
-    ),
     bugs(
         "blocks are not cut to their manifest, and what is replayed goes behind what is there",
         ("storage.group_directory:_cut", "disk.truncate(descriptor, file.length)", "pass"),

@@ -18,7 +18,7 @@ from .drain import drain
 from .equality import differences
 from .history import Contents, check_keys
 from .load import LOG, REGISTERS, Ledger, Load
-from .machines import SPARE, Machine, Machines
+from .machines import SPARE, Machine, Machines, Process
 from .weather import Weather
 
 FOUND_SECONDS: Final = 60.0
@@ -29,6 +29,8 @@ LOOK_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 0.5
 PROGRESS: Final = 20
 """Acknowledgements that are waited for in the calm."""
+MOST_AWAITS: Final = 20_000
+"""Of one process in `WATCH_SECONDS` of virtual time: whoever has more turns in a circle."""
 QUEUE_BYTES: Final = 66 * 1024 * 1024
 """Storage's bound, and one batch."""
 
@@ -71,17 +73,27 @@ class Account:
     # --- all the while
 
     async def watch(self) -> None:
-        """Queues keep to their bounds, until cancelled."""
+        """Queues keep to their bounds, and nobody is busy with nothing, until cancelled."""
+        wakes: dict[Process, int] = {}
         while True:
             await trio.sleep(WATCH_SECONDS)
+            before, wakes = wakes, self._wakes()
+            for process, count in wakes.items():
+                self._bound(
+                    f"{process.machine.name}: awaits", count - before.get(process, count), MOST_AWAITS
+                )
             for name, node in self._nodes().items():
                 for link, statistics in node.peers.statistics().items():
                     self._bound(f"{name}: link to {link}", statistics.queued_bytes, LINK_BYTES)
                 self._bound(f"{name}: storage", node.storage.statistics().queue_bytes, QUEUE_BYTES)
 
+    def _wakes(self) -> dict[Process, int]:
+        processes = (machine.process for machine in self._machines.all.values())
+        return {process: process.stillness.wakes for process in processes if process is not None}
+
     def _bound(self, what: str, size: int, bound: int) -> None:
         if size > bound:
-            self._complain("bounded queues", f"{what} has {size}, more than {bound}")
+            self._complain("bounds", f"{what}: {size}, more than {bound}")
 
     # --- the calm
 

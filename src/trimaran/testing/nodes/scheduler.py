@@ -77,6 +77,8 @@ class Stillness:
         self.still = False
         self.on_wake: Callable[[], None] | None = None
         """Called whenever one of its tasks is about to run again: at every await of the process."""
+        self.wakes = 0
+        """How often one of its tasks was about to run."""
 
 
 _PROCESS: ContextVar[Stillness] = ContextVar("process")
@@ -89,6 +91,7 @@ class _Holder(trio.abc.Instrument):
         process = task.context.get(_PROCESS)
         if process is None:
             return
+        process.wakes += 1
         if process.still:
             # Nothing may come between: whatever `on_wake` wakes stands behind this task in the queue.
             runner = _run.GLOBAL_RUN_CONTEXT.runner
