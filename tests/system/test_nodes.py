@@ -3,6 +3,7 @@ them is replaced."""
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from trimaran.actors.peers.wire import PROTOCOL_VERSION
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::ResourceWarning")
 
 PER_SECOND = 100
+LONE_STREAMS = 3
+"""With one replica, made while there is one node: they stay there until `rebalance`."""
 PAUSE_SECONDS = 0.5
 """The shortest election timeout. A publish may be refused meanwhile, with an answer; none is lost."""
 
@@ -31,6 +34,12 @@ async def run(cluster: ProcessCluster, via: str, *arguments: str) -> str:
     done = await asyncio.to_thread(trimaran, cluster, via, *arguments)
     assert done.returncode == 0, done.stderr + cluster.logs()
     return done.stdout
+
+
+async def replicas(cluster: ProcessCluster, via: str) -> dict[str, int]:
+    """How many replicas the cluster wants on each member."""
+    found = json.loads(await run(cluster, via, "cluster", "info", "--json"))
+    return {node["name"]: node["replicas"] for node in found["nodes"]}
 
 
 async def invite(cluster: ProcessCluster, directory: Path, name: str, replaces: str = "") -> None:
@@ -54,6 +63,8 @@ def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) 
         client = await connect(cluster["a"].url)
         stream = client.jetstream()
         await stream.add_stream(name=STREAM, subjects=["rounds.>"], num_replicas=1)
+        for number in range(LONE_STREAMS):
+            await stream.add_stream(name=f"LONE{number}", subjects=[f"lone.{number}"], num_replicas=1)
         load, stop = Load(client, "grow"), asyncio.Event()
         writing = asyncio.create_task(load.run_until(stop, PER_SECOND))
         await invite(cluster, tmp_path, "b")
@@ -66,7 +77,11 @@ def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) 
         assert f"protocol {PROTOCOL_VERSION}" in await run(cluster, "a", "cluster", "info")
         await invite(cluster, tmp_path, "e", replaces="c")
         await has_left(cluster["c"])
+        before = await replicas(cluster, "d")
+        assert before["a"] == LONE_STREAMS + 1, "what was made when it was alone is still there"
         assert "replicas are even" in await run(cluster, "d", "rebalance")
+        after = await replicas(cluster, "d")
+        assert max(after.values()) - min(after.values()) < 2 and sum(after.values()) == sum(before.values())
         stop.set()
         await writing
         removed.start()  # what it is told when it comes back
