@@ -247,10 +247,6 @@ class Scanner:
         begin = self._start + op[9]
         return memoryview(self._buffer)[begin : begin + op[10]]
 
-    def names_nats_header(self, number: int) -> bool:
-        """Does a header's key begin with "Nats-", in any case?"""
-        return bool(self._table[OP.size * number + 1] & 1)
-
     def _slice(self, offset: int, size: int) -> bytes:
         begin = self._start + offset
         return bytes(self._buffer[begin : begin + size])

@@ -55,7 +55,6 @@ COMPACT: Final = 4
 CREATE: Final = 5
 DELETE: Final = 6
 TRAILER: Final = 255
-KNOWN_KINDS: Final = frozenset({BATCH, HARD_STATE, TRUNCATE, COMPACT, CREATE, DELETE})
 
 # Frame flags.
 REPAIR: Final = 1

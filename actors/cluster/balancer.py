@@ -46,7 +46,6 @@ class Balancer:
         self._asked = 0
         """The last wish for a rebalance that this node has acted upon, or had in its log when it started."""
         self._forced_looks = 0
-        self.handed_over = 0
 
     def on_peer_up(self, peer: int) -> None:
         self._returned.add(peer)
@@ -97,5 +96,4 @@ class Balancer:
         except NotDone as refused:
             logger.debug("group %s stays: %s", group.name, refused)
             return False
-        self.handed_over += not patience.cancelled_caught
         return not patience.cancelled_caught

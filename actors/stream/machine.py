@@ -537,10 +537,6 @@ class StreamMachine:
         """The first sequence whose message is not older than a time (ns); last + 1 if there is none."""
         return self._store.sequence_since(time)
 
-    def subject_of(self, sequence: int) -> bytes | None:
-        """The subject of a message, from memory; None if there is no such message."""
-        return self._store.subject_at(sequence)
-
     @property
     def messages(self) -> MessageStore:
         """The messages, for reading only: what a consumer's leader looks for and reads."""

@@ -105,7 +105,6 @@ class Ordeal:
         self.counter = self.stream = 0
         self.story: list[str] = []
         self.over = trio.Event()
-        self._calm = trio.CancelScope()
         self._numbers = iter(range(1 << 62))
         self._scratch = 0
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from trimaran.actors.raft import roles
-from trimaran.actors.raft.effects import Effect, Persist, Resolve, RoleChanged, Send
+from trimaran.actors.raft.effects import Effect, Persist, Resolve, Send
 from trimaran.actors.raft.membership import Membership
 from trimaran.actors.raft.messages import (
     Append,
@@ -197,9 +197,6 @@ class Replica:
 
     def outcomes(self) -> dict[int, Outcome]:
         return {effect.token: effect.outcome for effect in self.all(Resolve)}
-
-    def role_changes(self) -> list[Role]:
-        return [effect.role for effect in self.all(RoleChanged)]
 
     def terms(self) -> list[int]:
         log = self.state.log

@@ -120,7 +120,6 @@ class StableLog:
         self._marked = True
         self._last_write_at = 0
         self._lane = FileLane(disk, Immediately(), self._failed)
-        self.rolls = 0
         self.freed = 0
         self._later(0.001, self._prepare_spare)
 
@@ -179,7 +178,6 @@ class StableLog:
         self._disk.close(self._writer.segment.descriptor)
         self._writer.roll(self._spare)
         self._spare = None
-        self.rolls += 1
         self._later(0.001, self._prepare_spare)
         self._renew()
 
