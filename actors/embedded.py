@@ -68,10 +68,18 @@ class Unanswered(Exception):
 async def open_node(
     options: Options, machines: Mapping[str, MakeStateMachine] | None = None, world: World | None = None
 ) -> AsyncIterator[Node]:
-    """Run a node for the length of the block; inside, it belongs to its cluster. Stops it in order at the
-    end.
+    """Run a node for the length of the block, and stop it in order at the end.
 
-    Raises whatever `Node.run` raises. For a cluster, the other nodes must come up for the block to begin.
+    The block begins once the node belongs to its cluster and runs its groups: when a cluster is founded, all
+    its nodes must be up for that.
+
+    Args:
+        options: the table of options; data directory and addresses among them.
+        machines: makes an empty state machine, by the name of its kind; the same kinds on every node.
+        world: time, randomness, network and disk; the machine's own by default.
+
+    Raises:
+        BadSecurity, OSError, StorageError, NodeFailed, NodeRemoved: as `Node.run`, in an exception group.
     """
     async with trio.open_nursery() as nursery:
         node = Node(options, world, machines)
@@ -88,7 +96,18 @@ async def open_cluster(
     names: Sequence[str] = ("a", "b", "c"),
     options: Options | None = None,
 ) -> AsyncIterator[list[Node]]:
-    """Several nodes in this program: real disks below `directory`, peer links in memory."""
+    """Several nodes in this program: real disks below `directory`, peer links in memory.
+
+    Args:
+        directory: each node gets a directory of its name in it.
+        machines: as of `open_node`, for all of them.
+        names: of the nodes, the founders of the cluster if the directories are empty.
+        options: for all of them but name, data and addresses; clients' ports are taken as they are free
+            (`Node.client_address`).
+
+    Raises:
+        BadSecurity, OSError, StorageError, NodeFailed, NodeRemoved: as `open_node`.
+    """
     network = MemoryNetwork()
     addresses = {name: f"127.0.0.1:{port}" for port, name in enumerate(names, start=1)}
     async with trio.open_nursery() as nursery:
@@ -180,6 +199,7 @@ class GroupHandle:
 
     @property
     def leads(self) -> bool:
+        """Whether this node leads the group, as far as it knows."""
         hosted = self.node.groups.get(self.group)
         return hosted is not None and hosted.leads
 
@@ -314,7 +334,16 @@ class StreamHandle:
 
 
 async def open_group(node: Node, name: str, *, machine: str, replicas: int = 1) -> GroupHandle:
-    """Find or create a group with a user's state machine. Raises NotDone, or ApiRefused."""
+    """Find or create a group with a user's state machine, on as many nodes as `replicas` says.
+
+    Args:
+        machine: the kind, a key of the `machines` that the nodes were given.
+
+    Raises:
+        NotDone: no leader of the cluster decided it in time.
+        ApiRefused: the name is in use with another kind, or there are too few nodes.
+        trio.TooSlowError: it was made, and has no leader after 10 s.
+    """
     result = await _change(
         node, {"op": "create_group", "name": name, "machine": machine, "replicas": replicas}
     )
@@ -324,8 +353,13 @@ async def open_group(node: Node, name: str, *, machine: str, replicas: int = 1) 
 
 
 async def open_stream(node: Node, name: str, subjects: Sequence[str], *, replicas: int = 1) -> StreamHandle:
-    """Find or create a stream. Raises NotDone, or ApiRefused (its configuration differs, subjects overlap,
-    ...)."""
+    """Find or create a stream that stores what is published to `subjects` (wildcards `*` and `>`).
+
+    Raises:
+        NotDone: no leader of the cluster decided it in time.
+        ApiRefused: it is there with another configuration, subjects overlap, or there are too few nodes.
+        trio.TooSlowError: it was made, and nobody serves it after 10 s.
+    """
     request = {"name": name, "subjects": list(subjects), "num_replicas": replicas}
     try:
         config = from_request(name, request, nodes=len(node.state.nodes)).to_json()

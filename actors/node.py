@@ -112,9 +112,8 @@ class Node:
     Args:
         options: the table of options.
         world: time, randomness, network and disk; the machine's own by default.
-        machines: kinds of user state machines that this node can run, by name. Every node of a cluster needs
-        the
-            same ones.
+        machines: makes an empty state machine, by the name of its kind; the same kinds on every node.
+        port: where clients connect; the sockets of `options.listen` by default.
         listen: hears every event of every group (`actors/raft/events.py`).
         security: reads users and certificates, if not from the files that the options name.
         speaks: the newest protocol it speaks; an older one than the program's is for tests of upgrades.
