@@ -47,7 +47,7 @@ from .groups import Groups
 from .monitor import Monitor
 from .options import BATCH_OVERHEAD, Options
 from .overview import Overview
-from .peers.network import Listener, TlsNetwork, join_address, split_address
+from .peers.network import Listener, TcpNetwork, TlsNetwork, join_address, split_address
 from .peers.peers import Peers
 from .peers.requests import Refusal, Requests
 from .peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
@@ -139,7 +139,6 @@ class Node:
         from .. import __version__  # here, since the package's face imports this module
 
         self._version = __version__
-        self._own_world = world is None
         self._world = world if world is not None else World.real(options.data, wal_sync=options.wal_sync)
         self._machines = dict(machines or {})
         self._port = port
@@ -171,7 +170,7 @@ class Node:
             NodeRemoved: the cluster removed this node, now or while it was away.
         """
         self._security = self._load_security()
-        if self._own_world and self._security.peer_tls is not None:
+        if self._security.peer_tls is not None and isinstance(self._world.network, TcpNetwork):
             self._world = replace(self._world, network=TlsNetwork(self._security.peer_tls))
         self.storage = await self._open_storage()
         try:

@@ -60,3 +60,11 @@ class World:
         if wal_sync == "inline":
             return cls(disk=FileDisk(data), runner=ThreadRunner(inline=[Lane.LOG]))
         return cls(disk=FileDisk(data), runner=ThreadRunner(syncer=wal_sync))
+
+    @classmethod
+    def forgetful(cls) -> "World":
+        """This machine without a disk: for a node that stores nothing for anybody."""
+        from ..storage.memory_disk import MemoryDisk
+        from ..storage.runner import InlineRunner
+
+        return cls(disk=MemoryDisk(), runner=InlineRunner())

@@ -1,4 +1,4 @@
-"""A disk in memory that can lose what was not synced: for tests and for the simulator.
+"""A disk in memory that can lose what was not synced: for tests, simulators and servers that store nothing.
 
 Content and directory entries each exist twice: as the running system sees them, and as they would be
 found after a power loss. `crash` decides, piece by piece, what of the difference reached the disk.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from ..actors.security import BadSecurity, Security, access_from, seconds, tls_f
 from ..actors.setting import BadOption
 from ..actors.stream.config import COMPATIBLE_VERSION
 from ..actors.units import join_address
+from ..actors.world import World
 from . import Failure
 from .node import EXIT_BAD_OPTION, run
 
@@ -86,7 +86,7 @@ REFUSED: Final = ("websocket", "mqtt", "leafnodes", "leaf", "gateway", "operator
 """What somebody would miss who believes it is there."""
 HIGHEST_PAYLOAD: Final = 8 << 20
 SMALL: Final = {"segment-bytes": 4 << 20, "batch-bytes": 2 << 20, "log-cache-bytes": 1 << 20}
-"""Of a server that stores nothing for its clients: its own log takes this much."""
+"""Of a server that stores nothing for its clients: its own log, which is in memory, takes this much."""
 USAGE: Final = """\
 Usage: trimaran nats-server [options], as of nats-server:
   -a HOST -p PORT -m HTTP_PORT -n NAME -c FILE -P FILE -l FILE -D -V -DV
@@ -312,23 +312,19 @@ def nats_server(arguments: Sequence[str]) -> int:
         if "check" in flags:
             load_security(flags)
             return 0
-        temporary = "" if found.stores else tempfile.mkdtemp(prefix="trimaran-")
-        options = from_mapping(found.options | ({"data": temporary} if temporary else {}))
+        options = from_mapping(found.options)
     except (BadConf, BadOption, BadSecurity) as error:
         raise Failure(str(error), EXIT_BAD_OPTION) from None
-    return _serve(found, options, functools.partial(load_security, flags), temporary)
+    return _serve(found, options, functools.partial(load_security, flags))
 
 
-def _serve(found: Wanted, options: Options, security: functools.partial[Security], temporary: str) -> int:
+def _serve(found: Wanted, options: Options, security: functools.partial[Security]) -> int:
     if found.log_file:
         _log_to(found.log_file)
     if found.pid_file:
         Path(found.pid_file).write_text(f"{os.getpid()}\n")
-    try:
-        return run(options, security, found.notes)
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+    # What stores nothing leaves nothing behind, also when it is killed.
+    return run(options, security, found.notes, None if found.stores else World.forgetful)
 
 
 def _log_to(path: str) -> None:

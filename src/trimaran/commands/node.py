@@ -25,6 +25,7 @@ from ..actors.options import Options, from_mapping, setting, settings
 from ..actors.security import BadSecurity, Security
 from ..actors.setting import BadOption, Setting, Unit
 from ..actors.units import split_address
+from ..actors.world import World
 from ..codec import IMPLEMENTATION
 from . import Failure
 
@@ -125,12 +126,18 @@ node = click.Command(
 )
 
 
-def run(options: Options, security: Callable[[], Security] | None = None, notes: Sequence[str] = ()) -> int:
+def run(
+    options: Options,
+    security: Callable[[], Security] | None = None,
+    notes: Sequence[str] = (),
+    make_world: Callable[[], World] | None = None,
+) -> int:
     """Run a node until it is told to stop. Returns the exit code, or raises Failure for a known cause.
 
     Args:
         security: reads users and certificates, if not from the files that the options name.
         notes: warnings for the beginning of the log.
+        make_world: what it runs in, if not this machine with its disk.
     """
     from ..actors.node import Node  # here, so that --help and a bad option answer at once
 
@@ -143,7 +150,7 @@ def run(options: Options, security: Callable[[], Security] | None = None, notes:
     gc.set_threshold(*COLLECT_AFTER)
 
     def make_node() -> Node:
-        node = Node(options, security=security)
+        node = Node(options, make_world() if make_world is not None else None, security=security)
         node.on_failure = _exit_with
         return node
 
