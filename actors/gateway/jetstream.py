@@ -19,6 +19,7 @@ from ..raft.outcomes import Applied, NotApplied, Outcome, Reason
 from ..stream import commands
 from ..stream.config import (
     StreamConfig,
+    check_nodes,
     check_overlap,
     check_update,
     decode_json,
@@ -273,7 +274,7 @@ class JetStreamApi:
         return page, streams[offset : offset + limit]
 
     async def _create(self, name: str, payload: bytes) -> dict[str, object]:
-        config = self._config(name, payload)
+        config = from_request(name, self._request(payload), nodes=len(self._host.node_names()))
         standing = self._host.streams().get(name)
         if standing is not None:
             if not same_config(StreamConfig.from_json(standing.config), config):
@@ -285,8 +286,9 @@ class JetStreamApi:
         return await self._standing(name) | {"did_create": True}
 
     async def _update(self, name: str, payload: bytes) -> dict[str, object]:
-        config = self._config(name, payload, creates=False)
+        config = from_request(name, self._request(payload), creates=False)
         standing = self._assignment(name)
+        check_nodes(config, len(self._host.node_names()))
         config = check_update(StreamConfig.from_json(standing.config), config)
         self._check_overlap(config)
         command = {"op": "update_stream", "name": name, "config": config.to_json()}
@@ -300,9 +302,8 @@ class JetStreamApi:
         await self._change({"op": "delete_stream", "name": name})
         return {"success": True}
 
-    def _config(self, name: str, payload: bytes, *, creates: bool = True) -> StreamConfig:
-        request = decode_json(payload) if payload.strip() else {}
-        return from_request(name, request, nodes=len(self._host.node_names()), creates=creates)
+    def _request(self, payload: bytes) -> object:
+        return decode_json(payload) if payload.strip() else {}
 
     def _check_overlap(self, config: StreamConfig) -> None:
         others = [(each.name, _subjects(each)) for each in self._host.streams().values()]

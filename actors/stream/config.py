@@ -215,6 +215,10 @@ def from_request(
         raise api_error(10056)
     if creates and fields.get("sealed"):
         raise configuration_error("stream configuration for create can not be sealed")
+    if len(cast("str", fields.get("description", ""))) > MAX_DESCRIPTION:
+        raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
+    if cast("int", fields.get("num_replicas", 0)) > MAX_REPLICAS:
+        raise configuration_error(f"maximum replicas is {MAX_REPLICAS}")
     if fields.get("deny_purge") and fields.get("allow_rollup_hdrs"):
         raise configuration_error("roll-ups require the purge permission")
     config = _complete(fields)
@@ -222,11 +226,17 @@ def from_request(
     _check_numbers(config)
     _check_subjects(config)
     _check_transforms(config)
-    if nodes is not None and config.num_replicas > nodes:
-        raise api_error(10074 if nodes == 1 else 10005)
+    if nodes is not None:
+        check_nodes(config, nodes)
     if config.name != name:
         raise api_error(10056)
     return config
+
+
+def check_nodes(config: StreamConfig, nodes: int) -> None:
+    """Raises ApiError if there are too few nodes for the replicas."""
+    if config.num_replicas > nodes:
+        raise api_error(10074 if nodes == 1 else 10005)
 
 
 def same_config(one: StreamConfig, other: StreamConfig) -> bool:
@@ -261,7 +271,8 @@ def check_update(old: StreamConfig, new: StreamConfig) -> StreamConfig:
     if old.allow_msg_ttl and not new.allow_msg_ttl:
         raise configuration_error("message TTL status can not be disabled")
     if new.sealed:
-        return replace(new, max_age=0, discard="new", deny_delete=True, deny_purge=True)
+        kept = replace(new, max_age=0, discard="new", allow_rollup_hdrs=False)
+        return replace(kept, deny_delete=True, deny_purge=True)
     return new
 
 
@@ -417,14 +428,10 @@ def _check_name(name: str) -> None:
 def _check_numbers(config: StreamConfig) -> None:
     if config.mirror_direct:
         raise configuration_error("stream has no mirror but does have mirror direct")
-    if len(config.description) > MAX_DESCRIPTION:
-        raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
     if config.first_seq > MAX_FIRST:
         raise configuration_error(f"first sequence is too high, maximum allowed is {MAX_FIRST}")
     if config.num_replicas < 0:
         raise api_error(10133)
-    if config.num_replicas > MAX_REPLICAS:
-        raise configuration_error(f"maximum replicas is {MAX_REPLICAS}")
     if config.max_age < 0:
         raise configuration_error("max age can not be negative")
     if 0 < config.max_age < SHORTEST:

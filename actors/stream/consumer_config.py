@@ -216,8 +216,8 @@ def with_limits(request: ConsumerRequest, limits: Mapping[str, object]) -> Consu
     config, (longest, most) = request.config, _limits(limits)
     if longest and cast("int", request.given.get("inactive_threshold", 0)) <= 0:
         config = replace(config, inactive_threshold=longest)
-    if most and config.acknowledges and not request.given.get("max_ack_pending"):
-        config = replace(config, max_ack_pending=min(most, MAX_ACK_PENDING))
+    if most and not request.given.get("max_ack_pending"):
+        config = replace(config, max_ack_pending=min(most, MAX_ACK_PENDING) if config.acknowledges else most)
     return config
 
 
@@ -260,15 +260,15 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
         raise api_error(10183)
     if config.backoff and 0 < config.max_deliver < len(config.backoff):
         raise api_error(10116)
-    _check_limits(config, stream.consumer_limits)
     if stream.retention == "workqueue" and config.is_pull and not config.acknowledges:
         raise api_error(10084)
-    _check_filters(config)
-    _check_start(config)
     if config.is_pull:
         _check_pull(config)
     else:
         _check_push(config, stream)
+    _check_limits(config, stream.consumer_limits)
+    _check_filters(config)
+    _check_start(config)
     if stream.retention == "workqueue":
         _check_workqueue(config)
 
