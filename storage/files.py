@@ -48,6 +48,8 @@ class GroupFiles:
         self._given = 0
         self._behind: WriteBehind | None = None
         """The newest deferred write, while another may join it."""
+        self._written_to: str | None = None
+        """The file of the last write, whose name was looked at then."""
         self._written = 0
         self._holds = 0
         self._forgotten: list[str] = []
@@ -84,8 +86,10 @@ class GroupFiles:
 
         `data` must not change any more. After storage failed the write is dropped.
         """
-        if not is_file_name(name):
-            raise ValueError(f"{name!r} can't be a file name")
+        if name != self._written_to:  # the same file takes one batch after another
+            if not is_file_name(name):
+                raise ValueError(f"{name!r} can't be a file name")
+            self._written_to = name
         self._given += len(data)
         path = f"{self._directory.path}/{name}"
         behind = self._behind

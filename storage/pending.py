@@ -53,7 +53,10 @@ class Pending:
     @property
     def next_size(self) -> int:
         """Bytes of the next record."""
-        return next((len(queued.item.body) for queued in self._queue if queued.item is not None), 0)
+        for queued in self._queue:
+            if queued.item is not None:
+                return len(queued.item.body)
+        return 0
 
     def put(self, items: Sequence[Item], then: Callable[[], None] | None) -> None:
         """`then` is to run when all of them are synced."""

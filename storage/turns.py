@@ -81,6 +81,8 @@ class Turn:
         work: what a turn does. It doesn't wait; what it raises ends `run`.
     """
 
+    __slots__ = ("_broken", "_is_due", "_order", "_runs", "_turns", "_unfinished", "_wake", "_work")
+
     def __init__(self, turns: Turns, order: Order, work: Callable[[], None]) -> None:
         self._turns = turns
         self._order = order

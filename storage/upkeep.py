@@ -167,7 +167,7 @@ class Upkeep:
         """So many bytes were written: the disk may be fuller than at the last look."""
         self._unlooked += size
         soon = self._unlooked > self._min_free // 4
-        if self._min_free:
+        if self._min_free and (soon or self._look_at == math.inf):
             self.look_within(0 if soon else SPACE_SECONDS)
 
     def look_within(self, seconds: float) -> None:
