@@ -96,7 +96,9 @@ def open_browser(directory: Path) -> Iterator[Browser]:
     [port] = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     with (directory / "chromedriver.log").open("wb") as log:
-        process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=log, stderr=log)
+        # What the browser leaves in the temporary directory goes with the test's.
+        environment = {**os.environ, "TMPDIR": str(directory)}
+        process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=log, stderr=log, env=environment)
         try:
             _until(lambda: _is_ready(address), START_SECONDS, "the driver's start")
             session = _call(
