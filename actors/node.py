@@ -47,7 +47,7 @@ from .groups import Groups
 from .monitor import Monitor
 from .options import BATCH_OVERHEAD, Options
 from .overview import Overview
-from .peers.network import Listener, TcpNetwork, TlsNetwork, join_address, split_address
+from .peers.network import Listener, TcpNetwork, TlsNetwork
 from .peers.peers import Peers
 from .peers.requests import Refusal, Requests
 from .peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
@@ -65,6 +65,7 @@ from .security import Security, load_security
 from .stream import commands
 from .stream.errors import ApiError
 from .stream.machine import StreamMachine
+from .units import join_address, split_address
 from .vitals import Vitals
 from .world import World
 

@@ -84,6 +84,10 @@ def split_address(address: str) -> tuple[str, int]:
         raise ValueError(f"{address!r} names no host; 0.0.0.0:{port} would listen on all interfaces")
     if any(character.isspace() or not character.isprintable() for character in host):
         raise ValueError(f"{address!r} is not HOST:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError:  # an empty label, or a long one: whoever looked it up would find no error for that
+        raise ValueError(f"{address!r} is not HOST:PORT: {host!r} can't be a host's name") from None
     if port == "-1":
         return host, 0
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:

@@ -25,6 +25,7 @@ from ...storage.actor import Storage
 from ...storage.errors import LogDamaged
 from ...storage.records import GroupCreate
 from ..peers.requests import Malformed, PeerLost, Refusal, Requests, describe, shaped
+from ..units import check_name, split_address
 from .meta_state import META_GROUP, META_KIND, NodeRecord
 
 logger = logging.getLogger(__name__)
@@ -326,5 +327,11 @@ class Birth:
         node, name, address = cast(tuple[int, str, str], tuple(cast(list[object], argument)))
         if not self.cluster or node != asker:
             raise Refusal("this node can't take anyone in")
+        try:
+            check_name(name)
+            if split_address(address)[1] == 0:
+                raise ValueError(f"{address!r} has no port")
+        except ValueError as error:  # it would be in the log for ever, and dialled by everybody
+            raise Refusal(str(error)) from None
         members = await self._join(NodeRecord(node, name, address))
         return [[member.name, member.address] for member in members]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ..certificates import PeerTls
+from ..units import join_address, split_address
 
 if TYPE_CHECKING:
     from trio.testing import MemoryReceiveStream, MemorySendStream
@@ -43,14 +44,13 @@ class Listener(Protocol):
         ...
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[v6]:PORT` in its two parts; a negative port means any."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), max(0, int(port))
-
-
-def join_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+async def _connect(address: str) -> trio.SocketStream:
+    """A connection to an address that came from outside, or from a log that has it for ever. OSError."""
+    try:
+        host, port = split_address(address)
+        return await trio.open_tcp_stream(host, port)
+    except ValueError as error:  # also what a resolver thinks of a name
+        raise OSError(f"{address!r} can't be dialled: {error}") from error
 
 
 class TcpStream(trio.abc.HalfCloseableStream):
@@ -139,12 +139,11 @@ class TcpNetwork:
     """TCP with Nagle off (Trio's default): a frame is sent when it is ready, batching happens above."""
 
     async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
-        host, port = split_address(address)
-        return TcpStream(await trio.open_tcp_stream(host, port))
+        return TcpStream(await _connect(address))
 
     async def listen(self, address: str) -> Listener:
         host, port = split_address(address)
-        return TcpListener(await trio.open_tcp_listeners(port, host=host or None))
+        return TcpListener(await trio.open_tcp_listeners(port, host=host))
 
 
 HANDSHAKE_SECONDS = 5.0
@@ -201,15 +200,13 @@ class TlsNetwork:
         self._tls = tls
 
     async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
-        host, port = split_address(address)
-        raw = await trio.open_tcp_stream(host, port)
-        stream = trio.SSLStream(raw, self._tls.client)
+        stream = trio.SSLStream(await _connect(address), self._tls.client)
         await _shake_hands(stream)
         return TlsStream(stream)
 
     async def listen(self, address: str) -> Listener:
         host, port = split_address(address)
-        return TlsListener(await trio.open_tcp_listeners(port, host=host or None), self._tls.server)
+        return TlsListener(await trio.open_tcp_listeners(port, host=host), self._tls.server)
 
 
 async def _shake_hands(stream: "trio.SSLStream[trio.SocketStream]") -> None:

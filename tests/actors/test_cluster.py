@@ -183,6 +183,21 @@ async def test_nobody_takes_the_name_of_a_living_node(autojump_clock: MockClock)
         assert cluster["a"].state.nodes == before
 
 
+@pytest.mark.parametrize(
+    ("name", "address"), [("c", "a..b:5"), ("c", "nowhere:x"), ("c", "c:0"), ("c d", "c:1"), ("", "c:1")]
+)
+async def test_nobody_joins_under_an_address_that_can_not_be_dialled(
+    autojump_clock: MockClock, name: str, address: str
+) -> None:
+    async with open_memory_cluster() as cluster:
+        before = dict(cluster["a"].state.nodes)
+        with pytest.raises(Refusal):
+            await cluster["c"].requests.ask(
+                cluster["a"].me.node, JOIN, [cluster["c"].me.node, name, address], 5
+            )
+        assert cluster["a"].state.nodes == before
+
+
 async def test_a_leader_out_of_reach_is_found_again_when_its_link_comes_back(
     autojump_clock: MockClock,
 ) -> None:

@@ -100,6 +100,16 @@ async def test_nobody_there_is_an_oserror(network: type[Network]) -> None:
         await network().dial("127.0.0.1:9")
 
 
+@pytest.mark.parametrize(
+    "address", ["a..b:5", f"{'x' * 64}:5", "a:99999999", "nowhere", "a\0b:5", "", "\ud800:5"]
+)
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_what_can_not_be_an_address_is_an_oserror(network: type[Network], address: str) -> None:
+    """It may be in the meta group's log: any other error would end every node, and again at each start."""
+    with pytest.raises(OSError):
+        await network().dial(address)
+
+
 async def test_a_peer_that_fills_every_read_does_not_starve_the_other_tasks() -> None:
     async with connected(TcpNetwork()) as (near, far):
         turns = 0

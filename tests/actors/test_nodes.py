@@ -146,6 +146,7 @@ async def test_who_asks_to_join_in_vain_leaves_nothing_in_the_log(autojump_clock
         ("ADD", {"name": "a", "address": "a:1"}, "a member already"),
         ("ADD", {"name": "d d", "address": "d:1"}, "blank"),
         ("ADD", {"name": "d", "address": "d"}, "not HOST:PORT"),
+        ("ADD", {"name": "d", "address": "a..b:5"}, "can't be a host's name"),
         ("ADD", {"name": "d"}, "address is missing"),
         ("REPLACE", {"name": "d", "address": "d:1", "replaces": "x"}, "no node x"),
     ],

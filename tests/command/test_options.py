@@ -199,7 +199,21 @@ def test_addresses_are_read(text: str, address: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "localhost", "localhost:", ":4222", "a:b", "a:65536", "a:-2", "::1:4222", "a b:1", "a\x1b:1", "a:¹"],
+    [
+        "",
+        "localhost",
+        "localhost:",
+        ":4222",
+        "a:b",
+        "a:65536",
+        "a:-2",
+        "::1:4222",
+        "a b:1",
+        "a\x1b:1",
+        "a:¹",
+        "a..b:1",
+        f"{'x' * 64}:1",
+    ],
 )
 def test_nonsense_is_no_address(text: str) -> None:
     with pytest.raises(ValueError):

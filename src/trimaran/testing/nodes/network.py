@@ -18,8 +18,9 @@ from typing import Final
 
 import trio
 
-from ...actors.peers.network import Listener, Serve, split_address
+from ...actors.peers.network import Listener, Serve
 from ...actors.peers.peers import RAFT_KINDS
+from ...actors.units import split_address
 from ...codec.frame import FRAME_HEADER
 from ..swarm import NetworkFaults
 from .agenda import Agenda
