@@ -345,13 +345,11 @@ class PeerServer:
     def _tell(self, error: FrameError) -> None:
         """At most a line in a while; all of them are counted."""
         now = trio.current_time()
-        logger.log(
-            logging.WARNING if now >= self._quiet_until else logging.DEBUG,
-            "peer connection closed: %s",
-            error,
-        )
-        if now >= self._quiet_until:
-            self._quiet_until = now + TELL_SECONDS
+        if now < self._quiet_until:
+            logger.debug("peer connection closed: %s", error)
+            return
+        self._quiet_until = now + TELL_SECONDS
+        logger.warning("peer connection closed: %s", error)
 
     async def _greet(self, stream: trio.abc.SendStream, frames: FrameStream) -> Hello | None:
         with trio.move_on_after(HANDSHAKE_SECONDS):
