@@ -189,8 +189,8 @@ class NodeView {
     this.why = el("p", "why");
     this.messages = new Chart("Messages/s", ["in", "out"], count);
     this.stored = new Chart("Applied/s", ["entries"], count);
-    this.syncs = new Chart("Sync of the log", ["p50", "p99"], time);
-    this.commits = new Chart("Sealed to applied", ["p50", "p99"], time);
+    this.syncs = new Chart("Log sync", ["p50", "p99"], time);
+    this.commits = new Chart("Commit", ["p50", "p99"], time);
     this.sizes = new Bars("Batch sizes", page.batch_bounds);
     this.cpu = new Chart("Processor", ["cores"], (value) => value.toFixed(2));
     const charts = el("div", "charts");
