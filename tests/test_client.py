@@ -256,7 +256,7 @@ def test_addresses(url: str, address: ServerAddress) -> None:
     assert ServerAddress.parse(url) == address
 
 
-@pytest.mark.parametrize("url", ["http://h", "nats://", "h:x"])
+@pytest.mark.parametrize("url", ["http://h", "nats://", "h:x", "a..b:1"])
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError):
         ServerAddress.parse(url)

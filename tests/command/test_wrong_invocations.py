@@ -42,6 +42,11 @@ WRONG = {
     "node --listen 192.0.2.1:0": (3, "cannot listen on 192.0.2.1:0: "),
     "status --url 127.0.0.1:8222": (2, "127.0.0.1:8222 is no http:// address. See trimaran status --help"),
     "top --url x": (2, "Invalid value for '--url': x is no http:// address. See trimaran top --help"),
+    "cluster info --server a..b:1": (
+        2,
+        "'--server': 'a..b:1' is not an address such as nats://127.0.0.1:4222",
+    ),
+    "cluster info --server nats://[::1:1": (2, "'--server': 'nats://[::1:1' is not an address such as nats:"),
     "cluster add b": (2, "Invalid value: 'b' is not NAME=HOST:PORT"),
     "backup": (2, "Missing argument 'FILE'. See trimaran backup --help"),
     "backup none/x": (1, "none/x: No such file or directory"),

@@ -40,7 +40,8 @@ class ServerAddress:
         try:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
             host, port = parts.hostname, parts.port
-        except ValueError:  # a port beyond 65535, an open bracket
+            (host or "").encode("idna")
+        except ValueError:  # a port beyond 65535, an open bracket, a name that no resolver takes
             host = port = None
         if not host or parts.scheme not in ("nats", "tls"):
             raise ValueError(f"{url!r} is not an address such as nats://127.0.0.1:4222")

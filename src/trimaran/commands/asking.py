@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeVar
 import click
 import trio
 
-from ..client import Client, ConnectFailed, JetStreamError, NatsError, connect
+from ..client import Client, ConnectFailed, JetStreamError, NatsError, ServerAddress, connect
 from . import Failure
 
 EXIT_REFUSED: Final = 1
@@ -32,11 +32,24 @@ class Cluster(Protocol):
     async def administer_raw(self, subject: str, data: bytes = b"") -> bytes: ...
 
 
+def check_servers(
+    context: click.Context, parameter: click.Parameter, servers: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Addresses as the client reads them. Raises BadParameter."""
+    for server in servers:
+        try:
+            ServerAddress.parse(server)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return servers
+
+
 servers_option = click.option(
     "--server",
     "servers",
     multiple=True,
     metavar="URL",
+    callback=check_servers,
     help="Client address of a node; may repeat. [default: nats://127.0.0.1:4222]",
 )
 
