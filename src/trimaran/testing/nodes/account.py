@@ -230,14 +230,15 @@ class Account:
         """The consumer's clients get what nobody acknowledged, and nothing else."""
         deliveries, chair = self._load.deliveries, self._load.chair("drain")
         settled = set(deliveries.confirmed)
-        seen, deliveries.seen = deliveries.seen, set()
         last = max((append.place for append in self._load.log.appends), default=0)
+        owed = set(range(1, last + 1)) - deliveries.acknowledged
+        deliveries.seen.clear()
         if not await drain(partial(self._load.fetch, chair), chair.leave):
             self._complain("everything is delivered", "the consumer is not served")
         again = sorted(deliveries.seen & settled)
         if again:
             self._complain("what is acknowledged is not delivered again", f"sequences {again[:5]}")
-        never = sorted(set(range(1, last + 1)) - seen - deliveries.seen)
+        never = sorted(owed - deliveries.seen)
         if never:
             self._complain("everything is delivered", f"never: {never[:5]}")
 

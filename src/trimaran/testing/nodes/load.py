@@ -61,8 +61,10 @@ class Deliveries:
     """What the consumer's clients got."""
 
     seen: set[int] = field(default_factory=set)
+    acknowledged: set[int] = field(default_factory=set)
+    """An acknowledgement was sent."""
     confirmed: set[int] = field(default_factory=set)
-    """Acknowledged, and the acknowledgement was answered."""
+    """And it was answered."""
     numbered: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By the consumer's own number of a delivery, (sequence, how many times it was delivered by then)."""
 
@@ -317,6 +319,7 @@ class Load:
             self._complain("a delivery is in the log before it is sent", facts)
         if self._random.random() < careless:
             return
+        self.deliveries.acknowledged.add(sequence)
         with trio.move_on_after(1.0):
             await client.request(answer.reply, b"+ACK")
             self.deliveries.confirmed.add(sequence)
