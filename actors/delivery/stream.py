@@ -68,6 +68,9 @@ class Carrier(Protocol):
     def carry(self, to: bytes, subject: bytes, reply: bytes, header_size: int, body: bytes) -> bool:
         """Deliver to the subscribers of `to` a message that shows `subject`; False: nobody listens."""
 
+    def tell(self, subject: bytes, body: bytes) -> None:
+        """Publish a message that nobody answers for, also into the stream that takes its subject."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
@@ -577,7 +580,7 @@ class StreamDelivery:
                 "deliveries": led.consumer.config.max_deliver,
             }
             body = json.dumps(advisory, separators=(",", ":")).encode()
-            self._carrier.carry(subject, subject, b"", 0, body)
+            self._carrier.tell(subject, body)
 
     def _go(self, led: LedConsumer, plan: Plan) -> None:
         assert self._nursery is not None

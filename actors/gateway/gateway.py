@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ...codec import make_chunk
+from ...codec.protocol import encode_publish
 from ...storage.turns import Order, Turn, Turns
 from .access import Access, Candidate, User
 from .accounts import Account, Accounts
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from ..certificates import ClientTls
+    from ..raft.outcomes import Outcome
     from .backend import Backend
 
 __all__ = ["Gateway", "GatewayStatistics", "Settings"]
@@ -493,6 +496,13 @@ class Gateway:
         self._wake()
         return self.router.publish(subject, reply, header_size, body, to=b"" if to == subject else to)
 
+    def tell(self, subject: bytes, body: bytes) -> None:
+        """Publish what nobody waits for: to its subscribers, and into the stream that takes the subject."""
+        self.carry(subject, subject, b"", 0, body)
+        stream = self._backend.stream_of(subject)
+        if stream is not None:
+            self._backend.propose(stream.group, make_chunk([encode_publish(subject, b"", body)]), _unheard)
+
     def on_interest(self, peer: int, data: Iterable[object]) -> None:
         """An interest frame, as its sender gave it to `Backend.send_interest`."""
         if self.routes.on_interest(peer, data):
@@ -554,3 +564,7 @@ def _is_wildcard(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def _unheard(outcome: Outcome) -> None:
+    """Nobody waits for it."""

@@ -771,3 +771,17 @@ async def test_a_request_that_expires_while_deliveries_are_on_their_way_keeps_no
         await it.client.fill("s.1")
         assert sequences(await it.client.take(first, 1, seconds=5)) == [1]
         assert [each.status for each in await it.client.take(second, 1, seconds=5)] == ["408 Request Timeout"]
+
+
+async def test_a_stream_may_keep_what_was_given_up(autojump_clock: MockClock) -> None:
+    async with harness("a", "b", "c") as it:
+        subject = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.*"
+        made = await it.client.api("STREAM.CREATE.DEAD", name="DEAD", subjects=[subject])
+        assert "error" not in made, made
+        await it.client.fill("s.0")
+        await it.consumer(ack_wait=SECOND, max_deliver=1)
+        await it.client.fetch("S.c", 1)
+        await trio.sleep(3)
+        kept = await it.client.api("STREAM.MSG.GET.DEAD", seq=1)
+        assert json.loads(base64.b64decode(kept["message"]["data"]))["stream_seq"] == 1
+        assert (await it.client.api("STREAM.INFO.DEAD"))["state"]["messages"] == 1
