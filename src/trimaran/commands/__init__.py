@@ -30,10 +30,6 @@ COMMANDS: Final = (
 """Name of the subcommand, of its module and of the `click.Command` in it (there with `_` for `-`)."""
 
 
-CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-"""Also of `node` itself: click keeps the help option of whoever asked first."""
-
-
 class Failure(click.ClickException):
     """A command ends here: what went wrong in one line, and the exit code for it."""
 
@@ -65,7 +61,7 @@ class _Commands(click.Group):
 @click.command(
     cls=_Commands,
     invoke_without_command=True,
-    context_settings=CONTEXT,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, "--version", message="trimaran %(version)s")
 @click.pass_context

@@ -27,7 +27,7 @@ from ..actors.setting import BadOption, Setting, Unit
 from ..actors.units import split_address
 from ..actors.world import World
 from ..codec import IMPLEMENTATION
-from . import CONTEXT, Failure
+from . import Failure
 
 logger = logging.getLogger("trimaran.node")
 
@@ -109,7 +109,6 @@ def _run_command(config: Path | None = None, **given: object) -> int:
 
 node = click.Command(
     "node",
-    context_settings=CONTEXT,
     short_help="Run a node, alone or as one of a cluster.",
     callback=_run_command,
     params=[
