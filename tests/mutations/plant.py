@@ -9,7 +9,7 @@ import __future__
 
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,17 +37,21 @@ class Edit:
         assert isinstance(found, FunctionType), f"{self.where} is no function"
         return found
 
-    @contextmanager
-    def planted(self) -> Iterator[None]:
-        function = self.function()
-        good = function.__code__
-        source = textwrap.dedent(inspect.getsource(function))
-        assert source.count(self.old) == 1, f"{self.where} has {source.count(self.old)} times {self.old!r}"
-        function.__code__ = compiled(source.replace(self.old, self.new), function)
-        try:
-            yield
-        finally:
-            function.__code__ = good
+
+@contextmanager
+def planted(edits: Sequence[Edit]) -> Iterator[None]:
+    """Edits of one function."""
+    function = edits[0].function()
+    good = function.__code__
+    source = textwrap.dedent(inspect.getsource(function))
+    for edit in edits:
+        assert source.count(edit.old) == 1, f"{edit.where} has {source.count(edit.old)} times {edit.old!r}"
+        source = source.replace(edit.old, edit.new)
+    function.__code__ = compiled(source, function)
+    try:
+        yield
+    finally:
+        function.__code__ = good
 
 
 def compiled(source: str, function: FunctionType) -> CodeType:
@@ -86,8 +90,8 @@ class Bug:
     @contextmanager
     def planted(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for edit in self.edits:
-                stack.enter_context(edit.planted())
+            for where in dict.fromkeys(edit.where for edit in self.edits):
+                stack.enter_context(planted([edit for edit in self.edits if edit.where == where]))
             yield
 
 

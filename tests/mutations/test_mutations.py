@@ -11,10 +11,10 @@ from trimaran.testing.core import play
 from .bugs import BUGS
 from .hunting import hunt
 from .plant import Bug
-from .table import KEPT
+from .table import ALL, KEPT
 
 CAUGHT: dict[str, int] = json.loads(KEPT.read_text())
-QUICK = [bug for bug in BUGS if bug.name in CAUGHT]
+QUICK = [bug for bug in ALL if bug.name in CAUGHT]
 
 
 @pytest.mark.parametrize("bug", QUICK, ids=[bug.slug for bug in QUICK])
@@ -24,8 +24,9 @@ def test_a_planted_bug_is_caught(bug: Bug) -> None:
 
 
 def test_the_bugs_are_many_and_each_is_one_of_its_own() -> None:
-    assert len(QUICK) >= 50 and len({bug.name for bug in BUGS}) == len(BUGS)
-    assert CAUGHT.keys() <= {bug.name for bug in BUGS}
+    names = [bug.name for bug in ALL]
+    assert len(set(names)) == len(names) and CAUGHT.keys() <= set(names)
+    assert sum(bug.name in CAUGHT for bug in BUGS) >= 0.95 * len(BUGS)
 
 
 def test_what_was_planted_is_gone_again() -> None:

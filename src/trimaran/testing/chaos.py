@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ..actors.raft.log import EntryId
 from ..actors.raft.membership import Change, ChangeKind
 from ..actors.raft.messages import PeerDown, PeerUp, ProposeMembership, Transfer
-from ..actors.raft.outcomes import Outcome
+from ..actors.raft.outcomes import Applied, Outcome
 from ..actors.raft.state import GroupState
 from .cluster import Cluster
 from .process import GROUP, Process
@@ -73,10 +74,18 @@ class Chaos:
         for process in self._cluster.up():
             if process.state is not None:
                 self._cluster.checks.check_bounds(process.state)
+                self._cluster.check_quorum(process)
+                self._cluster.check_rest(process)
 
     # --- operators ------------------------------------------------------------------------------------------
 
-    def _ask(self, process: Process, make: Callable[[int], Transfer | ProposeMembership]) -> None:
+    def _ask(
+        self,
+        process: Process,
+        make: Callable[[int], Transfer | ProposeMembership],
+        applied: Callable[[int], None] | None = None,
+    ) -> None:
+        """`applied` is told at which index."""
         checks, clients = self._cluster.checks, self._cluster.clients
         token = clients.token()
         clients.operations += 1
@@ -84,6 +93,8 @@ class Chaos:
 
         def ended(outcome: Outcome) -> None:
             checks.end(token, outcome)
+            if applied is not None and isinstance(outcome, Applied):
+                applied(outcome.index)
 
         process.ask(token, make(token), ended)
 
@@ -106,7 +117,8 @@ class Chaos:
     def _change_at(self, leader: Process) -> None:
         kind = self._draw.choice(list(ChangeKind))
         change = Change(kind, self._draw.choice(list(self._cluster.processes)))
-        if kind is ChangeKind.REMOVE and self._draw.random() < 0.7:
+        spared = 0.3 if self._cluster.mix.malice.invite_again else 0.8
+        if kind is ChangeKind.REMOVE and self._draw.random() < spared:
             return
         self._ask_change(leader, change)
 
@@ -116,7 +128,18 @@ class Chaos:
         if not grows and any(process.still_bad() for process in self._cluster.processes.values()):
             return  # the only good copy of something might leave with it: no operator does that
         self._strike("membership change", kind.value, change.node)
-        self._ask(leader, lambda token: ProposeMembership(change, token))
+        removed = partial(self._removed, change.node) if kind is ChangeKind.REMOVE else None
+        self._ask(leader, lambda token: ProposeMembership(change, token), removed)
+
+    def _removed(self, node: int, index: int) -> None:
+        self._cluster.checks.note_removed(node, index)
+        if self._draw.random() < self._cluster.mix.malice.invite_again:
+            self._cluster.heap.after(self._draw.uniform(0.01, 0.3), self._invite, node)
+
+    def _invite(self, node: int) -> None:
+        leader = self._cluster.leader()
+        if leader is not None and not self._cluster.calm:
+            self._ask_change(leader, Change(ChangeKind.ADD_LEARNER, node))
 
     # --- processes ------------------------------------------------------------------------------------------
 
@@ -173,16 +196,52 @@ class Chaos:
 
     def _depose(self) -> None:
         """Nobody is told: the leader takes what it is asked for a while, and the others elect another."""
-        cluster, draw = self._cluster, self._draw
+        cluster, draw, malice = self._cluster, self._draw, self._cluster.mix.malice
         leader = cluster.leader()
         if leader is None or len(cluster.processes) < 3:
             return
-        self._strike("leader deposed", leader.id)
-        cluster.isolate(leader.id, notice=False)
-        for _ in range(draw.randint(1, 10)):
+        side = [leader.id, *self._company(leader)]
+        self._strike("leader deposed", *side)
+        cluster.isolate(*side, notice=False)
+        for _ in range(draw.randint(1, malice.tail)):
             leader.later(draw.uniform(0, 0.4), cluster.clients.append, leader)
         self._press(leader)
-        cluster.heap.after(draw.uniform(0.8, 2.5), self._heal)
+        seconds = draw.uniform(0.8, 2.5)
+        if draw.random() < malice.late:
+            cluster.weather.haunt(leader.id, seconds)
+            for _ in range(draw.randint(1, 10)):
+                leader.later(draw.uniform(0, seconds), cluster.clients.read, leader)
+        if draw.random() < malice.outdate:
+            for share in (0.6, 0.75, 0.9):
+                cluster.heap.after(share * seconds, self._outdate, side)
+        cluster.heap.after(seconds, self._heal)
+        if draw.random() < malice.give_back:
+            cluster.heap.after(seconds + draw.uniform(0.05, 0.5), self._give_back, leader.id)
+
+    def _company(self, leader: Process) -> list[int]:
+        """Who is cut off with a leader: less than would make a majority."""
+        state, draw = leader.state, self._draw
+        assert state is not None
+        others = sorted(state.membership.voters - {leader.id})
+        most = len(others) // 2 - (len(others) % 2 == 0)
+        if most < 1 or draw.random() >= self._cluster.mix.malice.company:
+            return []
+        return draw.sample(others, draw.randint(1, most))
+
+    def _outdate(self, side: list[int]) -> None:
+        """Snapshots of those who are not cut off: what the others lack is in no log any more."""
+        for process in self._cluster.up():
+            if process.id not in side:
+                self._strike("snapshot", process.id)
+                process.later(0.0, process.take_snapshot)
+
+    def _give_back(self, to: int) -> None:
+        leader = self._cluster.leader()
+        if leader is not None and not self._cluster.calm:
+            self._strike("transfer", leader.id, to)
+            self._ask(leader, lambda token: Transfer(to, token))
+            if self._draw.random() < self._cluster.mix.malice.late:
+                self._cluster.weather.haunt(to, 0.5)
 
     def _press(self, leader: Process) -> None:
         """Much is asked of a leader that may be cut off from its followers, and may not know it."""
@@ -212,7 +271,7 @@ class Chaos:
         ):
             self._strike("crash at heal", leader.id)
             cluster.crash(leader, down_for=LONG)
-        cluster.heal()
+        cluster.heal(notice=self._draw.random() < 0.6)
 
     def _link(self) -> Link:
         return tuple(self._draw.sample(list(self._cluster.processes), 2))  # type: ignore[return-value]
@@ -250,20 +309,23 @@ class Chaos:
     def _flip(self) -> None:
         """A bit of some synced batch. The atlas: on nobody else is this batch bad, and another voter has
         it."""
-        process = self._someone()
+        process, draw = self._someone(), self._draw
         state = process.state
         if state is None:
             return
         log = process.log.log(GROUP)
         if not log.terms:
             return
-        position = self._draw.randrange(len(log.terms))
+        newest = draw.random() < self._cluster.mix.malice.flip_newest
+        position = len(log.terms) - 1 if newest else draw.randrange(len(log.terms))
         place = EntryId(log.first + position, log.terms[position])
-        if self._has_good_copy(process, state, place) and process.log.damage(GROUP, place.index, self._draw):
+        if self._has_good_copy(process, state, place) and process.log.damage(GROUP, place.index, draw):
             self._strike("bit flip", process.id, place)
             process.bad.add(place)
-            if self._draw.random() < 0.5:  # else somebody will read it, or the next start
-                process.later(self._draw.uniform(0, 0.1), process.scrub)
+            if newest:
+                process.later(0.0, self._cluster.crash, process)
+            elif draw.random() < 0.5:  # else somebody will read it, or the next start
+                process.later(draw.uniform(0, 0.1), process.scrub)
 
     def _has_good_copy(self, process: Process, state: GroupState, place: EntryId) -> bool:
         leader = self._cluster.leader()

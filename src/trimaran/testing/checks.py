@@ -3,9 +3,15 @@
 | property | says |
 |---|---|
 | election safety, one vote, leader append-only, log matching, leader completeness, own term, state machine safety, commit monotone | the rules of `actors/raft/checker.py`, over all nodes and all their lives |
-| promises | a reply leaves only when the log has synced what it promises (thesis 10.2.1) |
-| durable commit | what a leader commits is synced on a majority of the voters at that moment |
-| recovery | a process that starts finds all that was synced, nothing that was never written, and gives up nothing |
+| promises | a reply leaves only when the log has synced what it promises (thesis 10.2.1), and an acknowledgement counts only below the first batch that is known to be unreadable |
+| durable commit | what a leader commits is synced, and readable but for bits that flipped since, on a majority of the voters at that moment |
+| recovery | a process that starts finds all that was synced, nothing that was never written, gives up nothing, and can read what it calls sound; the rules go on with just that |
+| damage | a batch that can't be read is one to the rules too, until its copy is synced |
+| members | the members in effect are those that the log says (thesis 4.1), a snapshot has those of its index, and who was removed never returns |
+| transfer | who is told to stand has the whole log of the leader (thesis 3.10) |
+| check-quorum | a leader that hears no majority leads no more (thesis 6.2), nor one whose removal is committed (4.2.2) |
+| rest | a quiet leader has left no follower behind that it reaches; with nothing to do and no faults, terms don't rise |
+| fence | a proposal that names a term is applied in that term or not at all (rule S16) |
 | order | compacted <= applied <= commit <= last index; queues stay below their bounds |
 | outcomes | each proposal ends once: applied means applied there, whole; not applied means never applied |
 | exactly once | no entry is applied twice, no session's entry is admitted twice |
@@ -19,12 +25,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from ..actors.raft.checker import Checker
 from ..actors.raft.checker import Violation as RuleBroken
 from ..actors.raft.log import EntryId
+from ..actors.raft.membership import Membership
 from ..actors.raft.messages import AppendReply, BeatReply, PeerMessage, RequestVote, VoteReply
 from ..actors.raft.outcomes import Applied, NotApplied, Outcome
 from ..actors.raft.state import GroupState, Role
@@ -59,6 +66,8 @@ class Asked:
     """The highest index acknowledged, or read at, when it began."""
     count: int = 1
     """Entries; the first has the asked token, the others those that follow it."""
+    term: int = 0
+    """In which alone it may be applied; 0: in any."""
 
 
 @dataclass(slots=True)
@@ -81,12 +90,15 @@ class _First:
     rolling_hash: int
     results: Sequence[object]
     crc: int
+    term: int
 
 
 @dataclass(slots=True)
 class Checks:
     """The memory of one cluster over all lives of its processes."""
 
+    birth: Membership
+    """The first members."""
     journal: bool = True
     """The machine is a `Journal`, so entries have tokens."""
     checker: Checker = field(init=False)
@@ -97,6 +109,14 @@ class Checks:
     shown: int = 0
     """The highest index that a client was told of, or has read at."""
     last_applied: int = 0
+    committed: int = 0
+    """The highest commit index of any replica, ever."""
+    _members: dict[EntryId, Membership] = field(default_factory=dict)
+    """What each membership batch that was ever on its way to a disk says."""
+    _agreed: dict[int, Membership] = field(default_factory=dict)
+    """Index -> what the membership batch says that was applied there, in log order."""
+    _removed: dict[int, int] = field(default_factory=dict)
+    """Node -> index of its removal, as a client was told."""
     _written: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     """(index, term) -> checksum and time of every batch that was ever on its way to a disk."""
     _applied: dict[int, _First] = field(default_factory=dict)
@@ -121,6 +141,26 @@ class Checks:
             (log.compacted.index, state.applied, state.commit, log.last_index),
         )
         require((state.leading is not None) == (state.role is Role.LEADER), "order", state.node, state.role)
+        if state.role is Role.LEADER and state.node not in state.membership.voters:
+            done = state.memberships.last_change <= state.commit
+            require(not done, "check-quorum", state.node, "leads and was removed at", state.commit)
+        self.committed = max(self.committed, state.commit)
+
+    def check_acknowledgement(self, state: GroupState, message: PeerMessage) -> None:
+        """A reply was made, if only to be sent once something is synced."""
+        if isinstance(message, AppendReply) and message.accepted and message.counts and state.log.holes:
+            hole = min(state.log.holes)
+            require(
+                message.match < hole, "promises", state.node, "acknowledges", message.match, "lacks", hole
+            )
+
+    def check_damage(self, state: GroupState, log: GroupLog, unsynced: Collection[int]) -> None:
+        """`log` is what is synced; what of it can't be read is a hole, but for `unsynced` indexes."""
+        for fault in log.faults():
+            if fault.index in unsynced or state.log.term_at(fault.index) != fault.term:
+                continue  # it is being written anew, or cut off
+            known = fault.index in state.log.holes or fault.index <= state.log.compacted.index
+            require(known, "damage", state.node, "takes", fault.index, "for readable")
 
     def check_bounds(self, state: GroupState) -> None:
         """What a replica keeps in memory."""
@@ -133,8 +173,11 @@ class Checks:
             bound = options.uncommitted_bytes + options.max_batch_bytes
             require(queued <= bound, "order", state.node, "has queued", queued, "bytes")
 
-    def check_written(self, header: BatchHeader) -> None:
-        """A batch is on its way to a disk. Its time is not before that of the one it follows."""
+    def check_written(self, header: BatchHeader, members: Membership | None = None) -> None:
+        """A batch is on its way to a disk, with what it says about the members. Its time is not before that
+        of the one it follows."""
+        if members is not None:
+            self._members[EntryId(header.index, header.term)] = members
         place, batch = (header.index, header.term), (header.header_crc, header.time)
         known = self._written.setdefault(place, batch)
         require(known == batch, "log matching", place, "has two contents")
@@ -165,9 +208,51 @@ class Checks:
         vote = self._votes.setdefault((node, term), candidate)
         require(vote == candidate, "one vote", node, "votes in", term, "for", vote, "and", candidate)
 
-    def check_durable(self, newest: EntryId, voters: Sequence[int], holders: Sequence[int]) -> None:
-        """A leader commits; `holders` are the voters that have synced it."""
-        require(2 * len(holders) > len(voters), "durable commit", newest, "of", voters, "only on", holders)
+    def check_durable(self, entry: EntryId, voters: Sequence[int], holders: Sequence[int]) -> None:
+        """A leader commits; `holders` are the voters that have synced it, readably."""
+        require(2 * len(holders) > len(voters), "durable commit", entry, "of", voters, "only on", holders)
+
+    # --- members --------------------------------------------------------------------------------------------
+
+    def check_members(self, state: GroupState) -> None:
+        """The members in effect are those of the newest batch in the log that says any, or those from before
+        the log. Where one can't be read, nobody can say."""
+        log, newest = state.log, 0
+        for place in self._members:
+            if place.index > max(newest, log.compacted.index) and log.term_at(place.index) == place.term:
+                newest = place.index
+        if any(hole >= newest for hole in log.holes):
+            return
+        if newest:
+            says = self._members[EntryId(newest, log.term_at(newest) or 0)]
+        else:
+            says = self._members_as_of(log.compacted.index)
+        require(state.membership == says, "members", state.node, state.membership, "but as of", newest, says)
+
+    def check_manifest_members(self, node: int, index: int, members: Membership) -> None:
+        """What a snapshot says about the members is as of its index."""
+        says = self._members_as_of(index)
+        require(members == says, "members", node, "has", members, "in the snapshot as of", index, "not", says)
+
+    def _members_as_of(self, index: int) -> Membership:
+        return next((self._agreed[at] for at in reversed(self._agreed) if at <= index), self.birth)
+
+    def note_removed(self, node: int, index: int) -> None:
+        """A client was told that the removal of a node was applied."""
+        self._removed[node] = index
+
+    def check_handover(self, node: int, peer: int, last: EntryId, log: GroupLog) -> None:
+        """A leader whose log ends in `last` tells a peer, which has synced `log`, to stand."""
+        require(holds(log, last), "transfer", peer, "is told to stand by", node, "and lacks", last)
+
+    def check_quorum(self, state: GroupState, heard: Collection[int], within: float) -> None:
+        """A leader has `heard` of these members within so many seconds."""
+        enough = state.role is not Role.LEADER or state.membership.is_quorum({*heard, state.node})
+        require(enough, "check-quorum", state.node, "leads", "and heard", sorted(heard), "within", within)
+
+    def check_rest(self, leader: GroupState, follower: GroupState) -> None:
+        facts = (follower.node, follower.log.last, leader.node, leader.log.last)
+        require(follower.log.last == leader.log.last, "rest", "a quiet group has replicas that differ", facts)
 
     # --- recovery -------------------------------------------------------------------------------------------
 
@@ -195,8 +280,13 @@ class Checks:
             kept = log.first <= index <= log.last and log.terms[index - log.first] == term
             require(kept, "recovery", node, "lost", (index, term), "of", before.uncut)
 
-    def check_recovered(self, state: GroupState, before: Synced | None) -> None:
-        """What the rules go on with."""
+    def check_recovered(self, state: GroupState, log: GroupLog, before: Synced | None) -> None:
+        """What the rules go on with: what the log has."""
+        newest = EntryId(log.last, log.terms[-1]) if log.terms else EntryId(log.prefix.index, log.prefix.term)
+        require(
+            state.log.last == newest, "recovery", state.node, "goes on from", state.log.last, "not", newest
+        )
+        require(state.commit <= self.committed, "recovery", state.node, "knows a commit of", state.commit)
         for position, term in enumerate(before.terms if before is not None else ()):
             index = before.first + position if before is not None else 0
             if state.log.compacted.index < index and before is not None and index <= before.uncut:
@@ -211,8 +301,10 @@ class Checks:
         crc = batch.header.header_crc
         first = self._applied.get(index)
         if first is None:
+            if batch.header.kind is Kind.MEMBERSHIP:
+                self._agree(index, Membership.decode(batch.entry(0)))
             require(index <= self.last_applied + 1, "replicas", node, "skips to", index, self.last_applied)
-            self._applied[index] = _First(rolling_hash, results, crc)
+            self._applied[index] = _First(rolling_hash, results, crc, batch.header.term)
             self.last_applied = max(self.last_applied, index)
             if self.journal and batch.header.kind is Kind.NORMAL:
                 self._place(index, batch, results)
@@ -220,6 +312,11 @@ class Checks:
         require(first.crc == crc, "state machine safety", node, "applies another batch at", index)
         require(first.rolling_hash == rolling_hash, "state machine safety", node, "differs at", index)
         require(first.results == results, "replicas", node, "answers differently at", index, results)
+
+    def _agree(self, index: int, members: Membership) -> None:
+        self._agreed[index] = members
+        back = sorted(node for node in members.members if self._removed.get(node, index) < index)
+        require(not back, "members", back, "were removed, and are members again at", index)
 
     def _place(self, index: int, batch: Entries, results: Sequence[object]) -> None:
         for position, (kind, data) in enumerate(batch):
@@ -260,8 +357,8 @@ class Checks:
 
     # --- clients --------------------------------------------------------------------------------------------
 
-    def begin(self, token: int, time: float, count: int = 1) -> None:
-        self.asked[token] = Asked(time, self.acknowledged, self.shown, count)
+    def begin(self, token: int, time: float, count: int = 1, term: int = 0) -> None:
+        self.asked[token] = Asked(time, self.acknowledged, self.shown, count, term)
 
     def end(self, token: int, outcome: Outcome) -> Asked:
         """The one end of a proposal."""
@@ -277,6 +374,8 @@ class Checks:
     def check_acknowledged(self, token: int, outcome: Applied, asked: Asked) -> None:
         """An append of plain entries was acknowledged; a `Journal` gives their sequence numbers."""
         require(outcome.index > asked.index, "sequence", token, outcome.index, "is not behind", asked.index)
+        term = self._applied[outcome.index].term if outcome.index in self._applied else 0
+        require(asked.term in (0, term), "fence", token, "was for term", asked.term, "applied in", term)
         numbers = outcome.result
         if not isinstance(numbers, list) or len(numbers) != asked.count:
             raise Violated("outcomes", token, "has", numbers, "for", asked.count, "entries")
@@ -300,6 +399,14 @@ class Checks:
         require(index >= asked.index, "reads", "index", index, "but", asked.index, "was known before")
         self.shown = max(self.shown, index)
         return asked
+
+
+def holds(log: GroupLog, entry: EntryId) -> bool:
+    """Whether a synced log has an entry, or has it no more since a snapshot covers it."""
+    if entry.index <= log.prefix.index:
+        return True
+    position = entry.index - log.first
+    return 0 <= position < len(log.terms) and log.terms[position] == entry.term
 
 
 def _broken(violation: RuleBroken) -> None:

@@ -4,6 +4,8 @@ they are told."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 REGISTERS = 3
 SESSIONS = 2
+OPEN_APPENDS = 3
+"""Of a session, without an answer."""
 AGAIN = 0.05
 """Seconds after which a session repeats what has no answer."""
 
@@ -82,7 +86,9 @@ class Clients:
         entries = [self.entry(token + each, size) for each in range(count)]
         chunk = make_chunk([(EntryType.OPAQUE, entry) for entry in entries])
         term = node.state.term if node.state is not None and draw.random() < 0.2 else 0
-        self._begin(token, count)
+        if term and draw.random() < 0.3:
+            term -= 1  # somebody who has not heard of the newest leader
+        self._begin(token, count, term)
         node.ask(token, Propose(chunk, token, term), lambda outcome: self._appended(token, outcome))
 
     def entry(self, token: int, size: int = 0) -> bytes:
@@ -91,9 +97,9 @@ class Clients:
             return self.command(self._draw)
         return OPERATION.pack(token, 0) + bytes(size)
 
-    def _begin(self, token: int, count: int = 1) -> None:
+    def _begin(self, token: int, count: int = 1, term: int = 0) -> None:
         self.operations += 1
-        self._cluster.checks.begin(token, self._cluster.heap.time, count)
+        self._cluster.checks.begin(token, self._cluster.heap.time, count, term)
 
     def _appended(self, token: int, outcome: Outcome) -> None:
         checks = self._cluster.checks
@@ -133,9 +139,9 @@ class Clients:
 
         node.ask(token, Propose(chunk, token), written)
 
-    def read(self) -> None:
-        """Read a register where it is linearizable."""
-        node = self.node()
+    def read(self, node: Process | None = None) -> None:
+        """Read a register where it is linearizable; where a client finds it best, or at this node."""
+        node = node or self.node()
         if node is None:
             return
         token, register = self.token(), self._draw.randint(1, REGISTERS)
@@ -158,65 +164,104 @@ class Clients:
         node.ask(token, ReadIndex(token), answered)
 
 
+@dataclass(slots=True)
+class _Open:
+    """A session's append without an answer."""
+
+    data: bytes
+    sequence: int
+    """The highest sequence acknowledged when it began."""
+
+
 class Session:
-    """One client that repeats what has no answer, and is applied exactly once all the same."""
+    """One client that repeats what has no answer, and is applied exactly once all the same. It has a few
+    appends open at a time; they may be applied in any order."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._id = 0
+        self._opening = False
         self._number = 0
-        self._data = b""
-        self._sequence = 0
-        self.idle = True
+        self._open: dict[int, _Open] = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self._open and not self._opening
 
     def next(self) -> None:
-        """Begin the next append, if the last one has its answer."""
-        if self.idle and not self._clients.stopped:
-            self.idle = False
-            self._number += 1
-            token = self._clients.token()
-            self._data = OPERATION.pack(token, 0)
-            self._sequence = self._clients.cluster.checks.acknowledged
-            self._clients.operations += 1
-            self._try()
+        """Begin the next append, or open the session first."""
+        clients = self._clients
+        if clients.stopped or self._opening or len(self._open) >= OPEN_APPENDS:
+            return
+        if not self._id:
+            self._opening = True
+            self._ask_to_open()
+            return
+        self._number += 1
+        data = OPERATION.pack(clients.token(), 0)
+        self._open[self._number] = _Open(data, clients.cluster.checks.acknowledged)
+        clients.operations += 1
+        self._try(self._id, self._number)
 
-    def _try(self) -> None:
-        node = self._clients.node()
-        cluster = self._clients.cluster
+    def _ask_to_open(self) -> None:
+        self._ask(SessionEntry(SessionOperation.OPEN), self._ask_to_open, self._opened)
+
+    def _opened(self, outcome: Applied) -> None:
+        status, value = _answer(outcome)
+        require(status == SessionStatus.APPLIED and value, "exactly once", "a session was not opened")
+        self._id, self._opening = value, False
+
+    def _try(self, session: int, number: int) -> None:
+        asked = self._open.get(number)
+        if asked is None or session != self._id:
+            return
+        floor = min(self._open)
+        entry = SessionEntry(SessionOperation.APPLY, session, number, floor, asked.data)
+        again = partial(self._try, session, number)
+        self._ask(entry, again, partial(self._answered, session, number))
+
+    def _ask(
+        self, entry: SessionEntry, again: Callable[[], None], applied: Callable[[Applied], None]
+    ) -> None:
+        """Propose it until it is applied."""
+        clients, cluster = self._clients, self._clients.cluster
+        node = clients.node()
         if node is None:
-            cluster.heap.after(AGAIN, self._try)
+            cluster.heap.after(AGAIN, again)
             return
-        if self._id:
-            entry = SessionEntry(SessionOperation.APPLY, self._id, self._number, self._number, self._data)
-        else:
-            entry = SessionEntry(SessionOperation.OPEN)
-        token = self._clients.token()
+        token = clients.token()
         cluster.checks.begin(token, cluster.heap.time)
-        chunk = make_chunk([(EntryType.SESSION, entry.encode())])
-        opening = not self._id
-        node.ask(token, Propose(chunk, token), lambda outcome: self._answered(token, opening, outcome))
 
-    def _answered(self, token: int, opening: bool, outcome: Outcome) -> None:
+        def ended(outcome: Outcome) -> None:
+            cluster.checks.end(token, outcome)
+            if isinstance(outcome, Applied):
+                applied(outcome)
+            else:
+                cluster.heap.after(AGAIN, again)
+
+        node.ask(token, Propose(make_chunk([(EntryType.SESSION, entry.encode())]), token), ended)
+
+    def _answered(self, session: int, number: int, outcome: Applied) -> None:
         cluster = self._clients.cluster
-        cluster.checks.end(token, outcome)
-        if not isinstance(outcome, Applied):
-            cluster.heap.after(AGAIN, self._try)
-            return
-        result = outcome.result
-        assert isinstance(result, list)
-        status, value = result[0]
-        if opening:
-            require(status == SessionStatus.APPLIED and value, "exactly once", "a session was not opened")
-            self._id = value
-            self._try()
+        status, value = _answer(outcome)
+        asked = self._open.get(number)
+        if asked is None or session != self._id:
             return
         if status == SessionStatus.EXPIRED and cluster.struck["clock jump"]:
-            # An hour of the log's clock went by: whether it was applied stays open.
-            self._id, self.idle = 0, True
+            # An hour of the log's clock went by: whether these were applied stays open.
+            self._id, self._number, self._open = 0, 0, {}
             return
         known = status in (SessionStatus.APPLIED, SessionStatus.REPEATED)
-        require(known, "exactly once", "session", self._id, self._number, "is answered", result)
-        require(value > self._sequence, "sequence", "session", self._id, value, "after", self._sequence)
+        require(known, "exactly once", "session", session, number, "is answered", status, value)
+        require(value > asked.sequence, "sequence", "session", session, value, "after", asked.sequence)
         cluster.checks.acknowledged = max(cluster.checks.acknowledged, value)
         self._clients.appends += 1
-        self.idle = True
+        del self._open[number]
+
+
+def _answer(outcome: Applied) -> tuple[int, int]:
+    """Status and value of a session's entry."""
+    result = outcome.result
+    assert isinstance(result, list)
+    status, value = result[0]
+    return status, value

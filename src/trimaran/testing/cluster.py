@@ -11,7 +11,6 @@ from ..actors.raft.messages import PeerDown, PeerMessage, PeerUp
 from ..actors.raft.state import GroupState, RaftOptions, Role
 from ..actors.replica.user_machine import StateMachine
 from ..storage import MemoryDisk
-from ..storage.index import GroupLog
 from .checks import Checks
 from .clients import Clients
 from .heap import Heap
@@ -23,6 +22,12 @@ from .swarm import Mix, ProcessFaults
 from .weather import Link, Weather
 
 SEGMENT_BYTES = 32 << 10
+QUORUM_WITHIN = 3
+"""Election timeouts: a leader that begins to count right after it heard of a majority does so twice."""
+RESTS_AFTER = 0.6
+"""Seconds a leader must have rested until nobody may lack anything: what was under way has arrived."""
+AFTER_ELECTION = 0.1
+"""Seconds within which messages of long ago reach a new leader: before most of its followers answer."""
 
 
 class Cluster:
@@ -57,7 +62,8 @@ class Cluster:
         self.heap = Heap()
         self.struck = FaultCount()
         self.crashes = 0
-        self.checks = Checks(journal=make_machine is Journal)
+        birth = Membership.of(voters)
+        self.checks = Checks(birth, journal=make_machine is Journal)
         self.check_machine: Callable[[StateMachine], None] | None = None
         """Called with a replica's machine behind each batch."""
         self.calm = False
@@ -67,7 +73,6 @@ class Cluster:
         network = self.mix.network
         self.weather = Weather(self.heap, network, streams.stream("weather"), self.struck, self._deliver)
         self.clients = Clients(self, streams.stream("clients"))
-        birth = Membership.of(voters)
         self.processes: dict[int, Process] = {}
         for node in sorted({*birth.voters, *spares}):
             self.processes[node] = Process(self, node, MemoryDisk(), birth)
@@ -93,6 +98,7 @@ class Cluster:
             process.liveness.heard(sender, self.heap.time)
             return
         self.trace(type(message).__name__, sender, peer, message.term)
+        process.heard[sender] = self.heap.time
         process.receive(message)
 
     def talks(self, one: int, other: int) -> bool:
@@ -112,9 +118,12 @@ class Cluster:
         if notice:
             self.notice(sorted(self.weather.cut), down=True)
 
-    def heal(self) -> None:
-        """Every link works again."""
-        self.notice(self.weather.heal(), down=False)
+    def heal(self, *, notice: bool = True) -> None:
+        """Every link works again; with `notice` as a new connection, else what was sent meanwhile is just
+        lost."""
+        healed = self.weather.heal()
+        if notice:
+            self.notice(healed, down=False)
 
     # --- processes ------------------------------------------------------------------------------------------
 
@@ -175,6 +184,23 @@ class Cluster:
         if self._may(self.mix.process.crash_at_term_change):
             self._crash_soon("crash at term change", process)
 
+    def took_office(self, process: Process) -> None:
+        """Messages of long ago come before its followers' answers, which may take a while."""
+        if not self._may(self.mix.malice.late):
+            return
+        self.weather.haunt(process.id, AFTER_ELECTION)
+        if self._draw.random() < 0.5:
+            for peer in self.processes:
+                self.weather.clog((process.id, peer), self._draw.uniform(0, 2 * AFTER_ELECTION))
+
+    def read_takes(self) -> float:
+        """How long the answer to a read of the log is on its way."""
+        malice = self.mix.malice
+        if not self._may(malice.slow_reads):
+            return 0.0
+        self.struck["slow read"] += 1
+        return self._draw.uniform(0, malice.slow_read)
+
     def applied(self, process: Process) -> None:
         """A replica has applied a batch."""
         if self.check_machine is not None:
@@ -186,6 +212,12 @@ class Cluster:
         """A manifest is about to be written."""
         if self._may(self.mix.process.crash_in_files):
             process.cut_in = self._draw.randrange(8)
+
+    def installed(self, process: Process) -> None:
+        """A peer's manifest is in its place, and the log does not know yet."""
+        if self._may(self.mix.malice.cut_install):
+            self.struck["cut at install"] += 1
+            process.cut_in = self._draw.randrange(3)
 
     def _crash_soon(self, kind: str, process: Process) -> None:
         if process.doomed == process.life:
@@ -216,15 +248,53 @@ class Cluster:
                 best, term = process, state.term
         return best
 
+    def members(self) -> frozenset[int]:
+        """Whom the leader counts on; nobody without a leader."""
+        leader = self.leader()
+        return leader.state.membership.members if leader and leader.state else frozenset()
+
     def state(self, node: int) -> GroupState:
         state = self.processes[node].state
         assert state is not None, f"node {node} is down"
         return state
 
-    def check_durable(self, newest: EntryId, members: Membership) -> None:
+    def check_quorum(self, process: Process) -> None:
+        """Whoever leads is heard by a majority, unless it stood still lately."""
+        state, now, within = process.state, self.heap.time, QUORUM_WITHIN * self.options.election_min
+        if (
+            state is not None
+            and not state.quiet
+            and max(process.paused_until, process.leads_since) < now - within
+        ):
+            heard = [peer for peer, at in process.heard.items() if at >= now - within]
+            self.checks.check_quorum(state, heard, within)
+
+    def check_rest(self, leader: Process) -> None:
+        """A quiet leader has left nobody behind whom it reaches."""
+        state = leader.state
+        if state is None or state.role is not Role.LEADER or not state.quiet:
+            leader.rests_since = self.heap.time
+            return
+        if self.heap.time - leader.rests_since < RESTS_AFTER:
+            return
+        for peer in sorted(state.membership.members - {leader.id} - state.closed_links):
+            other = self.processes[peer]
+            if (
+                other.state is not None
+                and other.paused_until < leader.rests_since
+                and self.talks(leader.id, peer)
+            ):
+                self.checks.check_rest(state, other.state)
+
+    def check_durable(self, entry: EntryId, members: Membership) -> None:
         voters = sorted(members.voters)
-        holders = [voter for voter in voters if _holds(self.processes[voter].log.log(GROUP), newest)]
-        self.checks.check_durable(newest, voters, holders)
+        holders = [voter for voter in voters if self.processes[voter].holds(entry)]
+        self.checks.check_durable(entry, voters, holders)
+
+    def check_handover(self, leader: GroupState, peer: int) -> None:
+        target = self.processes[peer]
+        if target.state is None or target.state.term <= leader.term:  # else it follows another one by now
+            self.checks.check_handover(leader.node, peer, leader.log.last, target.log.log(GROUP))
 
     def converged(self) -> bool:
         """One leader, and every member holds, can read and has applied all that it has."""
@@ -260,10 +330,3 @@ class Cluster:
         """Every replica's whole state, as of what it has applied."""
         for process in self.up():
             self.checks.check_state(process.id, process.applied, process.machine.capture().state)
-
-
-def _holds(log: GroupLog, entry: EntryId) -> bool:
-    if entry.index <= log.prefix.index:
-        return True
-    position = entry.index - log.first
-    return 0 <= position < len(log.terms) and log.terms[position] == entry.term

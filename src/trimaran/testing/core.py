@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from types import TracebackType
 
@@ -21,12 +22,19 @@ from .journal import Journal
 from .registers import first_anomaly
 from .report import Options, Report, Violation
 from .seeds import Streams
-from .swarm import Mix, told
+from .swarm import NEVER, Malice, Mix, maybe, thinned, told
 
 TIER = "core"
 CONVERGES_WITHIN = 30.0
 """Virtual seconds from the end of all faults until every member has everything."""
 SERVES_WITHIN = 5.0
+RESTS_FOR = 6.0
+"""Virtual seconds without anything to do."""
+THREE, FIVE = (1, 2, 3), (1, 2, 3, 4, 5)
+SIZES = (THREE, THREE, THREE, THREE, FIVE, FIVE, (1, 2, 3, 4), (1, 2), (1,))
+"""First members, each equally likely."""
+SHARES = (1.0, 1.0, 0.5, 0.2)
+"""Of the faults drawn: a seed has all of them, or few."""
 
 
 def play(seed: int, options: Options) -> Report:
@@ -58,8 +66,8 @@ def cluster_of(
     """The cluster of a seed: its size, its options and its faults."""
     streams = Streams(seed)
     draw = streams.stream("swarm")
-    mix = Mix.drawn(draw)
-    voters = draw.choice(((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 2, 3, 4, 5), (1, 2), (1,)))
+    mix = drawn_mix(draw, streams.stream("malice"))
+    voters = draw.choice(SIZES)
     spares = (6, 7) if draw.random() < 0.4 else ()
     cluster = Cluster(
         streams,
@@ -71,9 +79,23 @@ def cluster_of(
         segment_bytes=draw.choice((16 << 10, 32 << 10, 64 << 10)),
         story=story,
     )
-    for part in (mix.network, mix.disk, mix.process, mix.work):
+    for part in (mix.network, mix.disk, mix.process, mix.work, mix.malice):
         cluster.trace(type(part).__name__, told(part))
     return cluster
+
+
+def drawn_mix(draw: Random, more: Random) -> Mix:
+    """What both tiers draw, and `more` of what is for this one: logs that conflict are where most rules
+    meet."""
+    mix = Mix.drawn(draw)
+    share = more.choice(SHARES)
+    return replace(
+        mix,
+        network=replace(thinned(mix.network, more, share), depose_every=maybe(more, 0.7, 0.2, 1.0, NEVER)),
+        disk=thinned(mix.disk, more, share),
+        process=replace(thinned(mix.process, more, share), crash_at_truncation=maybe(more, 0.5, 0.3, 1.0)),
+        malice=Malice.drawn(more),
+    )
 
 
 def drawn_options(draw: Random) -> RaftOptions:
@@ -102,12 +124,23 @@ def require_progress(cluster: Cluster, *, serves: bool = True) -> None:
     require(quiet, "every end", sorted(cluster.checks.asked)[:5], "have no end")
     require(cluster.heap.wait_for(cluster.converged, CONVERGES_WITHIN), "liveness", "not converged again")
     shown = cluster.checks.shown
+    require_rest(cluster)
     leader = cluster.leader()
     assert leader is not None and leader.state is not None
     require(leader.state.commit >= shown, "durability", "index", shown, "was shown and is gone")
     cluster.compare_states()
     anomaly = first_anomaly(cluster.clients.history)
     require(anomaly is None, "reads", "register", anomaly, "has no linearizable history")
+
+
+def require_rest(cluster: Cluster) -> None:
+    """With nothing to do and no faults, nobody has a reason to replace the leader."""
+    before = {process.id: process.state.term for process in cluster.up() if process.state is not None}
+    cluster.heap.run(RESTS_FOR)
+    for process in cluster.up():
+        if process.state is not None and process.id in cluster.members():
+            term = process.state.term
+            require(term <= max(before.values()), "rest", process.id, "is in term", term, "before", before)
 
 
 def ended(cluster: Cluster) -> bool:

@@ -12,7 +12,10 @@ again when it is run once more.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
@@ -20,7 +23,7 @@ from typing import Final
 
 import trio
 
-from ..codec import EntryType, Kind, crc32c, make_chunk, seal_batch
+from ..codec import CodecError, EntryType, Kind, crc32c, make_chunk, seal_batch, verify_batch
 from ..storage import (
     BatchRecord,
     CompactPrefix,
@@ -32,6 +35,7 @@ from ..storage import (
     MemoryDisk,
     Record,
     Storage,
+    StorageFailed,
     StorageOptions,
     TruncateSuffix,
 )
@@ -39,6 +43,7 @@ from ..storage.group_directory import group_directory
 from ..storage.index import EntryTable
 from ..storage.node import read_file
 from ..storage.recovery import Opened, recover
+from ..storage.wal import segment_path
 from .nodes.scheduler import SimulatedClock, run_simulated
 
 GROUP, INCARNATION = 2, 7
@@ -112,6 +117,10 @@ class Recording:
     """After each record that was appended."""
     moments: list[_Moment] = field(default_factory=list)
     manifests: dict[int, Manifest] = field(default_factory=dict)
+    commits: set[int] = field(default_factory=lambda: {0})
+    """Every commit hint that was written."""
+    failing: str = ""
+    """The next sync of a file whose name ends so fails, and what was to be synced is lost."""
     acknowledged: int = 0
     last: int = 0
     term: int = 1
@@ -130,6 +139,9 @@ class Recording:
                 self._newest,
             )
         )
+        if self.failing and operation == "sync" and path.endswith(self.failing):
+            self.failing = ""
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     async def append(self, *records: Record, wait: bool = True) -> None:
         """Append records in one call; each is a state that recovery may find from then on."""
@@ -150,7 +162,8 @@ class Recording:
 
     async def vote(self, term: int, vote: int) -> None:
         self.term = term
-        await self.append(HardState(GROUP, INCARNATION, term, vote, 0))
+        self.commits.add(self.last)
+        await self.append(HardState(GROUP, INCARNATION, term, vote, self.last))
 
     async def snapshot(self, blocks: dict[str, bytes]) -> int:
         """Sync these files and make a manifest of them; returns its CRC32C. Compact up to it afterwards."""
@@ -303,8 +316,22 @@ async def switch(it: Recording) -> None:
     await it.rest()
 
 
+async def fail(it: Recording) -> None:
+    """A sync of the log or of a manifest fails: from then on nothing is acknowledged, whatever is tried."""
+    for _ in range(it.draw.randint(2, 6)):
+        await it.batch(it.draw.choice((10, 700, 2500)))
+    it.failing = it.draw.choice((".wal", ".wal", "manifest.tmp"))
+    with suppress(StorageFailed):
+        await it.batch(it.draw.choice((10, 700, 2500)), wait=False)
+        await it.snapshot({})
+    for _ in range(3):
+        await it.batch(it.draw.choice((10, 2500)), wait=False)
+        await trio.sleep(0.1)
+    await it.rest()
+
+
 PROTOCOLS: Final[dict[str, Protocol]] = {
-    each.__name__: each for each in (append, rotate, vote, snapshot, compact, switch)
+    each.__name__: each for each in (append, rotate, vote, snapshot, compact, switch, fail)
 }
 
 
@@ -429,6 +456,7 @@ def _recovered(it: Recording, moment: _Moment, disk: MemoryDisk, where: str) -> 
     except Exception as error:
         raise StateLost(f"{where}: {error!r}") from error
     found = (_view(opened, where), _manifest(it, moment, opened, disk, where))
+    _check_readable(it, opened, disk, where)
     allowed = it.views[moment.acknowledged : moment.appended + 1]
     if found[0] not in allowed:
         raise StateLost(f"{where}: {found[0]} is none of {allowed}")
@@ -444,6 +472,30 @@ def _view(opened: Opened, where: str) -> View:
         raise StateLost(f"{where}: closed {group.closed}, {group.faults}, {group.manifest_damaged}")
     entries = tuple((entry.index, entry.term) for entry in EntryTable(log))
     return View(log.term, log.vote, log.prefix.index, entries, True)
+
+
+def _check_readable(it: Recording, opened: Opened, disk: MemoryDisk, where: str) -> None:
+    """What recovery calls sound can be read, and the commit hint is one that was written."""
+    log = opened.index.groups.get(GROUP)
+    if log is None:
+        return
+    if log.commit not in it.commits:
+        raise StateLost(f"{where}: the commit hint {log.commit} was never written")
+    for entry in EntryTable(log):
+        place = opened.index.place(GROUP, entry.index)
+        if place is None:
+            continue  # it says itself that it is damaged
+        data = disk.read(segment_path(place.segment))[place.offset : place.offset + place.length]
+        if not _is_batch(data, entry.index, entry.term):
+            raise StateLost(f"{where}: ({entry.index}, {entry.term}) is none, and said to be sound")
+
+
+def _is_batch(data: bytes, index: int, term: int) -> bool:
+    try:
+        header = verify_batch(data)
+    except CodecError:
+        return False
+    return (header.index, header.term) == (index, term)
 
 
 def _manifest(it: Recording, moment: _Moment, opened: Opened, disk: MemoryDisk, where: str) -> int:

@@ -7,6 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 Action = Callable[..., object]
+MOST_AT_ONCE = 100_000
+"""So many events at one moment are a loop: each of them plans the next one without a delay."""
+
+
+class TimeStandsStill(RuntimeError):
+    """Events go on and on at the same time."""
 
 
 class Heap:
@@ -34,9 +40,14 @@ class Heap:
         self.run_until(self.time + seconds)
 
     def run_until(self, end: float) -> None:
-        queue = self._queue
+        queue, at_once = self._queue, 0
         while queue and queue[0][0] <= end:
-            self.time, _, action, arguments = heapq.heappop(queue)
+            time, _, action, arguments = heapq.heappop(queue)
+            if time > self.time:
+                self.time, at_once = time, 0
+            at_once += 1
+            if at_once > MOST_AT_ONCE:
+                raise TimeStandsStill(f"at {time}: {action}")
             action(*arguments)
         self.time = end
 

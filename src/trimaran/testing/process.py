@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..actors.groups import LogEntry, holds, readable_entries
 from ..actors.peers.liveness import Liveness
 from ..actors.raft import effects as asks
-from ..actors.raft import messages, roles
+from ..actors.raft import follower, messages, roles
 from ..actors.raft.effects import Effect
 from ..actors.raft.events import BatchApplied, events_of, replica_of, started
 from ..actors.raft.log import EntryId
@@ -31,8 +31,9 @@ from ..storage import Manifest, MemoryDisk, StorageFailed, encode_manifest, mani
 from ..storage.index import Fault, GroupLog
 from ..storage.records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record, TruncateSuffix
 from ..storage.recovery import Opened, RecoveredGroup, recover
-from ..storage.segment import COMPACT, TRUNCATE
+from ..storage.segment import BATCH, COMPACT, REPAIR, TRUNCATE
 from .checks import Synced, require
+from .checks import holds as holds_entry
 from .heap import Action
 from .stable_log import StableLog, finish
 
@@ -77,6 +78,10 @@ class Process:
         self.paused_until = 0.0
         self.stalled_until = 0.0
         """Until then no sync ends."""
+        self.heard: dict[int, float] = {}
+        """When a message of each peer came last."""
+        self.leads_since = 0.0
+        self.rests_since = 0.0
         self.cut_in: int | None = None
         """The power goes before this many more operations on files."""
         self.bad: set[EntryId] = set()
@@ -155,12 +160,16 @@ class Process:
         self._reading: list[tuple[int, int]] = []
         self._applying = self._healing = False
         self._armed = NEVER
+        self._excused_since: float | None = None
         self._grown = 0
         self.paused_until = 0.0
         log, before = self.log.log(GROUP), self._before
-        self.cluster.checks.check_recovery(self.id, log, before)
+        cluster.checks.check_recovery(self.id, log, before)
+        unsound = [place for place in self.log.unsound(GROUP) if place not in self.bad]
+        require(not unsound, "recovery", self.id, "takes for sound", unsound)
         self.state = self._recovered_state(found, draw)
-        self.cluster.checks.check_recovered(self.state, before)
+        cluster.checks.check_recovered(self.state, log, before)
+        cluster.checks.check_members(self.state)
         cluster.checks.checker(started(self.state))
         self.liveness = Liveness(cluster.options.election_max)
         if self.manifest is not None:
@@ -319,24 +328,62 @@ class Process:
         state = self.state
         if state is None:
             return
-        role, term, members = state.role, state.term, state.membership
+        role, term, members, commit = state.role, state.term, state.membership, state.commit
+        mending = bool(state.mending)
         effects = roles.step(state, message, self.now())
         checks = self.cluster.checks
         for event in events_of(state, message, effects):
             checks.checker(event)
         checks.check_step(state)
+        if mending:
+            checks.check_damage(state, self.log.log(GROUP), self._being_written())
         try:
             for effect in effects:
                 if isinstance(effect, asks.Commit) and role is Role.LEADER and state.term == term:
-                    self.cluster.check_durable(EntryId(state.commit, term), members)
+                    self._check_durable(state, commit, members)
+                self._check_effect(state, effect)
                 self._carry_out(effect)
         except PowerCut:
             self.cluster.power_cut(self)
             return
+        if members is not state.membership or any(map(_truncates, effects)):
+            checks.check_members(state)
         if self.state is state:
             self._arm()
             if state.term > term:
                 self.cluster.term_changed(self)
+
+    def _check_durable(self, state: GroupState, before: int, members: Membership) -> None:
+        """A leader has committed what lies behind the index `before`."""
+        for index in range(max(before, state.log.compacted.index) + 1, state.commit + 1):
+            self.cluster.check_durable(EntryId(index, state.log.term_at(index) or 0), members)
+
+    def _check_effect(self, state: GroupState, effect: Effect) -> None:
+        checks = self.cluster.checks
+        match effect:
+            case asks.Send(_, message):
+                checks.check_acknowledgement(state, message)
+            case asks.Persist(release=release):
+                for send in release:
+                    checks.check_acknowledgement(state, send.message)
+
+    def _being_written(self) -> set[int]:
+        """Indexes at which the log will have another batch, or none, once all is synced."""
+        log, found = self.log.log(GROUP), set[int]()
+        for item in self.log.unsynced():
+            if item.kind == TRUNCATE:
+                found.update(range(item.index, log.last + 1))
+            elif item.kind == COMPACT:
+                found.update(range(log.first, item.index + 1))
+            elif item.kind == BATCH and not item.flags & REPAIR:
+                found.add(item.index)
+        return found
+
+    def holds(self, entry: EntryId) -> bool:
+        """Whether this node's disk has a batch, up or down: as far as it knows, or but for flipped bits."""
+        log = self.log.log(GROUP)
+        readable = entry.index <= log.prefix.index or self.log.index.place(GROUP, entry.index) is not None
+        return holds_entry(log, entry) and (readable or entry in self.bad)
 
     def _arm(self) -> None:
         assert self.state is not None
@@ -350,7 +397,16 @@ class Process:
     def _ring(self, deadline: float) -> None:
         if self._armed == deadline:
             self._armed = NEVER
-            self.step(messages.Tick())
+            self.step(messages.Tick(late=self._is_excused(deadline)))
+
+    def _is_excused(self, deadline: float) -> bool:
+        """As in `actors/replica/group.py`: a tick comes late because this process stood still."""
+        assert self.state is not None
+        heard = self.state.leader_contact
+        late = self.cluster.heap.time - deadline > self.state.options.heartbeat
+        excused = late and self._excused_since != heard
+        self._excused_since = heard if excused else None
+        return excused
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -377,9 +433,14 @@ class Process:
                 require(False, "codec", self.id, "dropped a message", effect)
             case asks.RoleChanged(role, term, leader):
                 self.cluster.trace("role", self.id, role.value, term, leader)
+                if role is Role.LEADER:
+                    self.leads_since = self.cluster.heap.time
+                    self.cluster.took_office(self)
 
     def _send(self, peer: int, message: PeerMessage) -> None:
         self.cluster.checks.check_promise(self.id, self.log.log(GROUP), peer, message)
+        if isinstance(message, messages.TimeoutNow) and self.state is not None:
+            self.cluster.check_handover(self.state, peer)
         self.cluster.weather.send(self.id, peer, message)
 
     # --- clients --------------------------------------------------------------------------------------------
@@ -420,8 +481,7 @@ class Process:
             records.append(CompactPrefix(GROUP, INCARNATION, at.index, at.term, self.manifest_crc))
         for batch in persist.batches:
             header = read_header(batch)
-            self.cluster.checks.check_written(header)
-            self.bad.discard(EntryId(header.index, header.term))
+            self.cluster.checks.check_written(header, follower.membership_in(batch, header))
             records.append(BatchRecord(batch))
         records.extend(BatchRecord(batch, repair=True) for batch in persist.repairs)
         if persist.hard_state is not None:
@@ -431,7 +491,7 @@ class Process:
         self.cluster.persisting(self, persist)
 
     def _on_synced(self, persist: asks.Persist) -> None:
-        for batch in persist.repairs:
+        for batch in (*persist.batches, *persist.repairs):
             header = read_header(batch)
             self.bad.discard(EntryId(header.index, header.term))
         for send in persist.release:
@@ -452,7 +512,12 @@ class Process:
         batches, damaged = self.log.read(GROUP, fetch.first, fetch.last, fetch.max_bytes)
         if damaged:
             self._note_damage(damaged)
-        self.step(messages.Fetched(fetch.peer, fetch.first, tuple(batches), failed=not batches))
+        answer = messages.Fetched(fetch.peer, fetch.first, tuple(batches), failed=not batches)
+        takes = self.cluster.read_takes()
+        if takes:
+            self.later(takes, self.step, answer)
+        else:
+            self.step(answer)
 
     def _note_damage(self, index: int) -> None:
         self.cluster.trace("damage found", self.id, index)
@@ -554,7 +619,9 @@ class Process:
             rolling_hash=self.hash,
             state=self.machine.capture().state,
         )
-        self.cluster.checks.check_state(self.id, manifest.index, manifest.state)
+        checks = self.cluster.checks
+        checks.check_state(self.id, manifest.index, manifest.state)
+        checks.check_manifest_members(self.id, manifest.index, Membership.decode(manifest.members))
         self._keep(manifest)
 
     def _keep(self, manifest: Manifest) -> None:
@@ -615,6 +682,7 @@ class Process:
             for token, _, _ in self._sealed.pop(covered):
                 self._resolve(token, Unknown(Reason.LEADERSHIP_LOST))
         members = Membership.decode(manifest.members)
+        self.cluster.installed(self)
         self.step(messages.SnapshotInstalled(manifest.index, manifest.term, members, manifest.time))
         return self.state is not None
 
@@ -715,6 +783,10 @@ class Process:
         for silent in self.liveness.fallen_silent(cluster.heap.time):
             self.step(messages.PeerSilent(silent))
         self.later(cluster.options.heartbeat, self._stay_alive)
+
+
+def _truncates(effect: Effect) -> bool:
+    return isinstance(effect, asks.Persist) and effect.truncate_from is not None
 
 
 def _contradicts(log: GroupLog, entry: EntryId) -> bool:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
 
+from ..actors.raft.log import EntryId
 from ..codec import Buffer, CodecError, verify_batch
 from ..storage import Disk, Lane, Manifest, MemoryDisk, StorageFailed
 from ..storage.file_lane import FileLane
 from ..storage.files import GroupFiles
 from ..storage.group_directory import FoundFiles
-from ..storage.index import Fault, GroupLog
+from ..storage.index import FAULTY, Fault, GroupLog
 from ..storage.records import CompactPrefix, GroupCreate, HardState, Record
 from ..storage.recovery import Opened, apply_item
 from ..storage.segment import (
@@ -310,6 +311,22 @@ class StableLog:
             batches.append(batch)
             max_bytes -= len(batch)
         return batches, 0
+
+    def unsound(self, group: int) -> list[EntryId]:
+        """What the newest segment has of a group and calls readable, and is not. It changes nothing."""
+        log, newest = self.log(group), self._writer.segment.number
+        return [
+            EntryId(log.first + position, log.terms[position])
+            for position, segment in enumerate(log.segments)
+            if segment == newest and not self._is_sound(log, position)
+        ]
+
+    def _is_sound(self, log: GroupLog, position: int) -> bool:
+        if log.kinds[position] & FAULTY:
+            return True
+        offset = log.offsets[position]
+        data = self._disk.pread(self._writer.segment.descriptor, log.lengths[position], offset)
+        return _is_named(data, log.group, log.first + position)
 
     # --- manifests
 

@@ -7,8 +7,9 @@ are gentle or fierce. The two tiers read the same mix; a fault that a tier can't
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import inf
+from typing import TypeVar
 
 NEVER = inf
 
@@ -171,6 +172,49 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Malice:
+    """Misfortunes that wait for each other: what independent faults bring about too rarely. Core tier only.
+
+    Shares are of the moments at which each may strike.
+    """
+
+    late: float = 0.0
+    """Of leaders that take office or are cut off: messages of long ago, of any term, reach them."""
+    company: float = 0.0
+    """Of leaders cut off: a minority stays with them, and takes their entries."""
+    tail: int = 10
+    """So many proposals at most are asked of a leader that was cut off."""
+    outdate: float = 0.0
+    """Of leaders cut off: meanwhile the others take snapshots, so that the log behind them is gone."""
+    give_back: float = 0.0
+    """Of leaders cut off: soon after they return they are asked to lead again."""
+    flip_newest: float = 0.0
+    """Of flipped bits: in the batch that was synced last, by a process that ends at once."""
+    slow_reads: float = 0.0
+    """Of reads of the log for a follower: the answer, as of the begin, takes up to `slow_read`."""
+    slow_read: float = 2.0
+    cut_install: float = 0.0
+    """Of snapshots of a peer that were installed: the power goes before, or while, the log hears of it."""
+    invite_again: float = 0.0
+    """Of removed nodes: somebody tries to take them in again."""
+
+    @classmethod
+    def drawn(cls, draw: random.Random) -> Malice:
+        return cls(
+            late=maybe(draw, 0.5, 0.3, 1.0),
+            company=maybe(draw, 0.6, 0.3, 1.0),
+            tail=draw.choice((3, 10, 40)),
+            outdate=maybe(draw, 0.4, 0.3, 1.0),
+            give_back=maybe(draw, 0.5, 0.3, 1.0),
+            flip_newest=maybe(draw, 0.6, 0.2, 0.8),
+            slow_reads=maybe(draw, 0.3, 0.1, 0.6),
+            slow_read=draw.choice((0.05, 0.5, 2.0)),
+            cut_install=maybe(draw, 0.5, 0.2, 0.8),
+            invite_again=maybe(draw, 0.5, 0.3, 1.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Mix:
     """Everything that a seed's run may suffer."""
 
@@ -178,6 +222,7 @@ class Mix:
     disk: DiskFaults = field(default_factory=DiskFaults)
     process: ProcessFaults = field(default_factory=ProcessFaults)
     work: Work = field(default_factory=Work)
+    malice: Malice = field(default_factory=Malice)
 
     @classmethod
     def drawn(cls, draw: random.Random) -> Mix:
@@ -190,7 +235,20 @@ class Mix:
         )
 
 
-def told(part: NetworkFaults | DiskFaults | ProcessFaults | Work) -> str:
+Faults = TypeVar("Faults", NetworkFaults, DiskFaults, ProcessFaults, Malice)
+
+
+def thinned(part: Faults, draw: random.Random, share: float) -> Faults:
+    """Only about this share of the faults in it: some bugs need moments in which little else happens."""
+    off = {
+        each.name: each.default
+        for each in fields(part)
+        if each.default in (0.0, NEVER) and draw.random() >= share
+    }
+    return replace(part, **off)
+
+
+def told(part: NetworkFaults | DiskFaults | ProcessFaults | Work | Malice) -> str:
     """What of it is not at its default, for a trace."""
     return " ".join(
         f"{each.name}={getattr(part, each.name):g}"

@@ -6,6 +6,7 @@ it can be cut, slow or clogged one way only. The replicas promise to cope with a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from random import Random
 from typing import Any
@@ -21,6 +22,10 @@ Deliver = Callable[[int, int, Any], None]
 
 SLOW = 20
 """How much longer everything takes on a slow link."""
+REMEMBERED = 60
+"""So many messages of each kind to each node can still arrive late."""
+GHOSTS = 20
+"""At most so many of them at a time."""
 REPLAYED_AFTER = 1.0
 """Seconds (mean) after which a message comes once more: elections and restarts later."""
 
@@ -44,12 +49,17 @@ class Weather:
         self._deliver = deliver
         self._speed: dict[Link, float] = {}
         self._clogged: dict[Link, float] = {}
+        self._sent: defaultdict[int, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
+        """By receiver and kind: (sender, message), some of what was ever sent to it, most of it of late."""
+        self._count = 0
         self._ages: dict[Link, int] = {}
         """How often a link was reset: what was sent in an earlier age never arrives."""
 
     def send(self, sender: int, peer: int, message: Any) -> None:
         """A message leaves. Whether and when it arrives is drawn now."""
         faults, draw, link = self.faults, self._draw, (sender, peer)
+        if message is not None:
+            self._remember(sender, peer, message)
         if link in self.cut:
             self._struck["cut off"] += 1
             return
@@ -91,6 +101,28 @@ class Weather:
     def _arrive(self, link: Link, message: Any, age: int | None) -> None:
         if link not in self.cut and age in (None, self._ages.get(link, 0)):
             self._deliver(*link, message)
+
+    def _remember(self, sender: int, peer: int, message: Any) -> None:
+        """Every message of a kind at first, then every fifth in the place of another one."""
+        sent = self._sent[peer].setdefault(type(message).__name__, [])
+        self._count += 1
+        if len(sent) < REMEMBERED:
+            sent.append((sender, message))
+        elif self._count % 5 == 0:
+            sent[self._count * 7919 // 5 % REMEMBERED] = (sender, message)
+
+    def haunt(self, peer: int, seconds: float) -> None:
+        """Within so many seconds a few of the messages that were ever sent to a node arrive there, once more
+        or at last, in any order and whatever is cut: they were on their way for long. Each kind of them is as
+        likely, and in half of the cases they are of older terms, if there are such."""
+        kinds, draw = list(self._sent[peer].values()), self._draw
+        newest = max((message.term for sent in kinds for _, message in sent), default=0)
+        old = draw.random() < 0.5
+        for _ in range(draw.randint(1, GHOSTS) if kinds else 0):
+            sent = draw.choice(kinds)
+            sender, message = draw.choice([each for each in sent if each[1].term < newest and old] or sent)
+            self._struck["late message"] += 1
+            self._heap.after(draw.uniform(0, seconds), self._deliver, sender, peer, message)
 
     # --- what happens to links
 
