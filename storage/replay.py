@@ -302,8 +302,9 @@ class Replay:
         if write.vouch is not None or not seen.ragged:
             data = read_file(self._disk, seen.loaded.path)
             self.tail = [item for record in write.records if (item := self._kept(record, data)) is not None]
+        # What its trailer calls free may be gone by now, whatever happened to the write since.
+        self.vouch = write.vouch or self.vouch
         if write.intact:
-            self.vouch = write.vouch
             return
         batches = [record for record in write.records if record.kind == BATCH]
         names = tuple((record.group, record.index, record.term) for record in batches)

@@ -23,6 +23,7 @@ from trimaran.storage import (
 )
 from trimaran.storage.segment import DATA_START, SegmentScan, Write, decode_segment_header
 from trimaran.storage.upkeep import Upkeep
+from trimaran.storage.wal import segment_numbers, segment_path
 
 from .helpers import GROUP, INCARNATION, GatedRunner, batch, create, names, opened, record, state, stored
 
@@ -331,6 +332,30 @@ async def test_a_last_write_that_lost_its_trailer_keeps_its_records() -> None:
 
 
 # --- closed groups
+
+
+async def test_damage_in_the_write_that_freed_a_segment_leaves_no_gap(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Only this write's trailer says that the segment is not needed any more, and it is gone already."""
+    disk = MemoryDisk()
+    options = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+    async with opened(disk, options=options) as storage:
+        storage.append([create(), state(1)])
+        for index in range(1, 100):
+            before = segment_numbers(disk)[0]
+            storage.append([record(index, size=2000), CompactPrefix(GROUP, INCARNATION, index - 1, 1, 0)])
+            await storage.drain()
+            await trio.testing.wait_all_tasks_blocked()
+            if segment_numbers(disk)[0] > before > 1:
+                break
+        [*_, (number, last)] = [(n, write) for n in segment_numbers(disk) for write in writes(disk, n)]
+        place = last.records[0]
+        assert place.index == index, "a mark is behind it, or this test tells nothing"
+        disk.damage(segment_path(number), place.offset + 200, b"?")
+    async with opened(disk, options=options) as storage:
+        group = storage.recovered.groups[GROUP]
+        assert group.faulty == [Range(index, index)] and not group.closed
 
 
 async def test_a_group_stays_closed_when_the_place_of_the_loss_is_long_gone(
