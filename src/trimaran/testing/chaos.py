@@ -248,6 +248,8 @@ class Chaos:
         cluster, draw = self._cluster, self._draw
         for _ in range(draw.choice((0, 0, 3, 10))):
             leader.later(draw.uniform(0, 0.5), cluster.clients.append, leader)
+        for _ in range(draw.choice((0, 3))):
+            leader.later(draw.uniform(0, 0.5), cluster.clients.read, leader)
         if cluster.mix.work.change_every != NEVER and draw.random() < 0.5:
             for _ in range(draw.choice((1, 2, 3))):
                 leader.later(draw.choice((0.0, 0.05)), self._shrink_at, leader)

@@ -82,6 +82,11 @@ class Synced:
     uncut: int
     """Up to here nothing was under way that would take entries back."""
 
+    def contradicts(self, entry: EntryId) -> bool:
+        """Whether the log had another batch at this index."""
+        position = entry.index - self.first
+        return 0 <= position < len(self.terms) and self.terms[position] != entry.term
+
 
 @dataclass(slots=True)
 class _First:
@@ -287,9 +292,13 @@ class Checks:
             state.log.last == newest, "recovery", state.node, "goes on from", state.log.last, "not", newest
         )
         require(state.commit <= self.committed, "recovery", state.node, "knows a commit of", state.commit)
-        for position, term in enumerate(before.terms if before is not None else ()):
-            index = before.first + position if before is not None else 0
-            if state.log.compacted.index < index and before is not None and index <= before.uncut:
+        if before is None or before.contradicts(state.log.compacted):
+            # A manifest of another history is durable: it takes the place of the whole log (Raft section 7,
+            # rule 7), also if the process ended before the log was told so.
+            return
+        for position, term in enumerate(before.terms):
+            index = before.first + position
+            if state.log.compacted.index < index <= before.uncut:
                 has = state.log.term_at(index)
                 require(has == term, "recovery", state.node, "goes on without", (index, term))
 

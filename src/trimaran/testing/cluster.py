@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import permutations
 
 from ..actors.raft.effects import Persist
 from ..actors.raft.log import EntryId
@@ -191,7 +192,7 @@ class Cluster:
         self.weather.haunt(process.id, AFTER_ELECTION)
         if self._draw.random() < 0.5:
             for peer in self.processes:
-                self.weather.clog((process.id, peer), self._draw.uniform(0, 2 * AFTER_ELECTION))
+                self.weather.clog((process.id, peer), self._draw.uniform(0, 4 * AFTER_ELECTION))
 
     def read_takes(self) -> float:
         """How long the answer to a read of the log is on its way."""
@@ -319,6 +320,9 @@ class Cluster:
         self.calm = True
         self.clients.stopped = True
         self.weather.clear_up()
+        if self.mix.malice.blackout:
+            for one, other in permutations(self.processes, 2):
+                self.weather.reset((one, other))
         self.mix = Mix(work=self.mix.work, process=ProcessFaults())
         for process in self.processes.values():
             process.paused_until = process.stalled_until = 0.0

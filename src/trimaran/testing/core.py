@@ -31,7 +31,7 @@ SERVES_WITHIN = 5.0
 RESTS_FOR = 6.0
 """Virtual seconds without anything to do."""
 THREE, FIVE = (1, 2, 3), (1, 2, 3, 4, 5)
-SIZES = (THREE, THREE, THREE, THREE, FIVE, FIVE, (1, 2, 3, 4), (1, 2), (1,))
+SIZES = (THREE, THREE, THREE, FIVE, FIVE, FIVE, (1, 2, 3, 4), (1, 2), (1,))
 """First members, each equally likely."""
 SHARES = (1.0, 1.0, 0.5, 0.2)
 """Of the faults drawn: a seed has all of them, or few."""
@@ -89,11 +89,16 @@ def drawn_mix(draw: Random, more: Random) -> Mix:
     meet."""
     mix = Mix.drawn(draw)
     share = more.choice(SHARES)
+    network, disk, process = (thinned(part, more, share) for part in (mix.network, mix.disk, mix.process))
     return replace(
         mix,
-        network=replace(thinned(mix.network, more, share), depose_every=maybe(more, 0.7, 0.2, 1.0, NEVER)),
-        disk=thinned(mix.disk, more, share),
-        process=replace(thinned(mix.process, more, share), crash_at_truncation=maybe(more, 0.5, 0.3, 1.0)),
+        network=replace(network, depose_every=maybe(more, 0.7, 0.2, 1.0, NEVER)),
+        disk=disk,
+        process=replace(
+            process,
+            crash_at_truncation=maybe(more, 0.5, 0.3, 1.0),
+            crash_at_heal=maybe(more, 0.5, 0.2, 0.8),
+        ),
         malice=Malice.drawn(more),
     )
 

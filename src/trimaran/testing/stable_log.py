@@ -252,7 +252,8 @@ class StableLog:
     def _mark(self, write: int) -> None:
         """At rest the log says that all of it is synced."""
         at_rest = write == self._last_write_at and self._in_flight is None
-        if at_rest and not self._marked and not self.failed and self._writer.fits(0, 0):
+        if at_rest and not self._marked and not self.failed:
+            self._make_room()
             self._begin([], [])
 
     def fail(self, error: OSError) -> None:

@@ -197,20 +197,25 @@ class Malice:
     """Of snapshots of a peer that were installed: the power goes before, or while, the log hears of it."""
     invite_again: float = 0.0
     """Of removed nodes: somebody tries to take them in again."""
+    blackout: bool = False
+    """All that is under way when the faults end is lost, and nobody is told."""
 
     @classmethod
     def drawn(cls, draw: random.Random) -> Malice:
+        """Nearly all of it together, or a little: the worst needs several of them at once."""
+        likely = draw.choice((0.9, 0.9, 0.4, 0.1))
         return cls(
-            late=maybe(draw, 0.5, 0.3, 1.0),
-            company=maybe(draw, 0.6, 0.3, 1.0),
+            late=maybe(draw, likely, 0.3, 1.0),
+            company=maybe(draw, likely, 0.3, 1.0),
             tail=draw.choice((3, 10, 40)),
-            outdate=maybe(draw, 0.4, 0.3, 1.0),
-            give_back=maybe(draw, 0.5, 0.3, 1.0),
-            flip_newest=maybe(draw, 0.6, 0.2, 0.8),
-            slow_reads=maybe(draw, 0.3, 0.1, 0.6),
+            outdate=maybe(draw, 0.6 * likely, 0.3, 1.0),
+            give_back=maybe(draw, likely, 0.4, 1.0),
+            flip_newest=maybe(draw, likely, 0.2, 0.8),
+            slow_reads=maybe(draw, likely, 0.1, 0.6),
             slow_read=draw.choice((0.05, 0.5, 2.0)),
-            cut_install=maybe(draw, 0.5, 0.2, 0.8),
-            invite_again=maybe(draw, 0.5, 0.3, 1.0),
+            cut_install=maybe(draw, likely, 0.2, 0.8),
+            invite_again=maybe(draw, likely, 0.3, 1.0),
+            blackout=draw.random() < 0.5,
         )
 
 
