@@ -172,6 +172,8 @@ class Chaos:
     def _partition(self) -> None:
         """Halves, a lone node, one way only, or a bridge: two that reach everyone but each other."""
         cluster, draw = self._cluster, self._draw
+        if cluster.weather.cut and draw.random() < 0.8:
+            return
         ids = list(cluster.processes)
         leader = cluster.leader()
         links: list[Link] = []
@@ -198,8 +200,8 @@ class Chaos:
         """Nobody is told: the leader takes what it is asked for a while, and the others elect another."""
         cluster, draw, malice = self._cluster, self._draw, self._cluster.mix.malice
         leader = cluster.leader()
-        if leader is None or len(cluster.processes) < 3:
-            return
+        if leader is None or len(cluster.processes) < 3 or cluster.weather.cut:
+            return  # of two at once the first one's end would be that of the other, before anybody is elected
         side = [leader.id, *self._company(leader)]
         self._strike("leader deposed", *side)
         cluster.isolate(*side, notice=False)

@@ -158,6 +158,7 @@ class Process:
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
         self._reading: list[tuple[int, int]] = []
+        self._untold = set[int]()
         self._applying = self._healing = False
         self._armed = NEVER
         self._excused_since: float | None = None
@@ -368,8 +369,9 @@ class Process:
                     checks.check_acknowledgement(state, send.message)
 
     def _being_written(self) -> set[int]:
-        """Indexes at which the log will have another batch, or none, once all is synced."""
-        log, found = self.log.log(GROUP), set[int]()
+        """Indexes at which the log will have another batch, or none, once all is synced; and those about
+        which the rules are about to be told."""
+        log, found = self.log.log(GROUP), set(self._untold)
         for item in self.log.unsynced():
             if item.kind == TRUNCATE:
                 found.update(range(item.index, log.last + 1))
@@ -521,6 +523,7 @@ class Process:
 
     def _note_damage(self, index: int) -> None:
         self.cluster.trace("damage found", self.id, index)
+        self._untold.discard(index)
         self.step(messages.Damaged(index))
         self._heal_soon()
 
@@ -537,11 +540,8 @@ class Process:
     def scrub(self) -> None:
         """Look for damage, as the node does in quiet times."""
         log, life = self.log.log(GROUP), self.life
-        found = [
-            index for index in range(log.first, log.last + 1) if self.log.read(GROUP, index, index, 1)[1]
-        ]
-        for index in found:
-            if self.life == life and self.state is not None:
+        for index in range(log.first, log.last + 1):
+            if self.life == life and self.state is not None and self.log.read(GROUP, index, index, 1)[1]:
                 self._note_damage(index)
 
     # --- the state machine ----------------------------------------------------------------------------------
@@ -758,6 +758,7 @@ class Process:
         if batch is None:
             batches, damaged = self.log.read(GROUP, index, index, 1)
             if damaged:
+                self._untold.add(damaged)
                 self.later(0.0, self._note_damage, damaged)
             batch = batches[0] if batches else None
         return (Verdict.HELD, batch) if batch is not None else (Verdict.DAMAGED, b"")
