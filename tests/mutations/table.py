@@ -25,7 +25,7 @@ KEPT = Path(__file__).parent / "caught.json"
 ALL = (*BUGS, *SLIPS, *UNFORESEEN)
 TABLES = {"classic bugs": BUGS, "slips": SLIPS, "bugs that nobody tuned for": UNFORESEEN}
 RUNS = (0, 10_000, 20_000)
-CPU_SECONDS = 40.0
+CPU_SECONDS = 30.0
 """At most so much for one bug from one first seed."""
 
 

@@ -89,16 +89,18 @@ def drawn_mix(draw: Random, more: Random) -> Mix:
     meet."""
     mix = Mix.drawn(draw)
     share = more.choice(SHARES)
-    network, disk, process = (thinned(part, more, share) for part in (mix.network, mix.disk, mix.process))
+    network, process = thinned(mix.network, more, share), thinned(mix.process, more, share)
     return replace(
         mix,
         network=replace(network, depose_every=maybe(more, 0.7, 0.2, 1.0, NEVER)),
-        disk=disk,
+        disk=thinned(mix.disk, more, share),
         process=replace(
             process,
+            crash_every=maybe(more, 0.7, 0.08, 1.0, NEVER),
             crash_at_truncation=maybe(more, 0.5, 0.3, 1.0),
             crash_at_heal=maybe(more, 0.5, 0.2, 0.8),
         ),
+        work=replace(mix.work, change_every=maybe(more, 0.5, 0.05, 0.6, NEVER)),
         malice=Malice.drawn(more),
     )
 

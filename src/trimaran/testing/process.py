@@ -81,6 +81,8 @@ class Process:
         self.heard: dict[int, float] = {}
         """When a message of each peer came last."""
         self.leads_since = 0.0
+        self.members_since = 0.0
+        """When the members in effect changed."""
         self.rests_since = 0.0
         self.cut_in: int | None = None
         """The power goes before this many more operations on files."""
@@ -338,6 +340,8 @@ class Process:
         checks.check_step(state)
         if mending:
             checks.check_damage(state, self.log.log(GROUP), self._being_written())
+        if members is not state.membership:
+            self.members_since = self.cluster.heap.time
         try:
             for effect in effects:
                 if isinstance(effect, asks.Commit) and role is Role.LEADER and state.term == term:
