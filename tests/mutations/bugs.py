@@ -464,9 +464,9 @@ FILES = (
     # The whole write tried again would be safe on a disk that then works: the bug is to trust a second sync.
     bug(
         "a failed sync is tried again",
-        "storage.actor:Storage._end",
+        "storage.actor:Storage._write_on",
         "self._fail(error)",
-        "self._disk.fdatasync(built.segment.descriptor)",
+        "self._disk.fdatasync(write.built.segment.descriptor)",
         within=5,
         by="states",
     ),
