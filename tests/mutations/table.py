@@ -1,6 +1,7 @@
 """The tables of docs/testing.md: `python -m tests.mutations.table > table.md`; `--kept` writes caught.json.
 
-Every bug is hunted from several first seeds, on as many processes as `--jobs` says. It may take an hour.
+Every bug is hunted from several first seeds (`--runs`), on as many processes as `--jobs` says. It may take an
+hour.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 
 from .bugs import BUGS
@@ -40,21 +41,25 @@ def row(bug: Bug, caught: Sequence[Caught | None]) -> str:
     return f"| {bug.name} | {names}{share} | {seeds:g} | {spent:.1f} |"
 
 
-def hunts(position: int) -> list[Caught | None]:
+def hunts(position: int, runs: int) -> list[Caught | None]:
     """The hunts for one bug of `ALL`, in a process of their own."""
-    return [hunt(ALL[position], count(first), CPU_SECONDS) for first in RUNS]
+    return [hunt(ALL[position], count(first), CPU_SECONDS) for first in RUNS[:runs]]
 
 
-def results(jobs: int) -> Iterator[list[Caught | None]]:
+def results(jobs: int, runs: int) -> Iterator[list[Caught | None]]:
     """What became of each bug, in order."""
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(hunts, range(len(ALL)))
+        yield from pool.map(hunts, range(len(ALL)), repeat(runs))
+
+
+def number(arguments: Sequence[str], name: str, otherwise: int) -> int:
+    """What follows an argument of this name."""
+    return int(arguments[arguments.index(name) + 1]) if name in arguments else otherwise
 
 
 def main(arguments: Sequence[str]) -> int:
-    jobs = int(arguments[arguments.index("--jobs") + 1]) if "--jobs" in arguments else 1
     kept: dict[str, int] = {}
-    found = results(jobs)
+    found = results(number(arguments, "--jobs", 1), number(arguments, "--runs", len(RUNS)))
     for name, bugs in TABLES.items():
         rows = ["| bug | property that caught it | median seeds | median CPU seconds |", "|---|---|---|---|"]
         count_caught = 0

@@ -1,10 +1,8 @@
 """A cluster of Raft cores on an event heap: deterministic from its seed, with no Trio, no files and no
-sockets.
+sockets. Directed scenarios play in it; random faults are for `trimaran.testing`.
 
-Each node is what the group's actor, storage and links will be around the core, as small as can be: a disk
-with a volatile and a durable part, an applier, and messages that take their time. Faults are drawn from the
-seed by `Faults.swarm`: every seed has some of them, none has all, since uniform faults hide what needs a
-quiet moment.
+Each node is what the group's actor, storage and links are around the core, as small as can be: a disk with a
+volatile and a durable part, an applier, and messages that take their time.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from trimaran.actors.raft.effects import (
 )
 from trimaran.actors.raft.events import BatchApplied, events_of, replica_of, started
 from trimaran.actors.raft.log import NOTHING, EntryId
-from trimaran.actors.raft.membership import Change, ChangeKind, Membership
+from trimaran.actors.raft.membership import Membership
 from trimaran.actors.raft.messages import (
     Absent,
     AppliedTo,
@@ -50,14 +48,10 @@ from trimaran.actors.raft.messages import (
     PeerSilent,
     PeerUp,
     Propose,
-    ProposeMembership,
-    ProposeTick,
-    ReadIndex,
     SnapshotInstalled,
     SnapshotSent,
     Synced,
     Tick,
-    Transfer,
 )
 from trimaran.actors.raft.outcomes import Applied, Reason, Unknown
 from trimaran.actors.raft.state import NEVER, GroupState, RaftOptions, Role
@@ -80,44 +74,9 @@ class Faults:
     duplication: float = 0.0
     stragglers: float = 0.0  # share of messages that take up to 300 ms
     sync: float = 0.002  # of one fdatasync
-    crash_every: float = NEVER
-    down_for: float = 0.3
     crash_after_vote: float = 0.0  # a crash when a node has just queued a vote for its disk
-    partition_every: float = NEVER
-    partition_for: float = 0.6
-    transfer_every: float = NEVER
-    change_every: float = NEVER
     snapshot_after: int = 10**9  # applied batches
-    propose_every: float = 0.02
-    read_every: float = 0.1
-    damage_every: float = (
-        NEVER  # a batch on some disk becomes unreadable; another node's copy of it stays sound
-    )
     torn: float = 0.0  # share of crashes that tear a write: its batches keep their names, and are in doubt
-
-    @classmethod
-    def swarm(cls, draw: random.Random) -> Faults:
-        def maybe(probability: float, low: float, high: float, otherwise: float) -> float:
-            return draw.uniform(low, high) if draw.random() < probability else otherwise
-
-        return cls(
-            delay=draw.choice((0.0005, 0.003, 0.02)),
-            loss=maybe(0.5, 0.0, 0.25, 0.0),
-            duplication=maybe(0.5, 0.0, 0.2, 0.0),
-            stragglers=maybe(0.4, 0.0, 0.2, 0.0),
-            sync=draw.choice((0.0005, 0.005, 0.04)),
-            crash_every=maybe(0.7, 0.1, 1.5, NEVER),
-            down_for=draw.choice((0.02, 0.3, 0.8)),
-            crash_after_vote=maybe(0.3, 0.1, 0.7, 0.0),
-            partition_every=maybe(0.5, 0.3, 1.5, NEVER),
-            partition_for=draw.choice((0.3, 1.0)),
-            transfer_every=maybe(0.2, 0.3, 1.0, NEVER),
-            change_every=maybe(0.3, 0.1, 0.6, NEVER),
-            snapshot_after=draw.choice((3, 20, 10**9)),
-            propose_every=draw.choice((0.005, 0.02, 0.1)),
-            damage_every=maybe(0.4, 0.05, 0.5, NEVER),
-            torn=maybe(0.4, 0.2, 0.9, 0.0),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -742,43 +701,11 @@ class Cluster:
         node.step(Propose(chunk, token, expected_term))
         return token
 
-    def some_node(self) -> Node | None:
-        """Usually the leader, as clients find it; sometimes anyone."""
-        leader = self.leader()
-        if leader is not None and self.random.random() < 0.9:
-            return leader
-        up = self.up()
-        return self.random.choice(up) if up else None
-
     def serves(self) -> bool:
         """Whether a proposal made now is applied. If not (a transfer was under way), some time passes."""
         token = self.propose(self.elect())
         outcomes = self.invariants.outcomes
         return self.run_until(lambda: isinstance(outcomes.get(token), Applied), 0.5)
-
-    # --- chaos ----------------------------------------------------------------------------------------------
-
-    def unleash(self) -> None:
-        """Clients and faults, each on its own clock, until `calm`."""
-        faults = self.faults
-        self.repeat(faults.propose_every, self.client_proposes)
-        self.repeat(faults.read_every, self.client_reads)
-        self.repeat(faults.crash_every, self.chaos_crash)
-        self.repeat(faults.partition_every, self.chaos_partition)
-        self.repeat(faults.transfer_every, self.chaos_transfer)
-        self.repeat(faults.change_every, self.chaos_change)
-        self.repeat(faults.damage_every, self.chaos_damage)
-
-    def repeat(self, mean: float, action: Callable[[], None]) -> None:
-        if mean == NEVER:
-            return
-
-        def again() -> None:
-            if self.calm_since is None:
-                action()
-                self.at(self.time + self.random.expovariate(1 / mean), again)
-
-        self.at(self.time + self.random.expovariate(1 / mean), again)
 
     def calm(self) -> None:
         """No more faults: everyone is up and every message arrives."""
@@ -789,101 +716,6 @@ class Cluster:
             self.restart(node)
         self.heal()
 
-    def client_proposes(self) -> None:
-        node = self.some_node()
-        if node is None:
-            return
-        if self.random.random() < 0.02:
-            node.step(ProposeTick(self.token()))
-        else:
-            size = self.random.choice((8, 8, 100, 700))
-            self.propose(node, entries=self.random.choice((1, 1, 1, 5)), size=size)
-
-    def client_reads(self) -> None:
-        node = self.some_node()
-        if node is not None:
-            token = self.token()
-            self.invariants.reads[token] = self.invariants.acknowledged
-            node.step(ReadIndex(token))
-
-    def chaos_crash(self) -> None:
-        up = self.up()
-        if up:
-            node = self.random.choice(up)
-            self.crash(node)
-            self.at(self.time + self.random.expovariate(1 / self.faults.down_for), lambda: self.restart(node))
-
-    def chaos_partition(self) -> None:
-        """Any set of directed cuts: halves, a lone node, one-way."""
-        ids = list(self.nodes)
-        side = set(self.random.sample(ids, self.random.randint(1, len(ids))))
-        one_way = self.random.random() < 0.3
-        for a in side:
-            for b in ids:
-                if b not in side:
-                    self.cut.add((a, b))
-                    if not one_way:
-                        self.cut.add((b, a))
-        if self.random.random() < 0.5:
-            for a, b in sorted(self.cut):
-                self.nodes[b].step(PeerDown(a))
-        self.at(self.time + self.random.expovariate(1 / self.faults.partition_for), self.heal)
-
-    def chaos_transfer(self) -> None:
-        node = self.some_node()
-        if node is not None:
-            target = self.random.choice([None, *self.nodes])
-            node.step(Transfer(target, self.token()))
-
-    def chaos_damage(self) -> None:
-        """A batch of some running node. One node at most has any one batch damaged: else it would be lost."""
-        node = self.random.choice(list(self.nodes.values()))
-        if node.state is None or not node.disk.entries:
-            return
-        header, _ = self.random.choice(node.disk.entries)
-        place = EntryId(header.index, header.term)
-        others = [disk for disk in self.disks.values() if disk is not node.disk]
-        if any(disk.sound(place) for disk in others) and not any(place in disk.bad for disk in others):
-            node.damage(place)
-
-    def chaos_change(self) -> None:
-        leader = self.leader()
-        if leader is not None:
-            kind = self.random.choice(list(ChangeKind))
-            change = Change(kind, self.random.choice(list(self.nodes)))
-            if kind is ChangeKind.REMOVE and self.random.random() < 0.7:
-                return  # for good, so not too often
-            leader.step(ProposeMembership(change, self.token()))
-
 
 def _violated(violation: object) -> None:
     raise AssertionError(str(violation))
-
-
-def swarm_cluster(seed: int) -> Cluster:
-    """The cluster of one seed: its size, its options and its faults."""
-    draw = random.Random(seed * 7919 + 1)
-    voters = draw.choice(((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 2, 3, 4, 5), (1, 2), (1,)))
-    spares = (6, 7) if draw.random() < 0.5 else ()
-    options = RaftOptions(
-        max_batch_bytes=draw.choice((2048, 8192)),
-        uncommitted_bytes=draw.choice((16_000, 1 << 20)),
-        log_cache_bytes=draw.choice((0, 3000, 1 << 20)),
-        quiet_after=draw.choice((0.15, 0.4, 2.0)),
-        quiet_heartbeat=draw.choice((1.0, 5.0)),
-        append_bytes=draw.choice((1000, 1 << 16)),
-        probe_bytes=draw.choice((100, 1000)),
-    )
-    return Cluster(seed, voters=voters, spares=spares, faults=Faults.swarm(draw), options=options)
-
-
-def run_seed(seed: int, seconds: float = 3.0, story: list[str] | None = None) -> Cluster:
-    """Faults, then calm, then the cluster must converge and serve (liveness). `story` collects a trace."""
-    cluster = swarm_cluster(seed)
-    cluster.story = story
-    cluster.unleash()
-    cluster.run(seconds)
-    cluster.calm()
-    assert cluster.run_until(cluster.converged, 20.0), f"seed {seed}: no convergence after the faults ended"
-    assert any(cluster.serves() for _ in range(5)), f"seed {seed}: not served"
-    return cluster

@@ -194,12 +194,15 @@ class Checks:
         term_kept = max(log.term, log.prefix.term, log.terms[-1] if log.terms else 0)
         match message:
             case AppendReply(accepted=True, match=match, term=term):
-                # In a newer term, what was acknowledged may be cut off by the very write that stored it: the
-                # answer is then like one that was long on its way.
+                # What was stored in an older term may be cut off again by the very write that stored it. The
+                # node then stored it first and joined the newer term afterwards, so its vote there took it
+                # into account; the proof of leader completeness (Raft 5.4.3) needs that order and no more. To
+                # the others the answer is one that was long on its way.
                 last = max(log.last, log.prefix.index)
                 kept = last >= match or term < term_kept
                 require(kept, "promises", node, "acknowledges", match, "has synced", last)
             case VoteReply(granted=True, pre=False, term=term):
+                # With a newer term synced it can't vote in this one again, whatever it forgets of it.
                 kept = term_kept > term or (log.term == term and log.vote == peer)
                 require(kept, "promises", node, "votes", (term, peer), "has synced", (log.term, log.vote))
                 self._check_vote(node, term, peer)
@@ -267,6 +270,7 @@ class Checks:
             require(term == 0 or place in self._written, "recovery", node, "invents", place)
         if before is None:
             return
+        # What was on its way to the disk may have got there: a newer term, or a vote in a term without one.
         require(
             (log.term, log.vote) == (before.term, before.vote)
             or log.term > before.term
