@@ -28,7 +28,8 @@ TIER = "core"
 CONVERGES_WITHIN = 30.0
 """Virtual seconds from the end of all faults until every member has everything."""
 SERVES_WITHIN = 5.0
-RESTS_FOR = 6.0
+SETTLES_WITHIN = 2.0
+RESTS_FOR = 4.0
 """Virtual seconds without anything to do."""
 THREE, FIVE = (1, 2, 3), (1, 2, 3, 4, 5)
 SIZES = (THREE, THREE, THREE, FIVE, FIVE, FIVE, (1, 2, 3, 4), (1, 2), (1,))
@@ -141,7 +142,9 @@ def require_progress(cluster: Cluster, *, serves: bool = True) -> None:
 
 
 def require_rest(cluster: Cluster) -> None:
-    """With nothing to do and no faults, nobody has a reason to replace the leader."""
+    """With nothing to do and no faults, nobody has a reason to replace the leader, once it is known what was
+    still on its way: a follower that hears an old message of a quiet leader wakes up and finds it silent."""
+    cluster.heap.run(SETTLES_WITHIN)
     before = {process.id: process.state.term for process in cluster.up() if process.state is not None}
     cluster.heap.run(RESTS_FOR)
     for process in cluster.up():

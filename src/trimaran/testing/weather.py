@@ -52,6 +52,7 @@ class Weather:
         self._sent: defaultdict[int, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
         """By receiver and kind: (sender, message), some of what was ever sent to it, most of it of late."""
         self._count = 0
+        self._clear = False
         self._ages: dict[Link, int] = {}
         """How often a link was reset: what was sent in an earlier age never arrives."""
 
@@ -74,7 +75,7 @@ class Weather:
             self._heap.after(self._delay(link), self._arrive, link, message, self._ages.get(link, 0))
         if faults.replay and draw.random() < faults.replay:
             self._struck["late replay"] += 1
-            self._heap.after(draw.expovariate(1 / REPLAYED_AFTER), self._arrive, link, message, None)
+            self._heap.after(draw.expovariate(1 / REPLAYED_AFTER), self._arrive_again, link, message)
 
     def _delay(self, link: Link) -> float:
         faults, draw = self.faults, self._draw
@@ -98,8 +99,17 @@ class Weather:
             speed = self._speed[link] = SLOW if slow else 1.0
         return speed
 
-    def _arrive(self, link: Link, message: Any, age: int | None) -> None:
-        if link not in self.cut and age in (None, self._ages.get(link, 0)):
+    def _arrive(self, link: Link, message: Any, age: int) -> None:
+        if link not in self.cut and age == self._ages.get(link, 0):
+            self._deliver(*link, message)
+
+    def _arrive_again(self, link: Link, message: Any) -> None:
+        if link not in self.cut:
+            self._arrive_late(link, message)
+
+    def _arrive_late(self, link: Link, message: Any) -> None:
+        """Whatever was reset in between, but not when the faults have ended."""
+        if not self._clear:
             self._deliver(*link, message)
 
     def _remember(self, sender: int, peer: int, message: Any) -> None:
@@ -122,7 +132,7 @@ class Weather:
             sent = draw.choice(kinds)
             sender, message = draw.choice([each for each in sent if each[1].term < newest and old] or sent)
             self._struck["late message"] += 1
-            self._heap.after(draw.uniform(0, seconds), self._deliver, sender, peer, message)
+            self._heap.after(draw.uniform(0, seconds), self._arrive_late, (sender, peer), message)
 
     # --- what happens to links
 
@@ -153,5 +163,6 @@ class Weather:
 
     def clear_up(self) -> None:
         """No faults any more."""
+        self._clear = True
         self.faults = NetworkFaults()
         self._clogged.clear()
