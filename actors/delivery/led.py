@@ -33,6 +33,9 @@ WINDOW_START: Final = 2 << 20
 WINDOW_MAX: Final = 32 << 20
 """Flow control: bytes under way to a push consumer's client, at first and at most."""
 
+RATE_SLICE: Final = 0.05
+"""Seconds of a rate limit that go out at once: fewer and larger entries of the log."""
+
 Send = Callable[[bytes, bytes], None]
 """(inbox, header block of a status)."""
 
@@ -308,6 +311,8 @@ class LedConsumer:
             size += pick.size
             if self.consumer.config.replay_policy == "original" and self._paced(sequence, now):
                 break
+            if self.consumer.config.rate_limit_bps and self._limited(pick.size, now):
+                break
         if not plan.picks and not blocked and now >= self.resume_at and not self._again:
             self._end_no_wait()
         return plan
@@ -425,6 +430,11 @@ class LedConsumer:
         gap = (self._store.time_at(following) - self._store.time_at(sequence)) / 1e9
         self.resume_at = now + max(0.0, gap)
         return gap > 0
+
+    def _limited(self, size: int, now: float) -> bool:
+        """With a rate limit: what goes out takes its time; whether the next message is to wait."""
+        self.resume_at = max(self.resume_at, now) + 8 * size / self.consumer.config.rate_limit_bps
+        return self.resume_at > now + RATE_SLICE
 
     def _end_no_wait(self) -> None:
         """There is nothing more: requests that would not wait for it end."""

@@ -785,3 +785,15 @@ async def test_a_stream_may_keep_what_was_given_up(autojump_clock: MockClock) ->
         kept = await it.client.api("STREAM.MSG.GET.DEAD", seq=1)
         assert json.loads(base64.b64decode(kept["message"]["data"]))["stream_seq"] == 1
         assert (await it.client.api("STREAM.INFO.DEAD"))["state"]["messages"] == 1
+
+
+async def test_a_push_consumer_keeps_to_its_rate(autojump_clock: MockClock) -> None:
+    async with harness() as it:
+        await it.client.fill(*["s.0"] * 60)
+        inbox = it.client.subscribe("deliver")
+        one = 2 + 3 + 30  # payload, subject and what a stream counts besides
+        await it.consumer(deliver_subject="deliver", rate_limit_bps=8 * one * 10)
+        began = trio.current_time()
+        got = await it.client.take(inbox, 41, seconds=60)
+        assert sequences(got) == list(range(1, 42))
+        assert trio.current_time() - began == pytest.approx(4.0, abs=0.5), "ten a second"
