@@ -87,6 +87,21 @@ class Load:
             await asyncio.sleep(1 / PER_SECOND)
         await asyncio.gather(*tasks)
 
+    async def reach(self, name: str, url: str) -> None:
+        """Bring the client of this node back to it, if it has gone elsewhere or has no answer.
+
+        When its node is killed, nats-py connects to another one that it has heard of, and stays there. With
+        all clients at one node a fault of that one would show what becomes of clients, not of the cluster.
+        """
+        client = self.clients[name]
+        with suppress(nats.errors.Error, OSError):
+            if client.connected_url is not None and client.connected_url.geturl() == url:
+                await client.flush(timeout=1)
+                return
+        with suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(client.close(), 1)
+        self.clients[name] = await connect(url)
+
     async def _publish(self, name: str, number: int) -> None:
         append = Append(f"{name}-{number}".encode(), name, time.monotonic(), doubtful=True)
         self.journal.appends.append(append)
@@ -137,6 +152,8 @@ class Chaos:
 
     async def strike(self, kind: str) -> None:
         """One fault, and acknowledgements during it."""
+        for name, node in self.cluster.nodes.items():
+            await self.load.reach(name, node.url)
         self.outcome.faults[kind] += 1
         began = time.monotonic()
         await self.faults[kind]()
@@ -331,6 +348,7 @@ async def play(
         load.stopped.set()
         await running
         await asyncio.to_thread(cluster.wait_healthy)
+        await load.reach("a", cluster["a"].url)
         await check_replicas(clients["a"], journal, outcome)
         for node in cluster.nodes.values():
             if "invariant is violated" in node.log.read_text():
