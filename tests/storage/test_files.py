@@ -29,6 +29,7 @@ from trimaran.storage import (
 )
 from trimaran.storage.actor import FLUSH_DELAY
 from trimaran.storage.errors import ManifestTooLarge
+from trimaran.storage.group_directory import CACHED_FILES
 from trimaran.storage.recovery import recover
 
 from .helpers import GROUP, INCARNATION, SMALL, create, opened, record
@@ -516,6 +517,25 @@ async def test_a_full_block_is_synced_in_the_background(autojump_clock: trio.tes
         own(storage).sync_in_background("a")
         await trio.sleep(1)
         assert ("sync", f"{DIRECTORY}/a") in disk.operations
+
+
+async def test_only_the_newest_full_files_stay_in_the_page_cache(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = MemoryDisk()
+    dropped: list[str] = []
+
+    def drop_cache(descriptor: int) -> None:
+        dropped.append(disk._descriptors[descriptor][0])
+
+    async with opened(disk) as storage:
+        monkeypatch.setattr(disk, "drop_cache", drop_cache)
+        for number in range(CACHED_FILES + 2):
+            own(storage).write(f"f{number}", 0, b"full" * 100)
+            own(storage).sync_in_background(f"f{number}")
+            await trio.sleep(1)
+        assert dropped == [f"{DIRECTORY}/f0", f"{DIRECTORY}/f1"]
+        assert await own(storage).read("f0", 0, 8) == b"fullfull"
 
 
 class Vanishing(MemoryDisk):
