@@ -355,6 +355,8 @@ RECOVERY = (
         "storage.segment:SegmentScan._check_body",
         "found.intact = is_batch(body, found.group, found.incarnation, found.index, found.term, found.crc)",
         "found.intact = True",
+        within=5,
+        by="states",
     ),
     bug(
         "recovery vouches for the page cache: the copied tail is not synced",

@@ -109,6 +109,8 @@ SLIPS: tuple[Bug, ...] = (
         "storage.index:LogIndex.apply",
         "elif kind == TRUNCATE:",
         "elif kind == TRUNCATE and False:",
+        within=5,
+        by="states",
     ),
     bug(
         "a snapshot that cuts the log keeps the old commit index",

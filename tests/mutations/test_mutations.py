@@ -28,7 +28,7 @@ def test_a_planted_bug_is_caught(bug: Bug) -> None:
 def test_the_bugs_are_many_and_each_is_one_of_its_own() -> None:
     names = [bug.name for bug in ALL]
     assert len(set(names)) == len(names) and CAUGHT.keys() <= set(names)
-    assert len(QUICK) >= 45
+    assert sum(bug.name in CAUGHT for bug in BUGS) >= 0.95 * len(BUGS)
 
 
 def test_what_was_planted_is_gone_again() -> None:
