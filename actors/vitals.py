@@ -110,6 +110,8 @@ class Vitals:
             return group.repair.waits_for or "it is damaged, and repair has only begun"
         if differ := group.repair.divergence.undecided:
             return f"replicas differ and nobody can say who is right, so nothing is committed: index {differ}"
+        if group.repair.in_vain:
+            return f"no replica has it, and nobody gets a snapshot from here: {group.repair.waits_for}"
         if self._groups.leadership(group.number) is None:
             return "no leader is known"
         if group.state.node not in group.state.membership.voters:

@@ -125,6 +125,15 @@ class Repair:
         """More or less can be read than before, or another peer can be asked."""
         self._wake.set()
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether records of a machine that runs are damaged, and all members have said that they have none.
+
+        Such a machine gives nobody a snapshot. Only a start of all of them gives the records up.
+        """
+        damage = self._group.machine.damage
+        return not self._group.state.faulty and damage is not None and not damage.whole and self._vain > 0
+
     async def run(self) -> None:
         """Repair whenever the group is faulty, until cancelled."""
         while True:

@@ -229,6 +229,9 @@ async def test_without_a_copy_anywhere_a_read_is_an_error_and_all_else_is_served
         for name in "abc":
             await serves(cluster, name, group, lost=[4])
         assert "sequence 4:" in replica(cluster, "a", group).repair.waits_for
+        for name in "abc":
+            health = cluster[name].vitals.health
+            await until(lambda health=health: any("no replica has it" in each for each in health()))  # type: ignore[misc]
         await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
 
 
