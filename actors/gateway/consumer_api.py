@@ -189,8 +189,8 @@ class ConsumerApi:
         name = config.name or host.delivery.new_name()
         standing = host.delivery.find(name)
         if standing is not None:
-            if not config.pause_until:  # a client that finds its consumer paused does not set it going
-                config = replace(config, pause_until=standing.consumer.config.pause_until)
+            # Only PAUSE changes it: a client that finds its consumer paused does not set it going.
+            config = replace(config, pause_until=standing.consumer.config.pause_until)
             self._check_update(standing, config, action)
         elif action == "update":
             raise api_error(10149)

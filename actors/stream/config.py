@@ -217,6 +217,8 @@ def from_request(
         raise configuration_error("stream configuration for create can not be sealed")
     if len(cast("str", fields.get("description", ""))) > MAX_DESCRIPTION:
         raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
+    if fields.get("mirror_direct"):
+        raise configuration_error("stream has no mirror but does have mirror direct")
     if cast("int", fields.get("num_replicas", 0)) > MAX_REPLICAS:
         raise configuration_error(f"maximum replicas is {MAX_REPLICAS}")
     if fields.get("deny_purge") and fields.get("allow_rollup_hdrs"):
@@ -426,8 +428,6 @@ def _check_name(name: str) -> None:
 
 
 def _check_numbers(config: StreamConfig) -> None:
-    if config.mirror_direct:
-        raise configuration_error("stream has no mirror but does have mirror direct")
     if config.first_seq > MAX_FIRST:
         raise configuration_error(f"first sequence is too high, maximum allowed is {MAX_FIRST}")
     if config.num_replicas < 0:

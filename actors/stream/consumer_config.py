@@ -253,7 +253,6 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
         raise api_error(10074 if nodes == 1 else 10005)
     if len(config.description) > MAX_DESCRIPTION:
         raise api_error(10107, MAX_DESCRIPTION)
-    _check_sampling(config.sample_freq)
     if any(wait < 0 for wait in config.backoff):
         raise ApiError(400, 10184, "consumer backoff needs to be positive")
     if config.ack_wait < 0:
@@ -266,6 +265,7 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
         _check_pull(config)
     else:
         _check_push(config, stream)
+    _check_sampling(config.sample_freq)
     _check_limits(config, stream.consumer_limits)
     _check_filters(config)
     _check_start(config)
@@ -333,12 +333,12 @@ def _check_filters(config: ConsumerConfig) -> None:
 
 
 def _check_pull(config: ConsumerConfig) -> None:
+    if config.rate_limit_bps:
+        raise api_error(10086)
     if config.idle_heartbeat:
         raise api_error(10088)
     if config.flow_control:
         raise api_error(10089)
-    if config.rate_limit_bps:
-        raise api_error(10086)
     if 0 < config.max_expires < SHORTEST_EXPIRES:
         raise api_error(10115)
 
@@ -351,7 +351,7 @@ def _check_push(config: ConsumerConfig, stream: StreamConfig) -> None:
         raise api_error(10079)
     if any(subjects_overlap(mine, subject) for mine in stream.subjects):
         raise api_error(10081)
-    if config.max_waiting:
+    if config.max_waiting > 0:
         raise api_error(10080)
     if config.flow_control and not config.idle_heartbeat:
         raise api_error(10108)

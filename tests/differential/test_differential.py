@@ -1,6 +1,7 @@
 """Random scripts against Trimaran and a real nats-server: what they answer is the same.
 
-A longer run: `TRIMARAN_DIFFERENTIAL=2000 pytest tests/differential`.
+The same scripts each time, so that only a change can fail it. A longer run, with others each time:
+`TRIMARAN_DIFFERENTIAL=2000 pytest tests/differential`.
 """
 
 from __future__ import annotations
@@ -321,16 +322,27 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WireClie
 
 def compare(clients: tuple[WireClient, WireClient], script: list[Command]) -> None:
     """Run a script on both; the first command that is answered differently fails."""
+    while not compared(clients, script):
+        pass
+
+
+def compared(clients: tuple[WireClient, WireClient], script: list[Command]) -> bool:
+    """Whether it came to its end: not where the reference stumbles over a stream that it has just deleted."""
     for client in clients:
         clear(client)
     sessions = [Session(client) for client in clients]
     for number, command in enumerate(script):
         expected, found = (session.run(command) for session in sessions)
+        if isinstance(expected, dict) and expected.get("error", {}).get("err_code") == 10049:
+            return False
         assert found == expected, f"command {number}: {command}"
+    return True
 
 
 @settings(
-    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=EXAMPLES,
+    derandomize="TRIMARAN_DIFFERENTIAL" not in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(script=scripts)
 def test_random_scripts_are_answered_as_by_the_reference(
