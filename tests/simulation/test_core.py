@@ -12,7 +12,7 @@ from trimaran.testing import Options
 from trimaran.testing.core import play
 
 SEEDS_PER_TEST = 10
-SEEDS = 60
+SEEDS = 40
 KEPT = Path(__file__).parent / "kept_seeds.txt"
 
 
