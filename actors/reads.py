@@ -49,7 +49,10 @@ class Reads:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # others of the node may still ask while it ends
 
     async def barrier(self, number: int) -> None:
         """Return once the replica on this node shows everything that was acknowledged before the call.

@@ -26,7 +26,7 @@ export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONMALLOC=malloc PYTHONPATH=$target
 "$python" -c 'import trimaran.codec as codec; assert "sanitized" in codec.__file__ and codec.IMPLEMENTATION == "c"'
 if [ $# -eq 0 ]; then
-    set -- tests/codec -k 'not [python] and not test_batch_backend and not test_c_sources'
+    set -- tests/codec -k 'not [python] and not test_batch_backend and not test_c_sources and not test_built'
 fi
 # The sanitizer writes to the file descriptor, so only Python's own output is captured.
 exec "$python" -m pytest -q --capture=sys -p no:cacheprovider "$@"

@@ -99,7 +99,10 @@ class Requests:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # peers may still ask while the node ends
 
     async def ask(
         self, peer: int, method: str, argument: object, seconds: float, shape: Shape = object

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import Cluster, Counter, open_memory_cluster, until
 from trimaran import GroupHandle, NotApplied, NotDone, Reason, open_stream
 from trimaran.actors.peers.requests import Shape
-from trimaran.actors.reads import READ_SECONDS
+from trimaran.actors.reads import READ_SECONDS, Reads
 
 
 def followers(cluster: Cluster, group: int) -> list[str]:
@@ -125,6 +125,18 @@ async def test_without_a_majority_nobody_reads(autojump_clock: MockClock) -> Non
         assert cluster.counted(leader, handle.group) == [b"1"], (
             "the stale read is still there, under its name"
         )
+
+
+async def test_a_node_that_ends_refuses_what_its_other_tasks_still_ask(autojump_clock: MockClock) -> None:
+    async with open_memory_cluster() as cluster:
+        handle = await cluster.counter("a")
+        reads = Reads(handle.node.groups, handle.node.requests)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reads.run)
+            nursery.cancel_scope.cancel()
+        with pytest.raises(NotDone) as refused:
+            await reads.barrier(handle.group)
+        assert refused.value.outcome == NotApplied(Reason.CLOSED)
 
 
 async def test_a_node_without_a_replica_has_nothing_to_read(autojump_clock: MockClock) -> None:

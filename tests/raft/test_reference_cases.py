@@ -84,7 +84,7 @@ CASES = {
     "a transfer waits for the target's log": PAPER + "a_transfer_waits_until_the_target_has_the_whole_log",
     "a transfer is no log entry": SEED + "s3_a_transfer_writes_nothing_to_the_log",
     "a new leader while applying lags": HERE + "a_leader_may_be_elected_while_its_machine_lags",
-    "chain of blocks: equal rolling hashes": "raft/test_cluster.py::test_safe_under_faults",
+    "chain of blocks: equal rolling hashes": "simulation/test_core.py::test_safe_under_faults",
     "a leader of a wiped log": CLUSTER + "a_wiped_node_comes_back_as_a_new_member_under_a_new_id",
 }
 
@@ -94,7 +94,7 @@ BUG_FAMILIES = {
     "4: nor with one that was away": "actors/test_repair.py::test_who_lost_what_nobody_can_name_helps",
     "4: what a torn write names is not absent": DAMAGE + "what_a_torn_write_names",
     "5: membership changes in partitions lose data": TROUBLE + "a_removed_replica_that_never_heard_of_it",
-    "5: changes, partitions and crashes by chance": "raft/test_cluster.py::test_safe_under_faults",
+    "5: changes, partitions and crashes by chance": "simulation/test_core.py::test_safe_under_faults",
     "7: a snapshot relies on unsynced data": "stream/test_power_loss.py::test_s12_s13_no_power_loss_loses",
     "8: catch-up livelock of slow followers": TROUBLE + "one_down_and_one_catching_up_still_commit",
     "9: desync after a catch-up that broke off": HARD + "a_snapshot_that_broke_off_goes_on_where_it_was",
