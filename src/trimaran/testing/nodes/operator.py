@@ -130,11 +130,12 @@ class Operator:
     # --- a machine that comes and goes
 
     async def _invite(self) -> None:
-        machine = self._machines.all.get(SPARE) or self._machines.add(SPARE)
-        if machine.process is None and SPARE in self._weather.retired:
+        machine = self._machines.all.get(SPARE)
+        if machine is None:
+            machine = self._machines.add(SPARE)
+            self._weather.retired[SPARE] = None  # until it is invited, the first time
+        elif machine.process is None and SPARE in self._weather.retired:
             self._machines.wipe(SPARE)
-        elif machine.process is None and not machine.starts:
-            self._weather.retired[SPARE] = None  # until it is invited
         await self._ask(f"{ADMINISTRATION}ADD", name=SPARE, address=machine.address)
         self._weather.retired.pop(SPARE, None)
 
