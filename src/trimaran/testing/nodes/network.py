@@ -74,8 +74,10 @@ class _End(trio.abc.HalfCloseableStream):
             self._room = trio.Event()
             await self._room.wait()
             self._check()
-        self._on_its_way += len(data)
+        # Only what leaves here fills the window: of the start of a frame that waits for its end, nobody could
+        # take anything, and its sender would wait for room before it sent that end.
         for kind, frame in self._frames.cut(bytes(data)):
+            self._on_its_way += len(frame)
             self._network.send(self, kind, frame)
 
     async def wait_send_all_might_not_block(self) -> None:
