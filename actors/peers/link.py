@@ -376,6 +376,10 @@ class PeerServer:
                 await stream.send_all(encode_frame(FrameKind.GOODBYE, farewell, 0))
         return None
 
+    def connected(self) -> frozenset[int]:
+        """Ids of the nodes that say something here."""
+        return frozenset(self._connections)
+
     def close(self, node: int) -> None:
         """End what a node says here; if it dials again it is greeted anew."""
         for scope in self._connections.pop(node, ()):

@@ -102,6 +102,10 @@ class Peers:
         """Ids of the nodes that a link stands to."""
         return self._by_id.keys()
 
+    def connected(self) -> frozenset[int]:
+        """Ids of the nodes that a link stands to, and of those that have dialled this one."""
+        return frozenset(self._by_id) | self._server.connected()
+
     def is_up(self, peer: int) -> bool:
         return peer in self._by_id
 

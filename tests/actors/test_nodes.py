@@ -182,3 +182,17 @@ async def test_who_was_removed_before_the_log_had_it_is_gone_as_well(autojump_cl
         node.state.removed |= {early, cluster["b"].me.node}
         assert node._is_gone(early), "nobody would ever tell it"
         assert not node._is_gone(cluster["b"].me.node), "it is still a member, and its vote may be needed"
+
+
+async def test_a_removed_node_that_nobody_reaches_is_told_when_it_dials(autojump_clock: MockClock) -> None:
+    """As after its restart: its own connections stand; the others know by now and refuse its greeting."""
+    async with open_memory_cluster("a", "b", "c", "d") as cluster:
+        member, leaving = cluster.members["d"], cluster["d"].me.node
+        others = [cluster[name].peers for name in "abc"]
+        for peers in others:
+            peers.learn("d", "nowhere:1")
+        await until(lambda: not any(leaving in peers.up() for peers in others))
+        assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
+        with trio.fail_after(30):
+            await member.gone.wait()
+        assert isinstance(member.ended_by, NodeRemoved)
