@@ -502,12 +502,14 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
     changes.follow_round(state, progress, now)
     quiet.agree(state, reply, now)
     effects = read_index.confirm(state, reply)
-    if progress.state is ProgressState.PROBE:
+    if progress.next <= state.log.compacted.index <= reply.match:
+        # It has what the log lacks, and this leader does not know: a snapshot's answer was lost, or the link
+        # was new before it acknowledged anything behind it. It would refuse each further snapshot as old.
+        progress.become_probe(reply.match + 1)
+    elif progress.state is ProgressState.PROBE:
         progress.paused = False
     elif progress.state is ProgressState.PIPELINE and (progress.is_stuck(reply.match) or progress.is_mute()):
         progress.become_probe(progress.match + 1)
-    elif progress.state is ProgressState.SNAPSHOT and reply.match >= state.log.compacted.index:
-        progress.become_probe(reply.match + 1)  # it got there without this leader's snapshot
     return effects + feed(state, reply.sender, progress)
 
 

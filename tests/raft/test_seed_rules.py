@@ -464,6 +464,20 @@ def test_a_broken_snapshot_is_tried_again_after_a_heartbeat() -> None:
     assert leader.one(SendSnapshot).peer == 3
 
 
+def test_a_follower_that_refuses_a_snapshot_as_old_is_fed_from_where_it_is() -> None:
+    """It has the snapshot already, and the leader's link to it was new before it could acknowledge more."""
+    leader = with_compacted_log()
+    (probe,) = leader.sent(Append, to=3)
+    leader.settle()
+    leader.step(leader.refusal(3, probe, (2, 1)))
+    assert leader.one(SendSnapshot).peer == 3
+    leader.step(SnapshotSent(3, ok=False, index=0))
+    leader.step(leader.beat_reply(3, match=5))
+    assert not leader.all(SendSnapshot)
+    (probe,) = leader.sent(Append, to=3)
+    assert probe.previous_index == 5
+
+
 def test_a_follower_behind_the_cache_is_fed_from_the_disk() -> None:
     leader = with_compacted_log()
     log = leader.state.log
