@@ -294,6 +294,11 @@ class Cluster:
         if target.state is None or target.state.term <= leader.term:  # else it follows another one by now
             self.checks.check_handover(leader.node, peer, leader.log.last, target.log.log(GROUP))
 
+    def held_until(self) -> float:
+        """When nothing that was held back by a fault is left: on a link, behind a disk's sync or a pause."""
+        held = [process.held_until for process in self.processes.values()]
+        return max(self.weather.held_until, self.heap.time, *held)
+
     def converged(self) -> bool:
         """One leader, and every member holds, can read and has applied all that it has."""
         leader = self.leader()

@@ -143,8 +143,12 @@ def require_progress(cluster: Cluster, *, serves: bool = True) -> None:
 
 def require_rest(cluster: Cluster) -> None:
     """With nothing to do and no faults, nobody has a reason to replace the leader, once it is known what was
-    still on its way: a follower that hears an old message of a quiet leader wakes up and finds it silent."""
-    cluster.heap.run(SETTLES_WITHIN)
+    still on its way: a follower that hears an old message of a quiet leader wakes up and finds it silent.
+
+    Who left the group need not have converged: its disk, if it stood still before they ended, holds back
+    requests and answers of a higher term, and whoever hears of that term later must obey it.
+    """
+    cluster.heap.run_until(cluster.held_until() + SETTLES_WITHIN)
     before = {process.id: process.state.term for process in cluster.up() if process.state is not None}
     cluster.heap.run(RESTS_FOR)
     for process in cluster.up():

@@ -78,6 +78,8 @@ class Process:
         self.paused_until = 0.0
         self.stalled_until = 0.0
         """Until then no sync ends."""
+        self.held_until = 0.0
+        """When the last sync ends that has begun, and the last pause."""
         self.heard: dict[int, float] = {}
         """When a message of each peer came last."""
         self.leads_since = 0.0
@@ -275,8 +277,10 @@ class Process:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def _sync_time(self) -> float:
-        stalled = max(0.0, self.stalled_until - self.cluster.heap.time)
-        return stalled + self._draw.expovariate(1 / self.cluster.mix.disk.sync)
+        time = self.cluster.heap.time
+        takes = max(0.0, self.stalled_until - time) + self._draw.expovariate(1 / self.cluster.mix.disk.sync)
+        self.held_until = max(self.held_until, time + takes)
+        return takes
 
     def _lose_power(self) -> None:
         self.cut_in = None
@@ -313,6 +317,7 @@ class Process:
 
     def pause(self, seconds: float) -> None:
         self.paused_until = self.cluster.heap.time + seconds
+        self.held_until = max(self.held_until, self.paused_until)
 
     def now(self) -> Now:
         time = self.cluster.heap.time

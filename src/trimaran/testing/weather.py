@@ -51,6 +51,8 @@ class Weather:
         self._clogged: dict[Link, float] = {}
         self._sent: defaultdict[int, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
         """By receiver and kind: (sender, message), some of what was ever sent to it, most of it of late."""
+        self.held_until = 0.0
+        """When the last of what was sent so far arrives."""
         self._count = 0
         self._clear = False
         self._ages: dict[Link, int] = {}
@@ -87,6 +89,7 @@ class Weather:
         if held > 0:
             self._struck["held back"] += 1
             delay += held
+        self.held_until = max(self.held_until, self._heap.time + delay)
         return delay
 
     def _speed_of(self, link: Link) -> float:
