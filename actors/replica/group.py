@@ -375,6 +375,8 @@ class Group:
         """
         async with self.applier.exclusive:
             if self.state.unrestored and await self._take_state(accept_loss=accept_loss):
+                if accept_loss:
+                    self.snapshots.outdate()
                 self.tell("restored", messages.Restored())
 
     def _work(self) -> None:

@@ -486,6 +486,8 @@ class Repair:
         if group.state.unrestored or (damage is not None and not damage.whole):
             raise Refusal("it is damaged here too")
         manifest = group.snapshots.manifest
+        if manifest is not None and group.snapshots.outdated:
+            at_least = max(at_least, manifest.index + 1)
         if manifest is None or manifest.index < at_least:
             if group.applier.applied < at_least:
                 raise Refusal(f"this replica has applied {group.applier.applied} only")

@@ -107,6 +107,9 @@ class Snapshots:
         self.changing = trio.Lock()
         """Held by whoever makes another manifest the group's own."""
         self._transfers = itertools.count(first_transfer)  # drawn, so that no earlier process's report fits
+        self.outdated = False
+        """Records were given up that the manifest counts on: what it names, nobody could restore. The first
+        batch that is applied makes another one due."""
         self._waits = False
         """The last attempt found no space, or files that are to be mended first."""
         self._progress: dict[int, tuple[int, trio.MemorySendChannel[tuple[str, object]]]] = {}
@@ -133,9 +136,14 @@ class Snapshots:
         """A batch of this many bytes was applied."""
         self._retained.grew(size)
         self._grown += size
-        if self._grown >= self._log_bytes:
+        if self._grown >= self._log_bytes or self.outdated:
             self._grown = 0
             self._due.set()
+
+    def outdate(self) -> None:
+        """The machine started without some of what the manifest names."""
+        self.outdated = True
+        self._due.set()
 
     async def take(self) -> None:
         """Make a manifest of the machine's present state durable, then let the log go up to the one before.
@@ -185,6 +193,7 @@ class Snapshots:
             logger.error("group %s: no snapshot, so the log grows: %s", group.name, error)
             return
         self.manifest = manifest
+        self.outdated = False
         self.taken += 1
         self.ended = group.wall()
         group.machine.captured(capture)
@@ -221,7 +230,7 @@ class Snapshots:
         index = 0
         try:
             with self._files.hold() as manifest:
-                if manifest is not None and self.manifest is not None:
+                if manifest is not None and self.manifest is not None and not self.outdated:
                     index = manifest.index
                     self._retained.keep(peer, index)
                     await self._send(peer, manifest)
@@ -403,6 +412,7 @@ class Snapshots:
                 raise SendRefused("the log caught up first")
             local, self.manifest_crc = await incoming.finish()
             self.manifest = local
+            self.outdated = False
             await group.applier.restore(local)
             group.skip_to(local.index)
         self.installed += 1

@@ -7,6 +7,7 @@ that and gets an error after it, never something else.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -108,6 +109,11 @@ class Damage:
     def whole(self) -> bool:
         return not self.records
 
+    def is_lost(self, sequence: int) -> bool:
+        """Whether a message was given up: that is known, and no damage to be mended or told any more."""
+        at = bisect_right(self.lost, sequence, key=lambda span: span[0]) - 1
+        return at >= 0 and sequence <= self.lost[at][1]
+
     async def missing(self, limit: int) -> list[int]:
         """The next sequences to ask others for; those whose block is gone need none."""
         for sequence in [each for each in self.records if self._block_of(each) is None]:
@@ -163,7 +169,7 @@ class Damage:
         size = 0
         for sequence in sequences:
             block = self._block_of(sequence)
-            if block is None or sequence in self.records or size >= limit:
+            if block is None or sequence in self.records or self.is_lost(sequence) or size >= limit:
                 continue
             offset, length = block.span(sequence - block.first)
             try:
@@ -217,7 +223,8 @@ class Damage:
         for position in range(count):
             offset, size = block.span(position)
             sequence = block.first + position
-            if sequence not in self.records and self._block_of(sequence) is block:
+            known = sequence in self.records or self.is_lost(sequence)
+            if not known and self._block_of(sequence) is block:
                 try:
                     self.check(memoryview(data)[offset : offset + size], block, position)
                 except DamagedRecord:
@@ -229,5 +236,7 @@ class Damage:
         reason = "the file does not have its checksum"
         for position in range(len(block)):
             offset, _ = block.span(position)
-            self._suspects.add(block.first + position)
-            self.note(DamagedRecord(self._stream, block.name, offset, block.first + position, reason))
+            sequence = block.first + position
+            if not self.is_lost(sequence):
+                self._suspects.add(sequence)
+                self.note(DamagedRecord(self._stream, block.name, offset, sequence, reason))

@@ -541,12 +541,12 @@ class MessageStore:
             try:
                 return await self._read_many(sequences)
             except DamagedRecord as damage:
-                if self._is_lost(damage.sequence) or not await self.damage.is_mended(damage.sequence):
+                if self.damage.is_lost(damage.sequence) or not await self.damage.is_mended(damage.sequence):
                     raise
 
     async def _read_many(self, sequences: Sequence[int]) -> list[Record | None]:
         for sequence in sequences if self.damage.lost else ():
-            if self._is_lost(sequence):
+            if self.damage.is_lost(sequence):
                 raise DamagedRecord(self._stream, "none", 0, sequence, "it is lost: no replica could read it")
         found: dict[int, Record] = {}
         for block, first, last in self._spans(sequences):
@@ -565,10 +565,6 @@ class MessageStore:
                     piece = data[offset - begin : offset - begin + length]
                     found[sequence] = self.damage.check(piece, block, sequence - block.first)
         return [found.get(sequence) for sequence in sequences]
-
-    def _is_lost(self, sequence: int) -> bool:
-        at = bisect_right(self.damage.lost, (sequence, EVERYTHING)) - 1
-        return at >= 0 and self.damage.lost[at][0] <= sequence <= self.damage.lost[at][1]
 
     def _spans(self, sequences: Iterable[int]) -> list[tuple[Block, int, int]]:
         """The messages' places, (block, first position, last position), where one read gets close ones."""
@@ -635,7 +631,7 @@ class MessageStore:
                 f"stream {self._stream}: {self.messages} messages of {self.size} bytes in the files, "
                 f"{state['messages']} of {state['size']} in the state"
             )
-        if self._blocks and self._blocks[-1].last == self.last and not self._is_lost(self.last):
+        if self._blocks and self._blocks[-1].last == self.last and not self.damage.is_lost(self.last):
             self._open = self._blocks[-1]
 
     async def _restore_block(self, note: BlockNote, wreck: Wreck, *, accept_loss: bool) -> None:
@@ -652,7 +648,7 @@ class MessageStore:
         places = find_records(data, note.first, note.count) if note.first else {}
         gone = [each for each in range(note.first, note.last + 1) if each not in places]
         same = len(data) == note.file.length and crc32c(data) == note.file.crc32c
-        if not accept_loss and not (same and gone and all(map(self._is_lost, gone))):
+        if not accept_loss and not (same and gone and all(map(self.damage.is_lost, gone))):
             wreck.add(note, data, reason)
             return
         self._note_lost(gone)
@@ -665,7 +661,7 @@ class MessageStore:
 
     def _note_lost(self, sequences: Iterable[int]) -> None:
         """These are lost, and stay so: what a backup or another disk has of them is for people to judge."""
-        for first, last in spans(each for each in sequences if not self._is_lost(each)):
+        for first, last in spans(each for each in sequences if not self.damage.is_lost(each)):
             insort(self.damage.lost, (first, last))
 
     def _index_block(self, note: BlockNote, data: bytes, scan: BlockScan, live: bytes | None) -> None:

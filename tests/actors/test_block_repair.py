@@ -285,6 +285,34 @@ async def test_the_same_record_damaged_everywhere_costs_that_record_only(autojum
         assert published.sequence == MESSAGES + 1
 
 
+async def test_what_was_given_up_is_no_damage_again(autojump_clock: MockClock) -> None:
+    """A peer that asked for it, or other damage in its block, made it damaged once more, beyond mending."""
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        await stop_all(cluster)
+        disk = cluster.members["b"].disk
+        path = blocks(cluster, "b", group)[0]
+        place = scan_block(disk.read(path)).offsets[6]  # of sequence 7
+        for name in "abc":
+            hurt(cluster.members[name].disk, blocks(cluster, name, group)[0], 4)
+        for name in "abc":
+            await cluster.start(name)
+        await cluster.ready()
+        for name in "abc":
+            await serves(cluster, name, group, lost=[4])
+        others = [name for name in "abc" if name != cluster.leader(group)]
+        await until(lambda: all(replica(cluster, name, group).snapshots.installed == 1 for name in others))
+        given = await machine(cluster, "a", group).damage.give([3, 4, 5], 1 << 20)
+        assert [sequence for sequence, _ in given] == [3, 5]
+        damage = machine(cluster, "b", group).damage
+        flip(cluster.members["b"].disk, blocks(cluster, "b", group)[0], place + RECORD_HEADER_SIZE + 100)
+        assert await damage.examine(blocks(cluster, "b", group)[0].rpartition("/")[2]) == 1
+        await until(lambda: damage.whole)
+        assert replica(cluster, "b", group).repair.mender.mended == 1
+        await serves(cluster, "b", group, lost=[4])
+        assert [machine(cluster, name, group).damage.found for name in "abc"] == [0, 1, 0]
+
+
 async def test_a_block_that_is_cut_while_the_stream_runs_is_mended_and_then_named(
     autojump_clock: MockClock,
 ) -> None:
