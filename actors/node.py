@@ -459,6 +459,7 @@ class Node:
         """Who is told what. In one place, so that the flow of events can be read."""
         peers, groups = self.peers, self.groups
         peers.refuses = lambda remote: "its id was removed" if self._is_gone(remote.node) else None
+        peers.is_wanted = self._is_wanted
         peers.on_removed = lambda reason: self._told_removed.set()
         peers.handle(FrameKind.ASK, self.requests.on_ask)
         peers.handle(FrameKind.ANSWER, self.requests.on_answer)
@@ -554,6 +555,15 @@ class Node:
         membership = meta.state.membership
         said = node in self.state.removed and node not in membership.members
         return said or node in membership.removed
+
+    def _is_wanted(self, name: str) -> bool:
+        """Whether the cluster has, or awaits, a node of this name. As long as this node is no member, or the
+        meta group's log counts on somebody whom meta lists no more, it may be anybody."""
+        meta, state = self.groups.get(META_GROUP), self.state
+        if meta is None or self.me.node not in state.nodes:
+            return True
+        listed = state.node_named(name) is not None or name in state.invited
+        return listed or not meta.state.membership.members <= state.nodes.keys()
 
     async def _start_meta(self, founding: Founding) -> None:
         self._founding = founding

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 2.0
 RECONNECT_FIRST_SECONDS = 0.02
 RECONNECT_LAST_SECONDS = 0.5  # so that a restarted node is heard again within one election timeout
+STRANGER_SECONDS = 10.0  # between tries to reach whom the membership does not list: it may be gone for good
 RECEIVE_BYTES = 256 * 1024
 MAX_REFUSALS = 1024
 GREETING_BYTES = 4096  # the envelope of a first frame: a greeting has three texts of at most MAX_TEXT
@@ -41,6 +42,7 @@ class LinkEvents(Protocol):
     def on_link_up(self, link: "Link", remote: Hello) -> None: ...
     def on_link_down(self, link: "Link", remote: Hello) -> None: ...
     def accept(self, remote: Hello) -> str | None: ...
+    def is_wanted(self, name: str) -> bool: ...
     def farewell(self, remote: Hello) -> tuple[object, ...] | None: ...
     def on_goodbye(self, envelope: list[object]) -> None: ...
     def on_frame(self, remote: Hello, frame: Frame) -> None: ...
@@ -91,6 +93,7 @@ class Link:
         self._sent_frames = self._sent_bytes = self._dropped = 0
         self._flush_hooks: list[Callable[[], None]] = []
         self._scope = trio.CancelScope()
+        self._hurried = trio.Event()
         self._refusal = ""
 
     @property
@@ -123,6 +126,10 @@ class Link:
             self._flush_hooks.append(hook)
             self._turn.due()
 
+    def hurry(self) -> None:
+        """The peer shows signs of life, or is wanted now: a long wait until the next try is over."""
+        self._hurried.set()
+
     def close(self) -> None:
         """Stop dialling for good."""
         self._scope.cancel()
@@ -136,8 +143,12 @@ class Link:
                 greeted = await self._connection()
                 if greeted and trio.current_time() - began > RECONNECT_LAST_SECONDS:
                     delay = RECONNECT_FIRST_SECONDS
-                await trio.sleep(delay * self._random.uniform(0.8, 1.2))
-                delay = min(delay * 2, RECONNECT_LAST_SECONDS)
+                self._hurried = trio.Event()
+                with trio.move_on_after(delay * self._random.uniform(0.8, 1.2)):
+                    await self._hurried.wait()
+                    delay = RECONNECT_FIRST_SECONDS
+                wanted = self._events.is_wanted(self.name)
+                delay = min(delay * 2, RECONNECT_LAST_SECONDS if wanted else STRANGER_SECONDS)
 
     async def _connection(self) -> bool:
         """One connection's life. True if the peer was greeted."""

@@ -61,6 +61,8 @@ class Peers:
         self.unknown_frames = 0
         self.refuses: Callable[[Hello], str | None] = lambda remote: None
         """One more reason to refuse a greeting (the node knows who was removed), or None."""
+        self.is_wanted: Callable[[str], bool] = lambda name: True
+        """Whether the cluster has, or awaits, a node of this name: others are dialled seldom."""
         self.on_removed: Callable[[str], None] = lambda reason: None
         """A member of this node's own cluster says that this node was removed from it."""
         self._network = network
@@ -144,6 +146,7 @@ class Peers:
     def learn(self, name: str, address: str) -> None:
         """A member node is called so and listens there: keep a link to it."""
         if name == self.me.name or (self._known.get(name) == address and name in self._links):
+            self._hurry(name)
             return
         self._known[name] = address
         old = self._links.pop(name, None)
@@ -158,6 +161,11 @@ class Peers:
                 link.close()
                 del self._links[name], self._known[name]
         self._server.close(node)
+
+    def _hurry(self, name: str) -> None:
+        link = self._links.get(name)
+        if link is not None:
+            link.hurry()
 
     def _dial(self, name: str) -> None:
         if self._nursery is not None:
@@ -221,6 +229,8 @@ class Peers:
         if reason is None and remote.name not in self._known:
             # A fellow member whom this node has not heard of yet, because it was away or is new itself.
             self.learn(remote.name, remote.address)
+        if reason is None:
+            self._hurry(remote.name)
         return reason
 
     def _may_come(self, remote: Hello) -> bool:

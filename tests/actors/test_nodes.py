@@ -196,3 +196,15 @@ async def test_a_removed_node_that_nobody_reaches_is_told_when_it_dials(autojump
         with trio.fail_after(30):
             await member.gone.wait()
         assert isinstance(member.ended_by, NodeRemoved)
+
+
+async def test_the_name_of_a_removed_node_is_dialled_seldom(autojump_clock: MockClock) -> None:
+    """It is in the options of the others, perhaps for years."""
+    async with open_memory_cluster("a", "b", "c", "d") as cluster:
+        assert all(cluster["a"]._is_wanted(name) for name in "bcd")
+        await cluster.crash("d")
+        assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
+        await until(lambda: not any(cluster[name]._is_wanted("d") for name in "abc"))
+        await ask(cluster, "a", API + "ADD", name="d", address="d:1")
+        await until(lambda: all(cluster[name]._is_wanted("d") for name in "abc"))
+        assert cluster["a"]._is_wanted("b")

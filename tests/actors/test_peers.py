@@ -192,6 +192,49 @@ async def test_a_link_comes_back_by_itself(autojump_clock: MockClock) -> None:
             await a.wait_linked(b.number)
 
 
+class CountedNetwork(MemoryNetwork):
+    """Remembers who was dialled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dialled: list[str] = []
+
+    async def dial(self, address: str) -> trio.abc.HalfCloseableStream:
+        self.dialled.append(address)
+        return await super().dial(address)
+
+
+async def test_whom_the_cluster_does_not_know_is_dialled_seldom_and_answered_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    network = CountedNetwork()
+    async with linked(network, "a", "b") as [a, b]:
+        a.peers.is_wanted = lambda name: False
+        network.cut("b:1")
+        await a.wait_linked()
+        await trio.sleep(60)
+        network.dialled.clear()
+        await trio.sleep(600)
+        assert 40 < network.dialled.count("b:1") < 80
+        network.heal("b:1")
+        network.cut("a:1")  # b dials anew
+        network.heal("a:1")
+        with trio.fail_after(1):
+            await a.wait_linked(b.number)
+
+
+async def test_who_is_listed_by_now_is_dialled_at_once(autojump_clock: MockClock) -> None:
+    network = CountedNetwork()
+    async with linked(network, "a", "b") as [a, b]:
+        a.peers.is_wanted = lambda name: False
+        network.cut("b:1")
+        await trio.sleep(60)
+        network.heal("b:1")
+        a.peers.learn("b", "b:1")
+        with trio.fail_after(1):
+            await a.wait_linked(b.number)
+
+
 async def test_questions_end_as_answer_refusal_or_elsewhere(autojump_clock: MockClock) -> None:
     async with linked(MemoryNetwork(), "a", "b") as [a, b]:
 
