@@ -37,6 +37,7 @@ from .cluster.meta_state import (
 )
 from .cluster.reconciler import Reconciler
 from .delivery.desk import Deliveries
+from .delivery.gets import DirectGets
 from .directory import NodeBackend, StreamDirectory
 from .donor import Donor
 from .gateway.gateway import Gateway, Settings
@@ -360,11 +361,14 @@ class Node:
             self._take_in,
             CALLED_SECONDS if options.admit == "anybody" else 0.0,
         )
+        self.gets = DirectGets(self.groups.get, self.reads.barrier)
         self.deliveries = Deliveries(
             node.node_id,
             self.peers,
             self.groups.leadership,
             self._directory.group_of,
+            self._replicas_of,
+            self.gets,
             world.clock,
             world.random,
         )
@@ -423,7 +427,7 @@ class Node:
             security.tls,
             turns=self._turns,
         )
-        self.deliveries.carrier = self.gateway
+        self.deliveries.carrier = self.gets.carrier = self.gateway
         self.overview = Overview(
             self.me,
             self._version,
@@ -476,6 +480,10 @@ class Node:
         groups.on_leader = self._on_leader
         groups.on_role_change = self.deliveries.on_role
         groups.on_closed = self.deliveries.on_closed
+
+    def _replicas_of(self, group: int) -> tuple[int, ...]:
+        assignment = self.state.groups.get(group)
+        return assignment.replicas if assignment is not None else ()
 
     def _on_leader(self, group: int) -> None:
         self.proposals.on_leader(group)

@@ -2,13 +2,14 @@
 
 A client may be connected to any node. What it sends to a consumer goes to the leader of the stream's group,
 one frame for all that came in a pass; while the group has no leader it waits a bounded time. What a consumer
-sends goes out through the leader's gateway, like any message.
+sends goes out through the leader's gateway, like any message. A direct get goes to any replica: this node's
+own if it has one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..proposals import Leadership
     from ..replica.group import Group
     from ..world import Clock
+    from .gets import DirectGets
     from .stream import Carrier
 
 __all__ = ["Deliveries", "read_client_message"]
@@ -80,6 +82,8 @@ class Deliveries:
         me: this node's id.
         leadership: who leads a group, as far as this node knows.
         group_of: the number of the group of a stream's name.
+        replicas_of: the nodes that are to have a replica of a group.
+        gets: answers direct gets from this node's replicas.
     """
 
     carrier: Carrier
@@ -90,6 +94,8 @@ class Deliveries:
         peers: Frames,
         leadership: Callable[[int], Leadership | None],
         group_of: Callable[[str], int | None],
+        replicas_of: Callable[[int], Collection[int]],
+        gets: DirectGets,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -97,6 +103,8 @@ class Deliveries:
         self._peers = peers
         self._leadership = leadership
         self._group_of = group_of
+        self._replicas_of = replicas_of
+        self._gets = gets
         self._clock = clock
         self._random = rng
         self._running: dict[int, tuple[StreamDelivery, trio.CancelScope]] = {}
@@ -111,6 +119,7 @@ class Deliveries:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._gets.serve_in(nursery)
             task_status.started()
             while True:
                 await self._waiting.wait()
@@ -136,6 +145,7 @@ class Deliveries:
 
     def on_closed(self, group: int) -> None:
         """A group is led from here no more, or is gone: its delivery ends, in order."""
+        self._gets.on_closed(group)
         running = self._running.pop(group, None)
         if running is not None:
             delivery, scope = running
@@ -154,7 +164,7 @@ class Deliveries:
         held = self._held.pop(group, None)
         if held is not None:
             self._held_count -= len(held)
-            self._route(group, [each.message for each in held], HOPS)
+            self._depart(group, [each.message for each in held])
 
     def on_peer_down(self, peer: int) -> None:
         """What waits at that node hears no more of it."""
@@ -192,16 +202,35 @@ class Deliveries:
         return True
 
     def flush(self) -> None:
-        """Send what was collected to the leaders."""
+        """Send what was collected to the leaders, and direct gets to replicas."""
         if self._collected:
             collected, self._collected = self._collected, {}
             for group, messages in collected.items():
-                self._route(group, messages, HOPS)
+                self._depart(group, messages)
+
+    def _depart(self, group: int, messages: list[ClientMessage]) -> None:
+        rest = [each for each in messages if each.kind != "direct" or not self._get(group, each)]
+        if rest:
+            self._route(group, rest, HOPS)
+
+    def _get(self, group: int, message: ClientMessage) -> bool:
+        """Have a direct get answered by a replica; False: none is in reach."""
+        if self._gets.take(group, message):
+            return True
+        near = [node for node in self._replicas_of(group) if node != self._me and self._peers.is_up(node)]
+        return bool(near) and self._pass_on(self._random.choice(near), group, [message], HOPS)
 
     def on_frame(self, peer: int, envelope: list[object]) -> None:
         """Messages that another node's clients sent to a group that this node led when they left."""
         group, hops, items = cast("tuple[int, int, list[object]]", tuple(envelope))
-        self._route(group, [_client_message(item) for item in items], min(hops, HOPS))
+        messages = [_client_message(item) for item in items]
+        rest = [each for each in messages if each.kind != "direct" or not self._gets.take(group, each)]
+        if rest:
+            self._route(group, rest, min(hops, HOPS))
+
+    def _pass_on(self, node: int, group: int, messages: list[ClientMessage], hops: int) -> bool:
+        items = [[each.kind, each.consumer, each.tokens, each.reply, each.payload] for each in messages]
+        return self._peers.send(node, FrameKind.CONSUMER, (group, hops - 1, items))
 
     def _route(self, group: int, messages: list[ClientMessage], hops: int) -> None:
         leader = self._leadership(group)
@@ -214,8 +243,7 @@ class Deliveries:
             else:
                 self._hold(group, messages)
         elif hops:
-            items = [[each.kind, each.consumer, each.tokens, each.reply, each.payload] for each in messages]
-            if not self._peers.send(leader.node, FrameKind.CONSUMER, (group, hops - 1, items)):
+            if not self._pass_on(leader.node, group, messages, hops):
                 self._hold(group, messages)
             elif hops == HOPS:  # of this node's own clients
                 self._remember(group, leader.node, messages)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..stream.machine import StoredMessage, StreamMachine
     from ..stream.store import MessageStore
 
-__all__ = ["direct_get"]
+__all__ = ["Replaced", "Request", "direct_get", "read_request"]
 
 MISSING: Final = status(404, "Message Not Found")
 NO_RESULTS: Final = status(404, "No Results")
@@ -52,8 +52,12 @@ Answer = Callable[[bytes, bytes], bool]
 """Sends a header block and a body to whoever asked; False: nobody is there any more."""
 
 
+class Replaced(Exception):
+    """The replica took another state while it was read."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
     """What is asked for, of the types it must have; 0, empty and None: not said."""
 
     seq: int = 0
@@ -89,48 +93,53 @@ class _Request:
         return self.seq if self.start_time is None else machine.sequence_since(self.start_time)
 
 
-async def direct_get(machine: StreamMachine, subject: str, payload: bytes, answer: Answer) -> None:
-    """Answer a request, by one message or by a batch and its end. Raises DamagedRecord.
-
-    Args:
-        subject: what the request's own subject ends in: the last message of it is asked for.
-    """
-    request = _read(subject, payload)
-    if isinstance(request, bytes):
-        answer(request, b"")
-    elif request.min_last_seq > machine.messages.last:
+async def direct_get(machine: StreamMachine, request: Request, answer: Answer) -> None:
+    """Answer a request, by one message or by a batch and its end. Raises DamagedRecord, Replaced."""
+    if request.min_last_seq > machine.messages.last:
         answer(BEHIND, b"")
     elif request.multi_last:
         await _newest(machine, request, answer)
     elif request.batch:
         await _following(machine, request, answer)
     else:
+        store = machine.messages
         found = await _one(machine, request)
+        _check_same(machine, store)
         if found is None:
             answer(MISSING, b"")
         else:
             answer(b"" if request.no_hdr else _shown(machine.name, found), found.payload)
 
 
+def _check_same(machine: StreamMachine, store: MessageStore) -> None:
+    """What was read is of the state that there is still: a follower may get a snapshot at any time."""
+    if machine.messages is not store:
+        raise Replaced("the replica takes a snapshot")
+
+
 # --- reading a request
 
 
-def _read(subject: str, payload: bytes) -> _Request | bytes:
-    """The request, or the status that refuses it."""
+def read_request(subject: str, payload: bytes) -> Request | bytes:
+    """The request, or the status that refuses it.
+
+    Args:
+        subject: what the request's own subject ends in: the last message of it is asked for.
+    """
     try:
         value = read_json(payload) if payload.strip() else None
         request = _typed({} if value is None else value)
     except (BadJson, ApiError, TypeError):
         return MALFORMED
     if subject:
-        asked_twice = request != _Request(no_hdr=request.no_hdr, min_last_seq=request.min_last_seq)
+        asked_twice = request != Request(no_hdr=request.no_hdr, min_last_seq=request.min_last_seq)
         if asked_twice:
             return BAD
-        return _Request(last_by_subj=subject, no_hdr=request.no_hdr, min_last_seq=request.min_last_seq)
+        return Request(last_by_subj=subject, no_hdr=request.no_hdr, min_last_seq=request.min_last_seq)
     return request.refusal or request
 
 
-def _typed(value: object) -> _Request:
+def _typed(value: object) -> Request:
     """Raises TypeError or ApiError where a field is not what it should be."""
     if not isinstance(value, dict):
         raise TypeError(value)
@@ -138,7 +147,7 @@ def _typed(value: object) -> _Request:
     multi = fields.get("multi_last") or []
     if not isinstance(multi, list) or not all(isinstance(each, str) for each in multi):
         raise TypeError(multi)
-    return _Request(
+    return Request(
         seq=_number(fields, "seq", 0),
         last_by_subj=_text(fields, "last_by_subj"),
         next_by_subj=_text(fields, "next_by_subj"),
@@ -175,7 +184,7 @@ def _time(fields: dict[str, object], name: str) -> int | None:
 # --- answering it
 
 
-async def _one(machine: StreamMachine, request: _Request) -> StoredMessage | None:
+async def _one(machine: StreamMachine, request: Request) -> StoredMessage | None:
     if request.last_by_subj:
         return await machine.last_by_subject(request.last_by_subj)
     first = request.first(machine)
@@ -184,7 +193,7 @@ async def _one(machine: StreamMachine, request: _Request) -> StoredMessage | Non
     return await machine.get(first)
 
 
-async def _following(machine: StreamMachine, request: _Request, answer: Answer) -> None:
+async def _following(machine: StreamMachine, request: Request, answer: Answer) -> None:
     """So many messages from a place on."""
     patterns = (request.next_by_subj,) if request.next_by_subj else ()
     selection = Selection(machine.messages, patterns)
@@ -208,7 +217,7 @@ def _walk(selection: Selection, first: int, count: int) -> Iterator[int]:
         sequence += 1
 
 
-async def _newest(machine: StreamMachine, request: _Request, answer: Answer) -> None:
+async def _newest(machine: StreamMachine, request: Request, answer: Answer) -> None:
     """The newest message of each subject, as of some place."""
     store = machine.messages
     found, up_to = _newest_sequences(store, request)
@@ -221,7 +230,7 @@ async def _newest(machine: StreamMachine, request: _Request, answer: Answer) -> 
     answer(batch.end(("Nats-UpTo-Sequence", up_to)), b"")
 
 
-def _newest_sequences(store: MessageStore, request: _Request) -> tuple[list[int], int]:
+def _newest_sequences(store: MessageStore, request: Request) -> tuple[list[int], int]:
     """The sequences, ascending, and the place as of which they are the newest."""
     up_to = request.up_to_seq or store.last
     if request.up_to_time is not None:
@@ -238,8 +247,9 @@ class _Batch:
         total: how many there are, sent or not.
     """
 
-    def __init__(self, machine: StreamMachine, request: _Request, answer: Answer, total: int) -> None:
+    def __init__(self, machine: StreamMachine, request: Request, answer: Answer, total: int) -> None:
         self._machine = machine
+        self._store = machine.messages
         self._bare = request.no_hdr
         self._most = min(request.max_bytes, MOST_BYTES) if request.max_bytes > 0 else MOST_BYTES
         self._answer = answer
@@ -249,12 +259,15 @@ class _Batch:
         self._heard = True
 
     async def send(self, sequences: Iterator[int]) -> None:
-        """Send messages until there are none, or the bytes are used up. Raises DamagedRecord."""
+        """Send messages until there are none, or the bytes are used up. Raises DamagedRecord, Replaced."""
         while self._goes_on and (chosen := self._choose(sequences)):
-            for message in await self._machine.messages.read_many(chosen):
+            messages = await self._store.read_many(chosen)
+            _check_same(self._machine, self._store)
+            for message in messages:
                 if message is not None and self._goes_on:
                     self._send_one(message)
             await trio.lowlevel.checkpoint()
+            _check_same(self._machine, self._store)
 
     @property
     def _goes_on(self) -> bool:
@@ -266,7 +279,7 @@ class _Batch:
         size = 0
         for sequence in sequences:
             chosen.append(sequence)
-            size += self._machine.messages.size_at(sequence)
+            size += self._store.size_at(sequence)
             if len(chosen) >= ROUND_MESSAGES or size >= ROUND_BYTES:
                 break
         return chosen

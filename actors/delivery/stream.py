@@ -32,7 +32,6 @@ from ..stream.errors import DamagedRecord
 from ..stream.results import unpack
 from ..stream.views import rfc3339
 from ..strict_json import BadJson, read_json
-from .direct import direct_get
 from .hungry import Hungry
 from .led import LedConsumer, Pick, Plan
 from .pulls import Refused, read_pull, status
@@ -52,8 +51,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.05
 """After a proposal that was not taken."""
-GETS_MAX: Final = 1024
-"""Direct gets under way; more are turned away, and clients try again."""
 NAME_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 ADVISORY_ID: Final = 22
 """Letters of an advisory's id."""
@@ -135,8 +132,6 @@ class StreamDelivery:
         self._alarms: list[tuple[float, int, LedConsumer]] = []
         self._numbers = itertools.count()
         self._republisher: tuple[Mapping[str, object], SubjectTransform] | None = None
-        self._getting = 0
-        """Direct gets under way."""
         self._early: list[ClientMessage] = []
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -358,9 +353,6 @@ class StreamDelivery:
         acknowledged: dict[LedConsumer, list[int]] = {}
         answers: list[bytes] = []
         for message in messages:
-            if message.kind == "direct":
-                self._start_get(message)
-                continue
             led = self.find(message.consumer)
             if led is None or (message.kind == "ack" and not led.consumer.config.acknowledges):
                 self._nobody(message)
@@ -395,32 +387,10 @@ class StreamDelivery:
         led.waiting.append(request)
         self._touch(led)
 
-    def _start_get(self, message: ClientMessage) -> None:
-        config = self._machine.config
-        refused = config is None or not config.allow_direct or self._getting >= GETS_MAX
-        if refused or self._nursery is None:
-            self._nobody(message)
-        else:
-            self._getting += 1
-            self._nursery.start_soon(self._get, message)
-
     def _nobody(self, message: ClientMessage) -> None:
         """There is nobody to take it: the client is told as of a subject without subscribers."""
         about = message.subject(self._machine.name)
         self._status(message.reply, status(503, "", ("Nats-Subject", about)))
-
-    async def _get(self, message: ClientMessage) -> None:
-        try:
-            wanted = message.tokens[0] if message.tokens else ""
-            await direct_get(self._machine, wanted, message.payload, partial(self._respond, message.reply))
-        except DamagedRecord as damage:
-            logger.error("%s", damage)
-            self._status(message.reply, status(500, "Message Damaged"))
-        finally:
-            self._getting -= 1
-
-    def _respond(self, reply: bytes, header: bytes, body: bytes) -> bool:
-        return bool(reply) and self._carrier.carry(reply, reply, b"", len(header), header + body)
 
     def _confirm(self, led: LedConsumer, message: ClientMessage) -> None:
         """A client says that it has processed what was sent before a flow control request."""
