@@ -45,7 +45,6 @@ from .gateway.port import Port, SocketPort
 from .gathering import Gathering
 from .groups import Birth as GroupBirth
 from .groups import Groups
-from .monitor import Monitor
 from .options import BATCH_OVERHEAD, Options
 from .overview import Overview
 from .peers.network import Listener, TcpNetwork, TlsNetwork
@@ -207,6 +206,8 @@ class Node:
             self.client_address = join_address(*self.gateway.address)
             nursery.start_soon(self.overview.run)
             if self.options.http is not None:
+                from .monitor import Monitor  # here: a node without it need not import an HTTP parser
+
                 self.http_address = await nursery.start(Monitor(self.vitals, self.options.http).run)
             nursery.start_soon(self._join_cluster)
             task_status.started()

@@ -11,7 +11,6 @@ batch, no timer does.
 from __future__ import annotations
 
 import logging
-import statistics
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -648,7 +647,7 @@ class Storage:
             written_bytes=self._written_bytes,
             queue_bytes=self._pending.bytes,
             last_sync_seconds=latencies[-1] if latencies else 0.0,
-            sync_p50_seconds=statistics.median(latencies) if latencies else 0.0,
+            sync_p50_seconds=sorted(latencies)[len(latencies) // 2] if latencies else 0.0,
             sync_max_seconds=max(latencies, default=0.0),
             stalled_since=self._sync_began,
             segments=len(self._upkeep.sizes),

@@ -16,10 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import bcrypt
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from ..stream.subjects import subject_matches, subjects_overlap
 
 __all__ = ["Access", "Candidate", "Certificate", "Permissions", "Responses", "Rules", "User", "is_user_nkey"]
@@ -124,6 +120,8 @@ class Candidate:
         """Whether the password is right. Takes long if `slow`."""
         if not self.slow:
             return hmac.compare_digest(self.given, self.stored) and self.known
+        import bcrypt  # only servers with such passwords need it, and a server should start fast
+
         return len(self.given) <= BCRYPT_LIMIT and bcrypt.checkpw(self.given, self.stored) and self.known
 
 
@@ -217,6 +215,10 @@ class Access:
         raw = _public_key(key)
         if user is None or raw is None:
             return None
+        # Only servers with keys need this, and it takes as long to import as all of `storage`.
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         try:
             Ed25519PublicKey.from_public_bytes(raw).verify(_unpadded(signature), nonce)
         except (InvalidSignature, ValueError):

@@ -157,6 +157,25 @@ def test_it_is_ready_soon_and_writes_what_starters_wait_for(tmp_path: Path) -> N
         assert server.stop() == 0
 
 
+def test_a_server_without_users_and_http_imports_nothing_that_only_those_need() -> None:
+    """Importing is all that a server does for long before it is ready: clients' tests wait for it."""
+    program = """
+import pathlib, sys, trio
+import trimaran.commands.nats_server
+from trimaran import Options, World, open_node
+
+async def main():
+    options = Options(data=pathlib.Path("unused"), listen="127.0.0.1:0")
+    async with open_node(options, world=World.forgetful()):
+        pass
+
+trio.run(main)
+print(*sorted({"asyncio", "bcrypt", "cryptography", "h11", "rich", "statistics"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("flag", ["-v", "--help"])
 def test_version_and_help(flag: str) -> None:
     command = [sys.executable, "-m", "trimaran", "nats-server", flag]
