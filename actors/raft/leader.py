@@ -317,7 +317,7 @@ def on_append_reply(state: GroupState, reply: AppendReply, now: Now) -> list[Eff
     if not reply.accepted:
         return on_refusal(state, reply, progress)
     progress.acknowledge(reply.match, counts=reply.counts)
-    if progress.state is ProgressState.PROBE or (
+    if progress.is_answered(reply.session) or (
         progress.state is ProgressState.SNAPSHOT and progress.match >= state.log.compacted.index
     ):
         progress.become_pipeline()
@@ -467,6 +467,8 @@ def on_tick(state: GroupState, tick: Tick, now: Now) -> list[Effect]:
     if not tick.late and must_step_down(state, now):
         return roles.become_follower(state, now, term=state.term)
     state.deadline = next_beat(state, now)
+    for progress in leading(state).progress.values():
+        progress.may_repeat = True
     resting = quiet.may_be_quiet(state, now)
     if resting:
         quiet.rest_if_agreed(state, now)  # also if there is nobody to ask
@@ -506,10 +508,14 @@ def on_beat_reply(state: GroupState, reply: BeatReply, now: Now) -> list[Effect]
         # It has what the log lacks, and this leader does not know: a snapshot's answer was lost, or the link
         # was new before it acknowledged anything behind it. It would refuse each further snapshot as old.
         progress.become_probe(reply.match + 1)
-    elif progress.state is ProgressState.PROBE:
-        progress.paused = False
-    elif progress.state is ProgressState.PIPELINE and (progress.is_stuck(reply.match) or progress.is_mute()):
-        progress.become_probe(progress.match + 1)
+    elif progress.may_repeat:
+        progress.may_repeat = False
+        if progress.state is ProgressState.PROBE:
+            progress.paused = False
+        elif progress.state is ProgressState.PIPELINE and (
+            progress.is_stuck(reply.match) or progress.is_mute()
+        ):
+            progress.become_probe(progress.match + 1)
     return effects + feed(state, reply.sender, progress)
 
 

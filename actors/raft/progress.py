@@ -47,6 +47,7 @@ class Progress:
         "in_flight_bytes",
         "last_contact",
         "match",
+        "may_repeat",
         "next",
         "paused",
         "round_started",
@@ -70,6 +71,9 @@ class Progress:
     paused: bool
     """PROBE: one append is out and not answered; a heartbeat's reply lifts it too, for the append may be
     lost."""
+    may_repeat: bool
+    """A heartbeat left since something was last sent again for the lack of an answer. Set by the leader's
+    tick, taken by one reply: those that come in a crowd, late, have nothing sent again each."""
     fetching: int
     """The first index of the `Fetch` that is out, 0 if none is. Moved by the leader."""
     in_flight: deque[tuple[int, int]]
@@ -90,6 +94,7 @@ class Progress:
         self.next = next_index
         self.session = 1
         self.paused = False
+        self.may_repeat = False
         self.fetching = 0
         self.in_flight = deque()
         self.in_flight_bytes = 0
@@ -165,13 +170,18 @@ class Progress:
         while self.in_flight and self.in_flight[0][0] <= self.match:
             self.in_flight_bytes -= self.in_flight.popleft()[1]
 
+    def is_answered(self, session: int) -> bool:
+        """Whether an acceptance of this session ends the probe. That of an earlier one is true, and no sign
+        that what was lost has come: after each of them the window would be sent once more."""
+        return self.state is ProgressState.PROBE and session == self.session
+
     def forget(self) -> None:
         """The follower lost what nobody can name: what it acknowledged may be among it."""
         self.match = self.vouched = 0
 
     def is_stuck(self, received: int) -> bool:
-        """To be asked at each heartbeat's reply: whether frames, or their acknowledgements, must have been
-        lost.
+        """To be asked at one reply to each heartbeat: whether frames, or their acknowledgements, must have
+        been lost.
 
         `received` is how far the follower's memory matches. A follower that lags and moves is only slow, and
         so for a while is one that got everything: its disk may be. One that knows less than it has

@@ -86,6 +86,7 @@ async def stop_all(cluster: Cluster) -> None:
 
 async def whole(cluster: Cluster, group: int, *names: str) -> list[bytes]:
     """Wait until these replicas are whole, led and equal; what they have counted."""
+    await until(lambda: all(cluster[name].groups.get(group) is not None for name in names))
     await until(lambda: not any(replica(cluster, name, group).state.faulty for name in names))
     await until(lambda: bool(cluster.leaders(group)))
     await replica(cluster, cluster.leader(group), group).read_barrier()
@@ -110,7 +111,6 @@ async def test_one_damaged_log_is_repaired_from_the_others(autojump_clock: MockC
             await cluster.start(name)
         await until(lambda: cluster["b"].groups.get(group) is not None)
         hurt = replica(cluster, "b", group)
-        assert hurt.state.log.holes == {5, 6, 17, 30}
         seen = await whole(cluster, group, "a", "b", "c")
         assert seen == [b"%d" % number for number in range(30)]
         assert hurt.repair.repaired == 4 and hurt.statistics().faulty == ()
@@ -151,13 +151,12 @@ async def test_two_damaged_logs_under_load(autojump_clock: MockClock, seed: int)
                 before = len(load.acknowledged)
                 await cluster.start(name)
                 await until(lambda name=name: cluster[name].groups.get(group) is not None)  # type: ignore[misc]
-                assert replica(cluster, name, group).state.faulty
                 await until(lambda name=name: not replica(cluster, name, group).state.faulty)  # type: ignore[misc]
+                assert replica(cluster, name, group).repair.repaired > 0
                 assert len(load.acknowledged) > before, "the load went on"
             await trio.sleep(1)
         seen = await whole(cluster, group, "a", "b", "c")
         assert contains(seen, load.acknowledged)
-        assert replica(cluster, "b", group).repair.repaired > 0
 
 
 async def test_a_damaged_meta_log_is_repaired_as_well(autojump_clock: MockClock) -> None:
@@ -318,6 +317,7 @@ async def test_a_replacement_that_forgets_before_the_lost_id_is_removed_gets_who
         await until(lambda: (new := cluster[lost].groups.get(group)) is not None and new.state.matched > 5)
         await trio.sleep(0.2)
         assert cluster[lost].me.node not in leader.state.membership.voters
+        monkeypatch.undo()
         await cluster.crash(lost)
         lose_writes(cluster.members[lost].disk, group, 2)
         await cluster.start(lost)

@@ -148,10 +148,12 @@ def test_a_leader_asks_again_whether_what_it_got_counts_by_now() -> None:
     leader.settle()
     index = leader.state.log.last_index
     leader.step(progress_reply(leader, 2, index))
+    leader.tick()
     leader.step(leader.beat_reply(2, match=index))
     [probe] = leader.sent(Append, to=2)
     assert (probe.previous_index, probe.batches) == (index, ())
-    leader.acknowledge(2, match=index)
+    leader.step(leader.append_reply(2, index, session=probe.session))
+    leader.tick()
     leader.step(leader.beat_reply(2, match=index))
     assert not leader.sent(Append, to=2)
 

@@ -1,6 +1,11 @@
 """The leader's picture of a follower: windows, and noticing what was lost."""
 
+from collections import Counter
+
+from tests.raft.replica import Replica
+from trimaran.actors.raft.messages import Append
 from trimaran.actors.raft.progress import PATIENCE, WINDOW_BYTES, WINDOW_MESSAGES, Progress, ProgressState
+from trimaran.codec import read_header
 
 
 def pipeline(match: int = 10) -> Progress:
@@ -94,3 +99,43 @@ def test_a_count_of_the_quorum_makes_nobody_silent() -> None:
     assert not progress.answers(10.6, patience=0.5)
     progress.heard(20.0)
     assert progress.answers(30.0, patience=0.5), "nothing was counted since"
+
+
+def with_appends_under_way(count: int) -> Replica:
+    """A leader whose proposals are synced here, on their way to 2, and nothing was heard of since."""
+    leader = Replica().serve()
+    for _ in range(count):
+        leader.propose()
+        leader.settle()
+    return leader
+
+
+def sent_to(leader: Replica, peer: int, into: Counter[int]) -> None:
+    for append in leader.sent(Append, to=peer):
+        into.update(read_header(batch).index for batch in append.batches)
+
+
+def test_a_storm_of_replies_repeats_nothing_more_than_once() -> None:
+    """A way that held everything back lets it go: late acknowledgements, between late heartbeats' replies."""
+    leader = with_appends_under_way(30)
+    first = leader.state.log.last_index - 30
+    sent: Counter[int] = Counter()
+    for match in range(first + 1, leader.state.log.last_index):
+        for _ in range(PATIENCE):
+            leader.step(leader.beat_reply(2, match=first))
+            sent_to(leader, 2, sent)
+        leader.step(leader.append_reply(2, match))
+        sent_to(leader, 2, sent)
+    assert max(sent.values(), default=0) <= 1, sent
+
+
+def test_a_probe_is_repeated_once_in_a_heartbeat() -> None:
+    leader = with_appends_under_way(1)
+    last = leader.state.log.last_index
+    for _ in range(3):
+        sent: Counter[int] = Counter()
+        leader.tick()
+        for _ in range(20):
+            leader.step(leader.beat_reply(2, match=0))  # it was restarted, and knows nothing
+            sent_to(leader, 2, sent)
+        assert sent == {last: 1}

@@ -136,7 +136,7 @@ def test_a_follower_that_was_away_too_long_catches_up_by_a_snapshot() -> None:
     assert cluster.disks[leader.id].compacted.index > cluster.disks[follower.id].last_index
     follower.start()
     assert cluster.run_until(cluster.converged)
-    assert cluster.disks[follower.id].compacted.index > 0
+    assert cluster.state(follower.id).log.compacted.index > 0
 
 
 def test_a_planned_transfer_loses_nothing_and_takes_no_election_timeout() -> None:

@@ -460,6 +460,7 @@ def test_a_broken_snapshot_is_tried_again_after_a_heartbeat() -> None:
     leader.step(leader.refusal(3, probe, (2, 1)))
     leader.step(SnapshotSent(3, ok=False, index=0))
     assert not leader.effects  # not at once
+    leader.tick()
     leader.step(leader.beat_reply(3, match=2))
     assert leader.one(SendSnapshot).peer == 3
 
@@ -504,6 +505,7 @@ def test_batches_that_the_log_no_longer_has_are_not_sent() -> None:
     leader.step(leader.append_reply(3, 5, session=probe.session))
     leader.step(Fetched(3, 6, batches(6, 1, [2, 2, 2])))
     assert not leader.sent(Append, to=3)
+    leader.tick()
     leader.step(leader.beat_reply(3, match=5))
     assert leader.sent(Append, to=3)  # and it goes on after a heartbeat
 

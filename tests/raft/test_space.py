@@ -142,6 +142,7 @@ def test_what_a_follower_let_go_is_sent_again_after_a_few_heartbeats() -> None:
     leader.step(leader.append_reply(2, match))  # as above: it took nothing
     assert leader.sent(Append, to=2) == []
     for _ in range(3):
+        leader.tick()
         leader.step(leader.beat_reply(2, match=match))
         if leader.sent(Append, to=2):
             break
