@@ -26,7 +26,9 @@ from .peers.requests import NotHere, PeerLost, Refusal, Requests, describe, shap
 from .proposals import Proposals
 from .raft.outcomes import Applied, Outcome, Reason, Unknown
 from .replica.group import Group, NotDone
+from .stream.account_limits import AccountLimits, Held
 from .stream.machine import StreamMachine
+from .usage import Usage
 from .world import Clock
 
 logger = logging.getLogger(__name__)
@@ -238,9 +240,13 @@ class ApiDesk:
         clock: Clock,
         cluster_name: str,
         peers: Peers,
+        usage: Usage,
+        limits: Callable[[], AccountLimits],
     ) -> None:
         self._groups = groups
         self._peers = peers
+        self._usage = usage
+        self._limits = limits
         self._meta = meta
         self._proposals = proposals
         self._deliveries = deliveries
@@ -250,6 +256,13 @@ class ApiDesk:
     def wall(self) -> int:
         """Nanoseconds since 1970."""
         return self._clock.wall()
+
+    @property
+    def limits(self) -> AccountLimits:
+        return self._limits()
+
+    async def usage(self) -> Held:
+        return await self._usage.total()
 
     def streams(self) -> Mapping[str, StreamAssignment]:
         return {

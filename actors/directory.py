@@ -18,6 +18,7 @@ from .peers.wire import FrameKind
 from .proposals import Proposals
 from .raft.outcomes import Outcome
 from .stream.subjects import SubjectIndex
+from .usage import Usage
 
 CACHED_SUBJECTS: Final = 65_536
 _NOT_ASKED: Final = StreamRef("", 0, ())
@@ -87,12 +88,14 @@ class NodeBackend:
         router: ApiRouter,
         peers: Peers,
         deliveries: Deliveries,
+        usage: Usage,
     ) -> None:
         self.node_id = node
         self.node_name = options.name
         self.cluster_name = options.cluster_name
         self.version = version
         self.stream_of = directory.find
+        self.exceeds = usage.exceeds
         self.api = router.ask
         self.to_consumer = deliveries.take
         self.flush_consumers = deliveries.flush

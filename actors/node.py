@@ -66,6 +66,7 @@ from .stream import commands
 from .stream.errors import ApiError
 from .stream.machine import StreamMachine
 from .units import join_address, split_address
+from .usage import Usage
 from .vitals import Vitals
 from .world import World
 
@@ -205,6 +206,7 @@ class Node:
             await nursery.start(self.gateway.run)
             self.client_address = join_address(*self.gateway.address)
             nursery.start_soon(self.overview.run)
+            nursery.start_soon(self.usage.run)
             if self.options.http is not None:
                 from .monitor import Monitor  # here: a node without it need not import an HTTP parser
 
@@ -213,12 +215,13 @@ class Node:
             task_status.started()
 
     def reload(self) -> None:
-        """Read users, permissions and clients' certificates again; clients no longer welcome are closed.
+        """Read users, limits and clients' certificates again; clients no longer welcome are closed.
 
         Raises BadSecurity; then everything stays as it was. Links keep their certificates until a restart.
         """
         security = self._load_security()
         self.gateway.reload(security.access, security.tls)
+        self._security = security
 
     async def stop(self) -> None:
         """Hand leaderships over, stop taking clients, and end `run` in order."""
@@ -362,6 +365,9 @@ class Node:
             self._take_in,
             CALLED_SECONDS if options.admit == "anybody" else 0.0,
         )
+        self.usage = Usage(
+            self.groups.hosted, self.groups.get, self.peers.up, self.requests, lambda: self._security.limits
+        )
         self.gets = DirectGets(self.groups.get, self.reads.barrier)
         self.deliveries = Deliveries(
             node.node_id,
@@ -381,6 +387,8 @@ class Node:
             world.clock,
             options.cluster_name,
             self.peers,
+            self.usage,
+            lambda: self._security.limits,
         )
         self.api_router = ApiRouter(self.groups, self.requests, self, desk)
         self.desk = desk
@@ -416,6 +424,7 @@ class Node:
             self.api_router,
             self.peers,
             self.deliveries,
+            self.usage,
         )
         port = self._port or SocketPort(*split_address(options.listen))
         security = self._security

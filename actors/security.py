@@ -25,9 +25,10 @@ from .certificates import BadCertificate, ClientTls, PeerTls, client_tls, peer_t
 from .gateway.access import Access, Permissions, Responses, Rules, User, is_user_nkey
 from .gateway.conf import BadConf, Value, load_conf
 from .options import Options
+from .stream.account_limits import UNLIMITED, AccountLimits
 from .stream.subjects import is_subject
 
-__all__ = ["BadSecurity", "Security", "access_from", "load_security", "seconds", "tls_from"]
+__all__ = ["BadSecurity", "Security", "access_from", "limits_from", "load_security", "seconds", "tls_from"]
 
 
 class BadSecurity(ValueError):
@@ -44,20 +45,23 @@ class Security:
     """None: every client."""
     tls: ClientTls | None = None
     peer_tls: PeerTls | None = None
+    limits: AccountLimits = UNLIMITED
+    """Of the account that has the streams."""
 
 
 def load_security(options: Options) -> Security:
     """What the options and the files they name say. Raises BadSecurity."""
     try:
-        return Security(_access(options), _tls(options), _peer_tls(options))
+        conf = load_conf(options.access) if options.access is not None else {}
+        access = _access(options, conf)
+        return Security(access, _tls(options), _peer_tls(options), limits_from(conf))
     except (BadConf, BadCertificate) as error:
         raise BadSecurity(str(error)) from None
 
 
-def _access(options: Options) -> Access | None:
+def _access(options: Options, conf: dict[str, Value]) -> Access | None:
     if options.access is None:
         return None
-    conf = load_conf(options.access)
     if options.tls_verify == "map":
         conf["tls"] = {"verify_and_map": True}
     access = access_from(conf)
@@ -168,6 +172,40 @@ def _accounts(conf: Mapping[str, Value], others: bool) -> Iterator[tuple[str, Ma
         stored = list(accounts)
     for name, each in accounts.items():
         yield "" if name in stored else name, each
+
+
+def limits_from(conf: Mapping[str, Value]) -> AccountLimits:
+    """What the account with the streams may have, from a whole configuration. Raises BadConf."""
+    accounts = [each for each in _block(conf, "accounts").values() if isinstance(each, dict)]
+    blocks = [each["jetstream"] for each in accounts if isinstance(each.get("jetstream"), dict)]
+    found: dict[str, int] = {}
+    required = False
+    for key, value in cast("dict[str, Value]", blocks[0] if blocks else {}).items():
+        if key == "cluster_traffic":
+            continue  # which account pays for it; here all of it is the nodes' own
+        if key not in _LIMITS:
+            raise BadConf(f"accounts: jetstream: {key} means nothing")
+        name = _LIMITS[key]
+        if name == "max_bytes_required":
+            required = value is True
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found[name] = value
+        else:
+            raise BadConf(f"accounts: jetstream: {key}: {value!r} is no number")
+    return AccountLimits(**found, max_bytes_required=required)
+
+
+_LIMITS: Final = {
+    **dict.fromkeys(["max_memory", "max_mem", "memory", "mem"], "max_memory"),
+    **dict.fromkeys(["max_store", "max_file", "max_disk", "store", "disk"], "max_storage"),
+    **dict.fromkeys(["max_streams", "streams"], "max_streams"),
+    **dict.fromkeys(["max_consumers", "consumers"], "max_consumers"),
+    "max_ack_pending": "max_ack_pending",
+    **dict.fromkeys(["memory_max_stream_bytes", "mem_max_stream_bytes"], "memory_max_stream_bytes"),
+    **dict.fromkeys(["store_max_stream_bytes", "disk_max_stream_bytes"], "storage_max_stream_bytes"),
+    **dict.fromkeys(["max_bytes_required", "max_stream_bytes", "max_bytes"], "max_bytes_required"),
+}
+"""Keys of an account's `jetstream` block, and the limits that they are."""
 
 
 def _users(block: Mapping[str, Value]) -> Sequence[Mapping[str, Value]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...codec import Chunk
     from ..delivery.stream import StreamDelivery
     from ..raft.outcomes import Outcome
+    from ..stream.account_limits import AccountLimits, Held
     from ..stream.machine import StreamMachine
 
 __all__ = ["ApiHost", "Backend", "ClusterInfo", "ReplicaInfo", "StreamAssignment", "StreamRef"]
@@ -95,6 +96,9 @@ class Backend(Protocol):
     def streams_version(self) -> int:
         """Changes whenever an answer of `stream_of` may have changed."""
 
+    def exceeds(self, group: int, size: int) -> bool:
+        """Whether so many bytes more in a stream would be beyond its account's limit."""
+
     def propose(self, group: int, chunk: Chunk, done: Callable[[Outcome], None]) -> None:
         """Propose a chunk to a group from any node.
 
@@ -133,6 +137,13 @@ class Backend(Protocol):
 
 class ApiHost(Protocol):
     """The node, as the JetStream API uses it on the node that leads the request's target group."""
+
+    @property
+    def limits(self) -> AccountLimits:
+        """Of the account that has the streams."""
+
+    async def usage(self) -> Held:
+        """What all nodes in reach hold."""
 
     def streams(self) -> Mapping[str, StreamAssignment]:
         """Every stream by name, as this node's applied meta state says."""

@@ -17,6 +17,7 @@ from ..stream.consumer_config import (
     from_request,
     parse_time,
     same_config,
+    with_account_limit,
     with_limits,
 )
 from ..stream.errors import ApiError, api_error
@@ -26,6 +27,7 @@ from .request_json import check_empty, offset_of, read_request, text_of
 if TYPE_CHECKING:
     from ..delivery.led import LedConsumer
     from ..delivery.stream import StreamDelivery
+    from ..stream.account_limits import AccountLimits
     from ..stream.config import StreamConfig
     from ..stream.machine import StreamMachine
     from .backend import StreamAssignment
@@ -137,6 +139,7 @@ class ConsumerHost:
         change: Callable[[bytes], Awaitable[int]],
         cluster: Mapping[str, object],
         wall: int,
+        limits: AccountLimits,
     ) -> None:
         self.assignment = assignment
         self.machine = machine
@@ -145,6 +148,7 @@ class ConsumerHost:
         self.change = change
         self.cluster = cluster
         self.wall = wall
+        self.limits = limits
 
     @property
     def config(self) -> StreamConfig:
@@ -185,6 +189,7 @@ class ConsumerApi:
     async def _create(self, request: ConsumerRequest) -> dict[str, object]:
         host = self._host
         config, action = with_limits(request, host.config.consumer_limits), request.action
+        config = with_account_limit(request, config, host.limits.max_ack_pending)
         check_config(config, host.config, host.nodes)
         name = config.name or host.delivery.new_name()
         standing = host.delivery.find(name)
@@ -194,7 +199,7 @@ class ConsumerApi:
             self._check_update(standing, config, action)
         elif action == "update":
             raise api_error(10149)
-        elif 0 < host.config.max_consumers <= len(host.delivery.names()):
+        elif 0 < host.limits.consumers_of(host.config) <= len(host.delivery.names()):
             raise api_error(10026)
         if standing.volatile if standing is not None else config.is_volatile(host.config.retention):
             self._create_volatile(name, config, standing)

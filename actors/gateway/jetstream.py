@@ -11,12 +11,16 @@ import functools
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
+
+import trio
 
 from ...codec import Chunk
 from ..raft.outcomes import Applied, NotApplied, Outcome, Reason
 from ..stream import commands
+from ..stream.account_limits import UNLIMITED
 from ..stream.config import (
     StreamConfig,
     check_nodes,
@@ -138,6 +142,7 @@ class JetStreamApi:
     def __init__(self, host: ApiHost, wall: Callable[[], int] = time.time_ns) -> None:
         self._host = host
         self._wall = wall
+        self._changing = trio.Lock()
         self.total = 0
         self.errors = 0
         self._handlers: dict[str, Callable[[str, bytes], Awaitable[dict[str, object]]]] = {
@@ -183,7 +188,8 @@ class JetStreamApi:
                 api.check_there(question.name)
                 body = await self._step_down(question.stream, payload)
             else:
-                body = await api.answer(question, asked)
+                async with self._alone() if asked.create is not None else nullcontext():
+                    body = await api.answer(question, asked)
         except ApiError as error:
             self._count(error)
             body = {"error": error.to_json()}
@@ -210,6 +216,7 @@ class JetStreamApi:
             functools.partial(self._command, assignment),
             _cluster(self._host.cluster_of(assignment.group)),
             self._wall(),
+            self._host.limits,
         )
 
     def _count(self, error: ApiError | None) -> None:
@@ -219,27 +226,16 @@ class JetStreamApi:
     # --- the account ----------------------------------------------------------------------------------
 
     async def _account_info(self, name: str, payload: bytes) -> dict[str, object]:
-        unlimited = (
-            "max_memory",
-            "max_storage",
-            "max_streams",
-            "max_consumers",
-            "max_ack_pending",
-            "memory_max_stream_bytes",
-            "storage_max_stream_bytes",
-        )
         streams = self._host.streams().values()
-        held = [self._host.machine(each.group) for each in streams]
-        machines = [machine for machine in held if machine is not None]
-        kept, reserved = _by_storage(machines), _reserved(streams)
+        held, reserved = await self._host.usage(), _reserved(streams)
         return {
-            "memory": kept["memory"],
-            "storage": kept["file"],
+            "memory": held.memory,
+            "storage": held.file,
             "reserved_memory": reserved["memory"],
             "reserved_storage": reserved["file"],
-            "streams": len(self._host.streams()),
-            "consumers": sum(machine.info().consumers for machine in machines),
-            "limits": {**dict.fromkeys(unlimited, -1), "max_bytes_required": False},
+            "streams": len(streams),
+            "consumers": held.consumers,
+            "limits": self._host.limits.to_json(),
             "api": {"level": FEATURE_LEVEL, "total": self.total, "errors": self.errors},
         }
 
@@ -275,26 +271,45 @@ class JetStreamApi:
 
     async def _create(self, name: str, payload: bytes) -> dict[str, object]:
         config = from_request(name, self._request(payload), nodes=len(self._host.node_names()))
+        async with self._alone():
+            await self._create_one(name, config)
+        return await self._standing(name) | {"did_create": True}
+
+    def _alone(self) -> AbstractAsyncContextManager[None]:
+        """What is checked against an account's limits is there before the next one is checked."""
+        return nullcontext() if self._host.limits == UNLIMITED else self._changing
+
+    async def _create_one(self, name: str, config: StreamConfig) -> None:
         standing = self._host.streams().get(name)
+        limits = self._host.limits
+        if standing is None:
+            limits.check_number(len(self._host.streams()))
+        limits.check_stream(config)
         if standing is not None:
             if not same_config(StreamConfig.from_json(standing.config), config):
                 raise api_error(10058)
         else:
             self._check_overlap(config)
+            self._check_reserved(config)
             command = {"op": "create_stream", "name": name, "config": config.to_json()}
             await self._change(command | {"replicas": config.num_replicas})
-        return await self._standing(name) | {"did_create": True}
 
     async def _update(self, name: str, payload: bytes) -> dict[str, object]:
         config = from_request(name, self._request(payload), creates=False)
+        async with self._alone():
+            await self._update_one(name, config)
+        return await self._standing(name)
+
+    async def _update_one(self, name: str, config: StreamConfig) -> None:
         standing = self._assignment(name)
         check_nodes(config, len(self._host.node_names()))
         config = check_update(StreamConfig.from_json(standing.config), config)
+        self._host.limits.check_stream(config)
         self._check_overlap(config)
+        self._check_reserved(config)
         command = {"op": "update_stream", "name": name, "config": config.to_json()}
         keep = self._host.leader_of(standing.group)
         await self._change(command | {"replicas": config.num_replicas, "keep": keep})
-        return await self._standing(name)
 
     async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
         check_empty(payload)
@@ -308,6 +323,10 @@ class JetStreamApi:
     def _check_overlap(self, config: StreamConfig) -> None:
         others = [(each.name, _subjects(each)) for each in self._host.streams().values()]
         check_overlap(config, others)
+
+    def _check_reserved(self, config: StreamConfig) -> None:
+        others = [each for each in self._host.streams().values() if each.name != config.name]
+        self._host.limits.check_reserved(config, _reserved(others))
 
     async def _change(self, command: Mapping[str, object]) -> None:
         """Change desired state. The checks made here are made again at apply, where they count."""
@@ -507,15 +526,6 @@ def _wanted(request: Mapping[str, object]) -> _Wanted:
     if batched or named > 1 or (wanted.last and wanted.following) or not (named or wanted.following):
         raise api_error(10003)
     return wanted
-
-
-def _by_storage(machines: Iterable[StreamMachine]) -> dict[str, int]:
-    """Accounted bytes of streams, by the kind of storage that they asked for."""
-    held = {"file": 0, "memory": 0}
-    for machine in machines:
-        if machine.config is not None:
-            held[machine.config.storage] += machine.info().bytes
-    return held
 
 
 def _reserved(streams: Iterable[StreamAssignment]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...codec.protocol import Owed, PublishBuffer, StreamFilter, format_acks
 from ..raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from ..stream.account_limits import EXCEEDED
 from ..stream.errors import ApiError
 from ..stream.results import Status, unpack
 from .client import Inbox
@@ -30,6 +31,8 @@ __all__ = ["Publishing", "no_responders"]
 
 RESULT_BYTES: Final = 8
 """One entry's packed result."""
+RECORD_BYTES: Final = 22
+"""What a message takes in a stream besides its entry."""
 
 BUSY: Final = ApiError(503, 10023, "insufficient resources")
 TOO_LARGE: Final = ApiError(400, 10054, "message size exceeds maximum allowed")
@@ -178,10 +181,19 @@ class Publishing:
     def _propose(self, stream: _Stream) -> None:
         chunk, owed = stream.buffer.take()
         size = chunk.encoded_size
+        if self._backend.exceeds(stream.ref.group, chunk.entries_size + RECORD_BYTES * chunk.count):
+            self._refuse(stream, owed)
+            return
         stream.under_way += size
         self.under_way += 1
         self.proposed += chunk.count
         self._backend.propose(stream.ref.group, chunk, functools.partial(self._settled, stream, owed, size))
+
+    def _refuse(self, stream: _Stream, owed: Owed) -> None:
+        """The account has no room for these."""
+        self._wake()
+        if not stream.ref.no_ack:
+            self._answer_all(owed, stream.ref.name, EXCEEDED)
 
     def _settled(self, stream: _Stream, owed: Owed, size: int, outcome: Outcome) -> None:
         """A chunk's fate: answer every publisher that asked for an answer, in the order of publishing."""

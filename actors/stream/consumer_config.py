@@ -221,6 +221,16 @@ def with_limits(request: ConsumerRequest, limits: Mapping[str, object]) -> Consu
     return config
 
 
+def with_account_limit(request: ConsumerRequest, config: ConsumerConfig, most: int) -> ConsumerConfig:
+    """The configuration within an account's `max_ack_pending`, which bounds the default. Raises ApiError."""
+    if most <= 0:
+        return config
+    if not request.given.get("max_ack_pending") and config.acknowledges:
+        return replace(config, max_ack_pending=min(most, config.max_ack_pending))
+    _check_pending(config, most)
+    return config
+
+
 def _object(value: object) -> Mapping[str, object]:
     if value is None:
         return {}
@@ -316,6 +326,10 @@ def _check_limits(config: ConsumerConfig, limits: Mapping[str, object]) -> None:
     if 0 < longest < config.inactive_threshold:
         text = f"consumer inactive threshold exceeds system limit of {show_duration(longest)}"
         raise ApiError(400, 10153, text)
+    _check_pending(config, most)
+
+
+def _check_pending(config: ConsumerConfig, most: int) -> None:
     if 0 < most < config.max_ack_pending:
         raise ApiError(400, 10121, f"consumer max ack pending exceeds system limit of {most}")
 

@@ -53,6 +53,7 @@ class StateDamaged(StateUnusable):
 
 # err_code -> (code, description); the texts with braces take the number that comes with a refusal.
 ERRORS: Final[dict[int, tuple[int, str]]] = {
+    10002: (400, "resource limits exceeded for account"),
     10003: (400, "bad request"),
     10005: (400, "no suitable peers for placement"),
     10012: (500, "consumer can not be updated"),
@@ -62,8 +63,11 @@ ERRORS: Final[dict[int, tuple[int, str]]] = {
     10018: (400, "consumer expected to be durable but a durable name was not set"),
     10025: (400, "invalid JSON"),
     10026: (400, "maximum consumers limit reached"),
+    10027: (400, "maximum number of streams reached"),
+    10028: (500, "insufficient memory resources available"),
     10037: (404, "no message found"),
     10043: (400, "sequence {} not found"),
+    10047: (500, "insufficient storage resources available"),
     10052: (500, "invalid stream configuration"),
     10054: (400, "message size exceeds maximum allowed"),
     10056: (400, "stream name in subject does not match request"),
@@ -98,8 +102,10 @@ ERRORS: Final[dict[int, tuple[int, str]]] = {
     10110: (500, "stream purge not permitted"),
     10111: (500, "rollup not permitted"),
     10112: (400, "invalid push consumer deliver subject"),
+    10113: (400, "account requires a stream config to have max bytes set"),
     10115: (400, "consumer max request expires needs to be >= 1ms"),
     10116: (400, "max deliver is required to be > length of backoff values"),
+    10122: (400, "stream max bytes exceeds account limit max stream bytes"),
     10127: (400, "Consumer name can not contain path separators"),
     10131: (400, "Consumer create request did not match filtered subject from create subject"),
     10136: (400, "consumer cannot have both FilterSubject and FilterSubjects specified"),

@@ -79,10 +79,10 @@ class Server:
 
 
 @contextmanager
-def server(directory: Path, *command: str) -> Iterator[Server]:
+def server(directory: Path, *command: str, conf: str = CONF) -> Iterator[Server]:
     port, http = free_ports(2)
     directory.mkdir()
-    (directory / "conf").write_text(CONF)
+    (directory / "conf").write_text(conf)
     log = directory / "log"
     arguments = ["-a", "127.0.0.1", "-p", str(port), "-m", str(http), "-sd", str(directory / "store")]
     with log.open("wb") as file:

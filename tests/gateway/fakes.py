@@ -39,6 +39,8 @@ class FakeNode:
     link_up: bool = True
     links: "dict[int, Gateway]" = field(default_factory=dict)
     sequence: int = 0
+    room: int = 1 << 60
+    """Bytes that the account has left."""
 
     def add_stream(self, name: str, *subjects: str, no_ack: bool = False) -> None:
         encoded = tuple(subject.encode() for subject in subjects)
@@ -52,6 +54,9 @@ class FakeNode:
 
     def streams_version(self) -> int:
         return len(self.streams)
+
+    def exceeds(self, group: int, size: int) -> bool:
+        return size > self.room
 
     def propose(self, group: int, chunk: Chunk, done: Callable[[Outcome], None]) -> None:
         self.chunks.append((group, chunk))

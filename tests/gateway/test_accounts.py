@@ -8,7 +8,8 @@ import pytest
 from tests.gateway.fakes import FakeNode, Running, link, running
 from trimaran.actors.gateway.conf import BadConf, load_conf
 from trimaran.actors.gateway.port import MemoryPeer
-from trimaran.actors.security import access_from
+from trimaran.actors.security import access_from, limits_from
+from trimaran.actors.stream.account_limits import UNLIMITED, AccountLimits
 
 CONF = """
 accounts {
@@ -131,3 +132,22 @@ def test_the_only_account_is_the_main_one(tmp_path: Path) -> None:
         load_conf(written(tmp_path, "accounts { a { users: [{user: a}] } $SYS { users: [{user: s}] } }"))
     )
     assert access is not None and not access.accounts
+
+
+def test_limits_of_the_account_with_the_streams(tmp_path: Path) -> None:
+    conf = """
+    accounts {
+      a { users: [{user: a}], jetstream { mem: 1K, max_file: 2KB, streams: 3, consumers: 4, max_ack_pending: 5
+        mem_max_stream_bytes: 6, disk_max_stream_bytes: 7, max_bytes: true } }
+      b { users: [{user: b}] }
+    }
+    """
+    assert limits_from(load_conf(written(tmp_path, conf))) == AccountLimits(1000, 2048, 3, 4, 5, 6, 7, True)
+    for text in ("", "accounts { a { users: [{user: a}], jetstream: enabled } }"):
+        assert limits_from(load_conf(written(tmp_path, text))) == UNLIMITED
+
+
+@pytest.mark.parametrize("limit", ["nonsense: 1", "max_mem: many", "max_streams: true"])
+def test_a_limit_that_means_nothing_is_refused(tmp_path: Path, limit: str) -> None:
+    with pytest.raises(BadConf):
+        limits_from(load_conf(written(tmp_path, f"accounts {{ a {{ jetstream {{ {limit} }} }} }}")))

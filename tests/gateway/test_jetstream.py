@@ -13,6 +13,7 @@ from trimaran.actors.gateway.backend import ClusterInfo, ReplicaInfo, StreamAssi
 from trimaran.actors.gateway.jetstream import JetStreamApi, Target, api_target
 from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from trimaran.actors.stream import commands
+from trimaran.actors.stream.account_limits import UNLIMITED, AccountLimits, Held
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.actors.stream.views import rfc3339
 from trimaran.codec import Chunk, Kind, make_chunk, seal_batch, walk_batch
@@ -57,10 +58,15 @@ class Host:
     leads: bool = True
     transfers: list[tuple[int, str | None]] = field(default_factory=list)
     index: int = 10
+    limits: AccountLimits = UNLIMITED
     api: "JetStreamApi" = field(init=False)
 
     def __post_init__(self) -> None:
         self.api = JetStreamApi(self, wall=lambda: START + 123_000_000)
+
+    async def usage(self) -> Held:
+        sizes = [machine.info().bytes for machine in self.machines.values()]
+        return Held(file=sum(sizes))
 
     def streams(self) -> Mapping[str, StreamAssignment]:
         return self.assignments

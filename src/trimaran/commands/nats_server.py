@@ -25,7 +25,7 @@ from ..actors.certificates import BadCertificate, ClientTls, PeerTls, client_tls
 from ..actors.gateway.access import Access, User
 from ..actors.gateway.conf import BadConf, Value, load_conf
 from ..actors.options import Options, from_mapping
-from ..actors.security import BadSecurity, Security, access_from, seconds, tls_from
+from ..actors.security import BadSecurity, Security, access_from, limits_from, seconds, tls_from
 from ..actors.setting import BadOption
 from ..actors.stream.config import COMPATIBLE_VERSION
 from ..actors.units import join_address
@@ -253,7 +253,7 @@ def load_security(flags: Mapping[str, str]) -> Security:
         conf = read_conf(flags)
         access = _access(flags, conf)
         tls = _tls(flags) if "tls" in flags or "tlscert" in flags else tls_from(conf)
-        return Security(access, tls, _peer_tls(conf))
+        return Security(access, tls, _peer_tls(conf), limits_from(conf))
     except (BadConf, BadCertificate) as error:
         raise BadSecurity(str(error)) from None
 
