@@ -17,7 +17,7 @@ import msgpack
 from ...codec import Entries
 from ...storage.manifest import FileEntry
 from ..peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION
-from ..replica.machine import Capture, StateUnusable
+from ..replica.machine import Capture, Fileless, StateUnusable
 from ..stream.config import StreamConfig, check_overlap, check_update, same_config
 from ..stream.errors import ApiError, api_error
 from . import placement
@@ -58,7 +58,7 @@ class ClusterMovedOn(Exception):
         )
 
 
-class MetaMachine:
+class MetaMachine(Fileless):
     """Applies the meta log. `changed` is called after every batch that changed something; `speaks` is the
     newest protocol of this node, with which it can't follow a cluster that has moved on."""
 
@@ -113,14 +113,6 @@ class MetaMachine:
     def capture(self) -> Capture:
         return Capture(state=pack_state(self.state), files=())
 
-    @property
-    def damage(self) -> None:
-        """All of it is in the manifest."""
-        return None
-
-    def on_damage(self, tell: Callable[[], None]) -> None:
-        """Never: there are no files."""
-
     async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
         """Raises StateUnusable."""
         try:
@@ -134,19 +126,6 @@ class MetaMachine:
 
     def empty(self) -> None:
         return  # the founders are the start state, given at construction
-
-    def captured(self, capture: Capture) -> None:
-        return
-
-    @property
-    def settled(self) -> bool:
-        return True  # keeps no files, so there is nothing to wait for
-
-    async def settle(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
     # --- Commands, each (command, index, time) -> result -----------------------------------------
 

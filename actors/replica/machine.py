@@ -151,3 +151,29 @@ class Machine(Protocol):
     def close(self) -> None:
         """Lets go of what the machine holds in memory. Files stay as they are."""
         ...
+
+
+class Fileless:
+    """What a `Machine` without files answers: its state is in memory, and in a manifest's `state`."""
+
+    @property
+    def damage(self) -> None:
+        """There is nothing that could be damaged."""
+        return None
+
+    def on_damage(self, tell: Callable[[], None]) -> None:
+        """Never told: nothing is read."""
+
+    def captured(self, capture: Capture) -> None:
+        """No file is obsolete."""
+
+    @property
+    def settled(self) -> bool:
+        """No write is in flight."""
+        return True
+
+    async def settle(self) -> None:
+        """No write to wait for."""
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,14 +1,14 @@
 """A user's own state machine in a group (DESIGN 8): the small interface users write, and its adapter."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol, cast, runtime_checkable
 
 import msgpack
 
 from ...codec import BatchHeader, Entries, EntryType
 from ...storage.manifest import FileEntry
-from .machine import Capture, StateUnusable
+from .machine import Capture, Fileless, StateUnusable
 from .sessions import Answer, Operation, SessionEntry, SessionStatus, SessionTable
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class BadState(StateUnusable):
     """A snapshot of a user's machine that this version can't read."""
 
 
-class UserMachine:
+class UserMachine(Fileless):
     """`Machine` around a user's `StateMachine` and its sessions; their state rides in the manifest, without
     files."""
 
@@ -175,17 +175,6 @@ class UserMachine:
         state = {"v": STATE_VERSION, "sessions": self.sessions.capture(), "machine": snapshot}
         return Capture(state=cast(bytes, msgpack.packb(state)))
 
-    def captured(self, capture: Capture) -> None:
-        return
-
-    @property
-    def damage(self) -> None:
-        """All of it is in the manifest."""
-        return None
-
-    def on_damage(self, tell: Callable[[], None]) -> None:
-        """Never: there are no files."""
-
     async def restore(self, state: bytes, files: Sequence[FileEntry], *, accept_loss: bool = False) -> None:
         """Raises BadState."""
         try:
@@ -201,13 +190,3 @@ class UserMachine:
         except Exception as error:
             # A user's machine may raise anything; whatever it is, it has not taken the state.
             raise BadState(f"{self.kind}: the machine did not take the snapshot: {error}") from error
-
-    @property
-    def settled(self) -> bool:
-        return True  # keeps no files, so there is nothing to wait for
-
-    async def settle(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
