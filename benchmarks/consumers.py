@@ -20,6 +20,7 @@ from pathlib import Path
 WINDOW = 200
 """Requests under way at once."""
 IDLE_SECONDS = 10.0
+LOOK_SECONDS = 0.05
 
 
 class Client:
@@ -67,14 +68,15 @@ def start(data: Path, port: int) -> subprocess.Popen[bytes]:
     """A node that serves clients."""
     command = [sys.executable, "-m", "trimaran", "node", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while True:
+    while process.poll() is None:
         try:
             answer = Client(port).ask_all([("$JS.API.STREAM.NAMES", b"")])
             if b"error" not in answer[0]:
                 return process
         except OSError:
-            pass
-        time.sleep(0.05)
+            pass  # nobody listens yet
+        time.sleep(LOOK_SECONDS)
+    raise SystemExit(f"the node ended with exit code {process.returncode}")
 
 
 def idle(pid: int) -> float:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.system.processes import free_ports
+from tests.waiting import wait_for
 
 CONF: Final = """
 max_payload: 1024
@@ -68,11 +69,12 @@ class Server:
 
     def until(self, **wanted: object) -> dict[str, Any]:
         """The counters, once these are so."""
-        deadline = time.monotonic() + PATIENCE
-        while (found := self.counters()) | wanted != found:
-            assert time.monotonic() < deadline, (wanted, found)
-            time.sleep(0.01)
-        return found
+
+        def look() -> dict[str, Any] | None:
+            found = self.counters()
+            return found if found | wanted == found else None
+
+        return wait_for(look, PATIENCE, lambda: (wanted, self.counters()))
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
@@ -88,10 +90,12 @@ def server(directory: Path, *command: str, conf: str = CONF) -> Iterator[Server]
     with log.open("wb") as file:
         process = subprocess.Popen([*command, "-c", str(directory / "conf"), *arguments], stderr=file)
     try:
-        deadline = time.monotonic() + PATIENCE
-        while "Server is ready" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
+        wait_for(
+            lambda: "Server is ready" in log.read_text() or process.poll() is not None,
+            PATIENCE,
+            log.read_text,
+        )
+        assert process.poll() is None, log.read_text()
         yield Server(port, http)
     finally:
         process.kill()

@@ -6,19 +6,18 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from tests.system.processes import free_ports
+from tests.waiting import wait_for
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 DRIVER: Final = "chromedriver"
 START_SECONDS: Final = 60.0
-LOOK_SECONDS: Final = 0.05
 ELEMENT: Final = "element-6066-11e4-a52e-4f735466cecf"
 """What the protocol calls an element's id."""
 
@@ -54,7 +53,7 @@ class Browser:
 
     def until(self, script: str, *arguments: object, seconds: float = START_SECONDS) -> Any:
         """What the script returns, once that is true."""
-        return _until(lambda: self.run(script, *arguments), seconds, script)
+        return wait_for(lambda: self.run(script, *arguments), seconds, lambda: script)
 
     def press(self, keys: str) -> None:
         """Press and release keys one after the other, wherever the focus is."""
@@ -100,7 +99,7 @@ def open_browser(directory: Path) -> Iterator[Browser]:
         environment = {**os.environ, "TMPDIR": str(directory)}
         process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=log, stderr=log, env=environment)
         try:
-            _until(lambda: _is_ready(address), START_SECONDS, "the driver's start")
+            wait_for(lambda: _is_ready(address), START_SECONDS, lambda: "the driver's start")
             session = _call(
                 "POST", f"{address}/session", {"capabilities": {"alwaysMatch": _wanted(directory)}}
             )
@@ -146,12 +145,3 @@ def _call(method: str, url: str, body: Mapping[str, object] | None) -> Any:
     except urllib.error.HTTPError as error:
         with error:
             raise WebDriverError(error.read().decode(errors="replace")[:2000]) from None
-
-
-def _until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain for: {what}")
-        time.sleep(LOOK_SECONDS)
-    return found

@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from tests.waiting import wait_for
 
 START_SECONDS = 40.0
-LOOK_SECONDS = 0.02
 
 
 def free_ports(count: int) -> list[int]:
@@ -79,7 +80,7 @@ class NodeProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
-    def get(self, page: str) -> tuple[int, Mapping[str, object]]:
+    def get(self, page: str) -> tuple[int, Mapping[str, Any]]:
         """(HTTP status, JSON) of a monitor page; status 0 while nobody answers."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{page}", timeout=2) as answer:
@@ -137,11 +138,8 @@ class ProcessCluster:
         self.wait(lambda: all(node.get("/healthz")[0] == 200 for node in nodes), seconds)
 
     def wait(self, condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"waited {seconds} s in vain\n{self.logs()}")
-            time.sleep(LOOK_SECONDS)
+        """Return once this holds; else fail with what the nodes logged."""
+        wait_for(condition, seconds, lambda: f"\n{self.logs()}")
 
     def logs(self) -> str:
         """The end of each node's log and what each says of its health."""
