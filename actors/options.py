@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from .setting import BadOption, Peer, Setting, Unit, check_value, parse
 from .units import GIB, KIB, MIB, check_name, format_duration, format_size, split_address
@@ -432,8 +432,9 @@ def from_mapping(values: Mapping[str, object]) -> Options:
     Raises:
         BadOption: an unknown key, an unreadable value, or a contradiction.
     """
-    known = {setting(key).field: parse(setting(key), value) for key, value in values.items()}
-    return Options(**known)  # type: ignore[arg-type]  # parse() gave each field its own type
+    # `parse` is what gives each field its type.
+    known: dict[str, Any] = {setting(key).field: parse(setting(key), value) for key, value in values.items()}
+    return Options(**known)
 
 
 def _check_certificates(options: Options) -> None:

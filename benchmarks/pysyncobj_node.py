@@ -24,7 +24,7 @@ class Messages(SyncObj):  # type: ignore[misc]  # untyped
         super().__init__(address, others, SyncObjConf(journalFile=journal, commandsQueueSize=1_000_000))
         self.stored = 0
 
-    @replicated  # type: ignore[untyped-decorator]
+    @replicated  # type: ignore[untyped-decorator]  # untyped
     def publish(self, payload: bytes) -> int:
         self.stored += 1
         return self.stored

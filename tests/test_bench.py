@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,9 +15,9 @@ from trimaran.commands.bench import BenchFailed, Load, measure, quantile, run_lo
 from .fake_nats import FakeServer, in_thread
 
 
-def short(server: FakeServer, **changes: object) -> Load:
-    values: dict[str, object] = {"seconds": 0.2, "warm_up": 0.0, "window": 40, "connections": 3, "size": 10}
-    return Load(urls=(server.url,), **{**values, **changes})  # type: ignore[arg-type]
+def short(server: FakeServer, **changes: Any) -> Load:
+    values: dict[str, Any] = {"seconds": 0.2, "warm_up": 0.0, "window": 40, "connections": 3, "size": 10}
+    return Load(urls=(server.url,), **{**values, **changes})
 
 
 def test_every_message_sent_is_in_the_stream_and_counted_once() -> None:

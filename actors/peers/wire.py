@@ -12,7 +12,7 @@ import enum
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from ...codec import CodecError, split_batches
 from ...codec.frame import Frame, FrameError, encode_frame
@@ -198,9 +198,7 @@ def decode_messages(sender: int, frame: Frame) -> Iterable[PeerMessage]:
         return [_message(message, sender, cast(list[object], item)) for item in frame.envelope]
     if message is not Append:
         return [_message(message, sender, frame.envelope)]
-    values = checked(frame.envelope, _TYPES[message])
-    batches = _batches(frame.attachment)
-    return [Append(sender=sender, batches=batches, **dict(zip(_NAMES[message], values, strict=True)))]  # type: ignore[arg-type]
+    return [Append(sender=sender, batches=_batches(frame.attachment), **_fields(message, frame.envelope))]
 
 
 def _rows(frame: Frame, row: struct.Struct) -> Iterator[tuple[int, ...]]:
@@ -262,8 +260,12 @@ def _batches(attachment: memoryview) -> tuple[bytes, ...]:
 
 
 def _message(message: type[PeerMessage], sender: int, values: list[object]) -> PeerMessage:
-    fields_ = checked(values, _TYPES[message])
-    return message(sender=sender, **dict(zip(_NAMES[message], fields_, strict=True)))  # type: ignore[arg-type]
+    return message(sender=sender, **_fields(message, values))
+
+
+def _fields(message: type[PeerMessage], values: list[object]) -> dict[str, Any]:
+    """The fields of a message by name; `checked` is what gives each its type."""
+    return dict(zip(_NAMES[message], checked(values, _TYPES[message]), strict=True))
 
 
 ENVELOPES: Final[dict[int, tuple[type, ...]]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from ..strict_json import BadJson, read_json
 from .errors import ApiError, api_error, configuration_error, json_error
@@ -386,25 +386,25 @@ def _go_kind(value: object) -> str:
 
 def _complete(fields: Mapping[str, object]) -> StreamConfig:
     """Defaults where nothing (or JetStream's zero) was given."""
-    chosen = {name: value for name, value in fields.items() if name in _ORDER}
+    # `_parse` has checked the type of each.
+    chosen: dict[str, Any] = {name: value for name, value in fields.items() if name in _ORDER}
     for limit in ("max_consumers", "max_msgs", "max_bytes", "max_msgs_per_subject", "max_msg_size"):
-        if cast("int", chosen.get(limit, 0)) <= 0:
+        if chosen.get(limit, 0) <= 0:
             chosen[limit] = -1
     chosen["num_replicas"] = chosen.get("num_replicas") or 1
-    max_age = cast("int", chosen.get("max_age", 0))
+    max_age = chosen.get("max_age", 0)
     default = min(max_age, DUPLICATE_WINDOW) if max_age > 0 else DUPLICATE_WINDOW
     chosen["duplicate_window"] = chosen.get("duplicate_window") or default
-    subjects = cast("list[str]", chosen.get("subjects") or [chosen.get("name", "")])
-    chosen["subjects"] = tuple(subjects)
+    chosen["subjects"] = tuple(chosen.get("subjects") or [chosen.get("name", "")])
     if chosen.get("republish"):
-        given = cast("dict[str, object]", chosen["republish"])
+        given = chosen["republish"]
         filled = {**given, "src": given.get("src") or ">", "dest": given.get("dest") or ">"}
         chosen["republish"] = {name: value for name, value in filled.items() if value}
-    chosen["metadata"] = _own_or_user(cast("dict[str, str]", chosen.get("metadata", {})))
-    if cast("int", chosen.get("subject_delete_marker_ttl", 0)) > 0:
+    chosen["metadata"] = _own_or_user(chosen.get("metadata", {}))
+    if chosen.get("subject_delete_marker_ttl", 0) > 0:
         # A marker is a roll-up with a time to live, put where a purge must be possible.
         chosen |= {"allow_msg_ttl": True, "allow_rollup_hdrs": True, "deny_purge": False}
-    config = StreamConfig(**{"name": "", **chosen})  # type: ignore[arg-type]  # checked by _parse
+    config = StreamConfig(**{"name": "", **chosen})
     return replace(config, discard_new_per_subject=bool(config.discard_new_per_subject))
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from .config import API_LEVEL, COMPATIBLE_VERSION, StreamConfig
 from .durations import show_duration
@@ -497,12 +497,14 @@ def _mistyped(name: str, go_type: str) -> ApiError:
 
 def _complete(fields: Mapping[str, object]) -> ConsumerConfig:
     """Defaults where nothing (or JetStream's zero) was given."""
-    chosen = {name: value for name, value in fields.items() if name in _ORDER}
+    # `_parse` has checked the type of each.
+    chosen: dict[str, Any] = {name: value for name, value in fields.items() if name in _ORDER}
     for name in ("backoff", "filter_subjects"):
-        chosen[name] = tuple(cast("list[object]", chosen.get(name) or []))
-    metadata = cast("dict[str, str]", chosen.get("metadata", {}))
-    chosen["metadata"] = {key: value for key, value in metadata.items() if key not in _ECHOED}
-    config = ConsumerConfig(**chosen)  # type: ignore[arg-type]  # checked by _parse
+        chosen[name] = tuple(chosen.get(name) or [])
+    chosen["metadata"] = {
+        key: value for key, value in chosen.get("metadata", {}).items() if key not in _ECHOED
+    }
+    config = ConsumerConfig(**chosen)
     backoff, acknowledges = config.backoff, config.acknowledges
     default_wait = ACK_WAIT if acknowledges else 0
     pending = config.max_ack_pending or (MAX_ACK_PENDING if acknowledges else 0)

@@ -142,7 +142,7 @@ async def check(cluster: Cluster, name: str, acknowledged: Mapping[str, int]) ->
     sequences = sorted(acknowledged.values())
     assert sequences == list(range(1, len(sequences) + 1))
     for host, machine in machines(cluster, assignment(cluster, name).group).items():
-        await until(lambda machine=machine: machine.info().last_seq == len(sequences))  # type: ignore[misc]
+        await until(lambda: machine.info().last_seq == len(sequences))
         assert machine.info().messages == len(sequences), host
         for name_, sequence in acknowledged.items():
             message = await machine.get(sequence)

@@ -20,6 +20,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import trio
 from trio.testing import MockClock
@@ -161,7 +162,7 @@ class Ordeal:
 
     async def _count(self, text: bytes) -> None:
         outcome = await self._propose(self.counter, make_chunk([(EntryType.OPAQUE, text)]))
-        self.counted.note(text, outcome, lambda applied: applied.result[0])  # type: ignore[index]
+        self.counted.note(text, outcome, lambda applied: cast("list[int]", applied.result)[0])
         if isinstance(outcome, Applied) and self.random.random() < 0.2:
             await self._read(self.counted.applied[text])
 
@@ -188,7 +189,7 @@ class Ordeal:
             chunk = make_chunk([encode_publish(b"storm.x", headers, text)])
             outcome = await self._propose(self.stream, chunk)
             if isinstance(outcome, Applied):
-                result = unpack(outcome.result, 0)  # type: ignore[arg-type]
+                result = unpack(cast("bytes", outcome.result), 0)
                 if result.status is Status.REFUSED:
                     assert result.error is not None
                     assert result.error.err_code == 10059, result.error  # not configured yet

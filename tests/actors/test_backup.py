@@ -14,6 +14,7 @@ from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.load import STREAM, assignment, check, load, machines, settled
 from trimaran import StreamHandle, open_group, open_stream
 from trimaran.actors.cluster.backup import SESSION_SECONDS
+from trimaran.actors.raft.outcomes import Applied
 from trimaran.backup_file import BackedUpGroup, BackupWriter, NotWhole, check_backup
 from trimaran.client import JetStreamError
 from trimaran.codec import crc32c
@@ -73,7 +74,7 @@ async def test_a_live_cluster_comes_back_elsewhere_with_sequences_times_and_ids(
         replicas = machines(new, assignment(new, "x").group)
         assert set(replicas) == {"x", "y", "z"}
         for machine in replicas.values():
-            await until(lambda machine=machine: machine.info().messages >= len(before))  # type: ignore[misc]
+            await until(lambda: machine.info().messages >= len(before))
             for name, sequence in before.items():
                 message = await machine.get(sequence)
                 assert message is not None and message.payload.rstrip(b".") == name.encode()
@@ -153,7 +154,8 @@ async def test_a_restore_that_stops_half_way_serves_nobody_and_can_begin_again(
         await new.start("x")
         await until(lambda: new["x"].state.named("stream", STREAM) is not None)
         assert not new.leaders(assignment(new, "x").group)
-        assert (await new["x"].propose_meta({"op": "delete_stream", "name": STREAM})).result == {}  # type: ignore[union-attr]
+        deleted = await new["x"].propose_meta({"op": "delete_stream", "name": STREAM})
+        assert isinstance(deleted, Applied) and deleted.result == {}
         file.seek(0)
         await put_back(asked, file, quiet)
         message = await StreamHandle(new["x"], STREAM, assignment(new, "x").group).get(1)

@@ -136,9 +136,9 @@ async def test_writes_pause_for_less_than_an_election_timeout_while_leadership_m
             leader = cluster.leader(group)
             if leader != name:
                 assert await cluster[leader].desk.transfer(group, name)
-            await until(lambda name=name: cluster.leaders(group) == [name])  # type: ignore[misc]
+            await until(lambda: cluster.leaders(group) == [name])
             before = len(running.acknowledged)
-            await until(lambda before=before: len(running.acknowledged) > before + 20)  # type: ignore[misc]
+            await until(lambda: len(running.acknowledged) > before + 20)
             assert running.longest_pause < OPTIONS.election_min_ms / 1000
 
 

@@ -172,10 +172,10 @@ async def test_damaged_blocks_under_load(autojump_clock: MockClock, seed: int) -
                     flip(disk, path, random.randrange(len(disk.read(path))))
             before = len(running.acknowledged)
             await cluster.start(name)
-            await until(lambda name=name: cluster[name].groups.get(group) is not None)  # type: ignore[misc]
-            await until(lambda name=name: not replica(cluster, name, group).state.faulty)  # type: ignore[misc]
+            await until(lambda: cluster[name].groups.get(group) is not None)
+            await until(lambda: not replica(cluster, name, group).state.faulty)
             assert replica(cluster, name, group).repair.mender.mended > 0
-            await until(lambda before=before: len(running.acknowledged) > before)  # type: ignore[misc]
+            await until(lambda: len(running.acknowledged) > before)
 
 
 async def test_a_record_that_rots_while_the_stream_runs_is_served_all_the_same(
@@ -231,7 +231,7 @@ async def test_without_a_copy_anywhere_a_read_is_an_error_and_all_else_is_served
         assert "sequence 4:" in replica(cluster, "a", group).repair.waits_for
         for name in "abc":
             health = cluster[name].vitals.health
-            await until(lambda health=health: any("no replica has it" in each for each in health()))  # type: ignore[misc]
+            await until(lambda: any("no replica has it" in each for each in health()))
         await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
 
 

@@ -133,7 +133,7 @@ async def test_a_wiped_node_comes_back_as_a_new_member_under_a_new_id(autojump_c
             group = cluster[leader].groups.get(number)
             assert group is not None
             voters = {cluster[name].me.node for name in "abc"}
-            await until(lambda group=group, voters=voters: group.state.membership.voters == voters)  # type: ignore[misc]
+            await until(lambda: group.state.membership.voters == voters)
             assert old in group.state.membership.removed
         await count_until_taken(cluster, wiped, handle.group, b"3")
         assert await same_everywhere(cluster, handle.group, "a", "b", "c") == [b"1", b"2", b"3"]
@@ -145,7 +145,7 @@ async def test_leadership_moves_on_request_and_nothing_is_lost(autojump_clock: M
         for number, name in enumerate("abcacb"):
             leader = cluster.leader(handle.group)
             assert await cluster[leader].desk.transfer(handle.group, name)
-            await until(lambda name=name: cluster.leaders(handle.group) == [name], 5)  # type: ignore[misc]
+            await until(lambda: cluster.leaders(handle.group) == [name], 5)
             await count_until_taken(cluster, "a", handle.group, b"%d" % number)
         assert await same_everywhere(cluster, handle.group, "a", "b", "c") == [b"%d" % n for n in range(6)]
 

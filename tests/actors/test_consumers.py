@@ -548,7 +548,7 @@ async def test_a_message_with_a_time_to_live_leaves_a_marker_on_every_replica(
         answer = await it.client.api("STREAM.INFO.S", subjects_filter=">")
         assert answer["state"]["subjects"] == {"s.long": 1}
         for name in "abc":
-            await until(lambda name=name: it.machine(name).subjects() == {"s.long": 1})  # type: ignore[misc]
+            await until(lambda: it.machine(name).subjects() == {"s.long": 1})
 
 
 async def test_no_wait_with_an_expiry_waits_for_a_first_message(autojump_clock: MockClock) -> None:

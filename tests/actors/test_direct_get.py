@@ -38,7 +38,7 @@ def cut_off(it: Harness, lost: str) -> None:
     for name in it.cluster.members:
         for peer, link in it.cluster[name].peers._links.items():
             if lost in (name, peer):
-                link.send = lambda *frame: True  # type: ignore[method-assign]
+                link.send = lambda *frame: True  # type: ignore[method-assign]  # mute
 
 
 async def test_any_replica_answers_without_asking_each_time(autojump_clock: MockClock) -> None:
@@ -171,5 +171,5 @@ async def test_a_replica_that_takes_a_snapshot_meanwhile_does_not_answer(autojum
             machine.empty()
             return found
 
-        machine.messages.read = interrupted  # type: ignore[method-assign, assignment]
+        machine.messages.read = interrupted  # type: ignore[method-assign, assignment]  # a snapshot comes in between
         assert await get(client, "S", b'{"seq":1,"min_last_seq":1}') == "503"

@@ -119,7 +119,7 @@ async def test_nothing_is_promised_after_the_failure(autojump_clock: MockClock) 
                     sent.append(frame)
                 return real(*frame)
 
-            link.send = send  # type: ignore[method-assign, assignment]
+            link.send = send  # type: ignore[method-assign, assignment]  # it listens in
         break_disk(cluster, name, "sync", "wal")
         await GroupHandle(cluster[leader], handle.group).propose(b"1")
         await is_gone(cluster, name)
@@ -143,8 +143,8 @@ async def test_a_stuck_disk_does_not_keep_a_failed_node_alive(autojump_clock: Mo
                 await trio.sleep_forever()
             return await real(lane, function, *args)
 
-        runner.run = run  # type: ignore[method-assign]
-        runner.close = lambda seconds=0.0: False  # type: ignore[method-assign]
+        runner.run = run  # type: ignore[method-assign]  # a disk that hangs
+        runner.close = lambda seconds=0.0: False  # type: ignore[method-assign]  # a disk that hangs
         break_disk(cluster, "a", "sync", "wal")
         await until(lambda: cluster.members["a"].node is None or cluster["a"]._failed.is_set())
         await is_gone(cluster, "a")

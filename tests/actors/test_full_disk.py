@@ -37,7 +37,7 @@ async def is_refused(handle: StreamHandle, subject: str) -> bool:
     try:
         await handle.publish(subject, b"x")
     except NotDone as refused:
-        return refused.outcome == NotApplied(Reason.NO_SPACE, refused.outcome.leader)  # type: ignore[union-attr]
+        return isinstance(refused.outcome, NotApplied) and refused.outcome.reason is Reason.NO_SPACE
     return False
 
 

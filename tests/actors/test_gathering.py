@@ -122,7 +122,7 @@ async def test_everyone_has_the_end_that_all_share() -> None:
             for entry in (b"a", b"b"):
                 tasks.start_soon(propose, gathered, 2, entry, ends)
             await wait_all_tasks_blocked()
-            leader.end_all(lambda entries, end=end: end)  # type: ignore[misc]
+            leader.end_all(lambda entries: end)
         assert ends == {b"a": end, b"b": end}
 
 
@@ -132,7 +132,7 @@ async def test_an_answer_that_has_not_one_result_for_each_is_unknown() -> None:
             for entry in (b"a", b"b"):
                 tasks.start_soon(propose, gathered, 2, entry, ends)
             await wait_all_tasks_blocked()
-            leader.end_all(lambda entries, result=result: Applied(7, result))  # type: ignore[misc]
+            leader.end_all(lambda entries: Applied(7, result))
         assert set(ends.values()) == {Unknown(Reason.UNREADABLE_ANSWER)}
 
 

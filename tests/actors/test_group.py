@@ -182,7 +182,7 @@ class Broken(Counter):
     def snapshot(self) -> bytes:
         if self.where == "snapshot":
             raise ZeroDivisionError
-        return "text" if self.where == "text" else super().snapshot()  # type: ignore[return-value]
+        return "text" if self.where == "text" else super().snapshot()  # type: ignore[return-value]  # what a wrong machine does
 
     def restore(self, state: bytes) -> None:
         if self.where == "restore":

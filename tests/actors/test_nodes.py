@@ -9,6 +9,7 @@ from tests.actors.load import ask, assignment, load, scale, settled
 from trimaran.actors.cluster.meta import NOT_INVITED
 from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.node import NodeRemoved
+from trimaran.actors.raft.outcomes import Applied
 
 API = "$TRIMARAN.API.CLUSTER."
 
@@ -114,7 +115,8 @@ async def test_nobody_joins_uninvited_and_an_invitation_can_be_taken_back(autoju
         assert not cluster["d"].ready.is_set() and len(cluster["a"].state.nodes) == 3
         command = {"op": "join", "node": 77, "name": "d", "address": "d:1"}
         refused = await cluster["a"].desk.propose_meta(command)
-        assert refused.result["error"]["err_code"] == NOT_INVITED  # type: ignore[union-attr, index]
+        assert isinstance(refused, Applied) and isinstance(refused.result, dict)
+        assert refused.result["error"]["err_code"] == NOT_INVITED
         assert (await ask(cluster, "a", API + "ADD", name="d", address="d:9"))["success"] is True
         assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
         assert not cluster["a"].state.invited

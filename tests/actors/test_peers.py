@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -343,8 +344,8 @@ async def test_a_question_that_breaks_its_handler_is_refused_and_harms_nobody(
         async def third(asker: int, argument: object) -> object:
             raise PeerLost
 
-        async def first(asker: int, argument: object) -> object:
-            return argument[0]  # type: ignore[index]
+        async def first(asker: int, argument: Any) -> object:
+            return argument[0]
 
         async def never(asker: int, argument: object) -> object:
             return await trio.sleep_forever()
@@ -384,14 +385,14 @@ async def test_an_answer_to_an_earlier_process_is_nobodys(autojump_clock: MockCl
         ),
     ],
 )
-async def test_a_greeting_that_does_not_fit_is_refused(change: dict[str, object], reason: str) -> None:
+async def test_a_greeting_that_does_not_fit_is_refused(change: dict[str, Any], reason: str) -> None:
     network = MemoryNetwork()
     b = LinkedNode(2, "b", {"a": "a:1", "b": "b:1"}, network)
     b.peers.me = replace(b.peers.me, cluster=4)
     remote = Hello(1, 1, 4, "test", 1, 1, "a", "a:1")
     for version in (1, 2, 3):
         assert b.peers.accept(replace(remote, version=version)) is None
-    refused = b.peers.accept(replace(remote, **change))  # type: ignore[arg-type]
+    refused = b.peers.accept(replace(remote, **change))
     assert refused is not None and reason in refused
 
 

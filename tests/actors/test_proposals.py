@@ -205,7 +205,7 @@ async def test_an_answer_that_this_node_can_not_read_is_unknown(
 async def test_a_verdict_counts_only_from_the_node_that_was_asked() -> None:
     near, _ = pair()
     ends: list[Outcome] = []
-    near.reachable[2].proposals.on_propose = lambda *_: None  # type: ignore[method-assign]
+    near.reachable[2].proposals.on_propose = lambda *_: None  # type: ignore[method-assign]  # deaf
     near.proposals.propose(GROUP, chunk(b"one"), ends.append)
     near.proposals.on_reply(3, [1, "applied", 7, True], memoryview(b""))
     assert ends == []

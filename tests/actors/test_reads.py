@@ -71,7 +71,7 @@ async def test_a_question_on_its_way_is_too_old_for_whoever_comes_later(autojump
             await release.wait()
             return answer
 
-        far.node.requests.ask = slow  # type: ignore[method-assign]
+        far.node.requests.ask = slow  # type: ignore[method-assign]  # a slow answer
 
         async def late_reader() -> None:
             assert await seen(far) == [b"1"]

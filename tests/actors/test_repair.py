@@ -150,8 +150,8 @@ async def test_two_damaged_logs_under_load(autojump_clock: MockClock, seed: int)
                 hurt_batches(disk, group, *sorted(set(known))[3 + ord(name) % 3 :: 7])
                 before = len(load.acknowledged)
                 await cluster.start(name)
-                await until(lambda name=name: cluster[name].groups.get(group) is not None)  # type: ignore[misc]
-                await until(lambda name=name: not replica(cluster, name, group).state.faulty)  # type: ignore[misc]
+                await until(lambda: cluster[name].groups.get(group) is not None)
+                await until(lambda: not replica(cluster, name, group).state.faulty)
                 assert replica(cluster, name, group).repair.repaired > 0
                 assert len(load.acknowledged) > before, "the load went on"
             await trio.sleep(1)

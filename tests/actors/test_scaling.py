@@ -23,7 +23,7 @@ async def test_one_three_five_three_one_under_load(autojump_clock: MockClock) ->
         for replicas in (3, 5, 3, 1):
             before = len(running.acknowledged)
             await scale(cluster, "b", replicas)
-            await until(lambda before=before: len(running.acknowledged) > before + 20)  # type: ignore[misc]
+            await until(lambda: len(running.acknowledged) > before + 20)
 
 
 async def test_nodes_leave_a_stream_and_come_back_to_it_again_and_again(autojump_clock: MockClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import trio
 from trio.testing import MockClock
@@ -39,7 +40,7 @@ async def test_a_sweep_finds_what_nobody_reads_and_the_replica_heals(autojump_cl
         await until(lambda: found.repair.mender.mended == 3)
         await scrub.sweep(free)
         assert scrub.statistics.found == 3, "nothing more"
-        assert cluster["b"].vitals.varz()["scrub"]["sweeps"] == 2  # type: ignore[index]
+        assert cast("dict[str, int]", cluster["b"].vitals.varz()["scrub"])["sweeps"] == 2
 
 
 async def test_a_missing_block_is_found_and_made_again(autojump_clock: MockClock) -> None:

@@ -276,7 +276,7 @@ def losing(cluster: Cluster, name: str, every: int) -> list[Outcome]:
         truths.append(await propose(group, chunk))
         return Unknown(Reason.LINK_LOST) if len(truths) % every == 0 else truths[-1]
 
-    desk.propose = forgetful  # type: ignore[method-assign]
+    desk.propose = forgetful  # type: ignore[method-assign]  # it loses answers
     return truths
 
 
@@ -309,7 +309,7 @@ async def test_exactly_once_across_leader_changes_restarts_and_snapshots(autojum
             nursery.start_soon(propose_all, handle, texts)
             for name in "bcbc":  # `a` only loses answers: its session must live on
                 seen = len(cluster.counted("a", handle.group))
-                await until(lambda seen=seen: len(cluster.counted("a", handle.group)) > seen + 5)  # type: ignore[misc]
+                await until(lambda: len(cluster.counted("a", handle.group)) > seen + 5)
                 leaders = cluster.leaders(handle.group)
                 if leaders:
                     await cluster[leaders[0]].desk.transfer(handle.group, name)
@@ -384,7 +384,7 @@ async def test_a_message_id_is_recognised_by_every_later_leader_and_after_snapsh
             leader = cluster.leader(stream.group)
             if leader != name:
                 assert await cluster[leader].desk.transfer(stream.group, name)
-                await until(lambda name=name: cluster.leaders(stream.group) == [name])  # type: ignore[misc]
+                await until(lambda: cluster.leaders(stream.group) == [name])
             again = StreamHandle(cluster[name], "ORDERS", stream.group)
             for n in range(20):
                 stored = await again.publish("orders.new", b"x" * 8000, msg_id=str(n))

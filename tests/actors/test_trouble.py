@@ -18,7 +18,7 @@ ELECTION_MAX = OPTIONS.election_max_ms / 1000
 def mute(cluster: Cluster, name: str) -> None:
     """Nothing that this node says arrives any more, and no connection closes: as if it were stopped."""
     for link in cluster[name].peers._links.values():
-        link.send = lambda *frame: True  # type: ignore[method-assign]
+        link.send = lambda *frame: True  # type: ignore[method-assign]  # mute
 
 
 async def test_s1_proposals_go_on_while_a_sync_takes_half_a_second(autojump_clock: MockClock) -> None:

@@ -47,7 +47,7 @@ async def test_one_older_node_works_with_the_others_and_nothing_new_is_written(
             for replicas in (1, 3):
                 await scale(cluster, "b", replicas)
             before = len(running.acknowledged)
-            await until(lambda before=before: len(running.acknowledged) > before + 20)  # type: ignore[misc]
+            await until(lambda: len(running.acknowledged) > before + 20)
         assert levels(cluster) == {OLDER}
         assert [state.versions[cluster["a"].me.node] for state in states(cluster)] == [PROTOCOL_VERSION] * 3
         assert all(each.settled_at == 0 for state in states(cluster) for each in state.groups.values())
@@ -67,7 +67,7 @@ async def test_a_rolling_upgrade_under_load_loses_nothing(autojump_clock: MockCl
             for name in "bcd":  # the writers' own node comes last, when they have stopped
                 await upgrade(cluster, name)
                 before = len(running.acknowledged)
-                await until(lambda before=before: len(running.acknowledged) > before + 20)  # type: ignore[misc]
+                await until(lambda: len(running.acknowledged) > before + 20)
                 assert levels(cluster) == {OLDER}
         await upgrade(cluster, "a")
         await until(lambda: levels(cluster) == {PROTOCOL_VERSION})

@@ -10,6 +10,7 @@ from trimaran.actors.options import settings
 from trimaran.commands import log as log_command
 from trimaran.commands import node as node_command
 from trimaran.storage import errors
+from trimaran.storage.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -93,8 +94,10 @@ def test_every_reason_of_healthz_is_on_the_page() -> None:
 
 def test_every_exit_code_is_on_the_page() -> None:
     """Each once, and each error of storage by its name."""
-    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
-    named = {each.exit_code: each.__name__ for each in kinds if "exit_code" in vars(each)}  # type: ignore[attr-defined]
+    kinds = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, StorageError)
+    ]
+    named = {each.exit_code: each.__name__ for each in kinds if "exit_code" in vars(each)}
     codes = {node.NodeRemoved.exit_code, log_command.EXIT_DAMAGED, 0, *named}
     codes |= {value for name, value in vars(node_command).items() if name.startswith("EXIT_")}
     body = PAGE.split("### Exit codes\n")[1].split("\n### ")[0]

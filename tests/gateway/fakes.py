@@ -5,6 +5,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
@@ -126,12 +127,12 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    node: FakeNode | None = None, settings: Settings | None = None, **options: object
+    node: FakeNode | None = None, settings: Settings | None = None, **options: Any
 ) -> AsyncIterator[Running]:
     """A gateway that runs while the block does."""
     node = node or FakeNode()
     port = MemoryPort()
-    gateway = Gateway(node, port, random.Random(7), settings, **options)  # type: ignore[arg-type]
+    gateway = Gateway(node, port, random.Random(7), settings, **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.run)
         yield Running(node, gateway, port)

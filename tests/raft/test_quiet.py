@@ -69,7 +69,8 @@ def test_a_quiet_group_says_nothing_and_keeps_its_leader() -> None:
 def test_a_proposal_wakes_it_and_is_not_slower_for_it() -> None:
     cluster = Quiet()
     assert cluster.serves()
-    assert not cluster.led.state.quiet  # type: ignore[union-attr]
+    state = cluster.led.state
+    assert state is not None and not state.quiet
     cluster.settle()
     assert cluster.converged()
 

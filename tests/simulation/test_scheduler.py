@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -60,10 +61,10 @@ def test_equal_deadlines_expire_in_the_order_in_which_they_were_set() -> None:
 
         original = trio.CancelScope._cancel
 
-        def note(scope: trio.CancelScope, reason: object) -> None:
+        def note(scope: trio.CancelScope, reason: Any) -> None:
             if id(scope) in names:
                 expired.append(names[id(scope)])
-            original(scope, reason)  # type: ignore[arg-type]
+            original(scope, reason)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trio.CancelScope, "_cancel", note)

@@ -7,6 +7,7 @@ order, and directory entries one by one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 import pytest
@@ -165,7 +166,7 @@ async def run_script(
                 continue
             storage.append(
                 [one for one, _, _ in records],
-                lambda count=appended: acknowledge(count),  # type: ignore[misc]
+                partial(acknowledge, appended),
             )
             if random.random() < 0.7:
                 await storage.drain()

@@ -6,6 +6,7 @@ import errno
 from dataclasses import replace
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -39,7 +40,7 @@ DIRECTORY = f"groups/{GROUP}-{INCARNATION}"
 
 def manifest(index: int, files: dict[str, bytes], **more: object) -> Manifest:
     entries = tuple(FileEntry(name, len(data), crc32c(data)) for name, data in files.items())
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "group": GROUP,
         "incarnation": INCARNATION,
         "index": index,
@@ -51,7 +52,7 @@ def manifest(index: int, files: dict[str, bytes], **more: object) -> Manifest:
         "files": entries,
         "state": b"state",
     }
-    return Manifest(**(fields | more))  # type: ignore[arg-type]
+    return Manifest(**(fields | more))
 
 
 def own(storage: Storage) -> GroupFiles:

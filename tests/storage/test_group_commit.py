@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ async def test_appends_during_one_sync_become_one_write() -> None:
         await runner.waiting.wait()
         before = storage.statistics().writes, count(disk, "sync")
         for index in range(1, 101):
-            storage.append([record(index)], lambda index=index: done.append(index))  # type: ignore[misc]
+            storage.append([record(index)], partial(done.append, index))
         assert done == []
         assert storage.statistics().queue_bytes > 100 * len(batch(1))
         runner.gate.set()

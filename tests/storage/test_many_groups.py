@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from trimaran.storage import BatchRecord, FileDisk, GroupCreate, HardState, MemoryDisk, Record, StorageOptions
@@ -34,7 +35,7 @@ async def test_a_thousand_groups_share_their_syncs() -> None:
         await runner.waiting.wait()
         for group in GROUPS:
             last = BatchRecord(batch(5 if group == 2 else 4, group=group))
-            storage.append([last], lambda group=group: done.append(group))  # type: ignore[misc]
+            storage.append([last], partial(done.append, group))
         runner.gate.set()
         await storage.drain()
         assert done == [0, *GROUPS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from random import Random
 
 import pytest
@@ -198,7 +199,7 @@ async def test_power_loss_while_segments_are_freed_rewritten_and_recycled(
     for cut, at_least in snapshots:
         cut.crash(fates)
         draw = Random(f"{seed} again").getrandbits
-        found = recover(cut, name="n1", draw=lambda draw=draw: draw(64), segment_bytes=TINY.segment_bytes)  # type: ignore[misc]
+        found = recover(cut, name="n1", draw=partial(draw, 64), segment_bytes=TINY.segment_bytes)
         groups = found.recovered.groups
         assert not any(group.closed for group in groups.values())
         assert all(fault.doubtful for group in groups.values() for fault in group.faults)

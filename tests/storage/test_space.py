@@ -435,7 +435,7 @@ async def test_closed_segments_get_tables_which_go_with_them(autojump_clock: tri
         reads.append(disk._descriptors[descriptor][0])
         return real(descriptor, buffer, offset)
 
-    disk.read_into = read_into  # type: ignore[method-assign]
+    disk.read_into = read_into  # type: ignore[method-assign]  # it counts
     async with opened(disk, options=TINY, seed=2) as storage:
         assert not {f"wal/{name}" for name in closed[:-1]} & set(reads), "their tables say it all"
         assert await stored(storage) == [batch(index, size=2000) for index in range(1, 40)]

@@ -21,7 +21,7 @@ from trimaran.actors.stream.config import (
 )
 from trimaran.actors.stream.errors import ApiError
 
-MINIMAL = {
+MINIMAL: dict[str, Any] = {
     "name": "T",
     "subjects": ["t.>"],
     "retention": "limits",
@@ -99,7 +99,7 @@ def test_optional_fields_are_echoed_where_nats_server_has_them() -> None:
         ("mirror_direct", "discard_new_per_subject"),
     ]:
         assert names.index(name) == names.index(before) + 1
-    assert echo["metadata"] == {**MINIMAL["metadata"], "z": "1"}  # type: ignore[dict-item]
+    assert echo["metadata"] == {**MINIMAL["metadata"], "z": "1"}
 
 
 def test_a_short_max_age_shortens_the_duplicate_window() -> None:

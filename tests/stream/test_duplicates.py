@@ -45,7 +45,7 @@ def test_ids_are_known_for_their_time_also_after_a_snapshot(
                 model[name] = (len(model), time)
             assert len(window) == len(model)
     finally:
-        duplicates.PIECE = before  # type: ignore[misc]
+        duplicates.PIECE = before  # type: ignore[misc]  # as it was
 
 
 def test_states_of_the_first_version_are_understood() -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nats
 import nats.errors
@@ -53,7 +54,7 @@ async def connect(url: str) -> Client:
     return await nats.connect(url, error_cb=ignore, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
 
 
-async def api(client: Client, what: str, **body: object) -> dict[str, object]:
+async def api(client: Client, what: str, **body: object) -> dict[str, Any]:
     """One JetStream API call; asked again while there is no leader, or one that can't answer now.
 
     "Unavailable" says nothing about what is stored: it must never pass for a message that is missing.
@@ -64,7 +65,7 @@ async def api(client: Client, what: str, **body: object) -> dict[str, object]:
             answer = await client.request(
                 f"$JS.API.{what}", json.dumps(body).encode() if body else b"", timeout=5
             )
-            found: dict[str, object] = json.loads(answer.data)
+            found: dict[str, Any] = json.loads(answer.data)
             error = found.get("error")
             if not isinstance(error, dict) or error.get("code") != 503:
                 return found

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -92,7 +93,8 @@ async def publish(client: Client, number: int) -> int:
 async def number_of(client: Client, sequence: int) -> int:
     """Which message has this sequence."""
     found = await client.api("STREAM.MSG.GET.S", {"seq": sequence})
-    return int(base64.b64decode(found["message"]["data"]).split()[0])  # type: ignore[index]
+    message = cast("dict[str, str]", found["message"])
+    return int(base64.b64decode(message["data"]).split()[0])
 
 
 async def until_refused(client: Client, first: int) -> int:

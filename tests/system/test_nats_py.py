@@ -167,7 +167,7 @@ async def publish_surely(js: JetStreamContext, subject: str, payload: bytes) -> 
 
 async def next_update(watcher: KeyValue.KeyWatcher) -> KeyValue.Entry | None:
     """The next one; None when everything that was there has been seen."""
-    update: KeyValue.Entry | None = await watcher.updates(timeout=10)  # type: ignore[no-untyped-call]
+    update: KeyValue.Entry | None = await watcher.updates(timeout=10)  # type: ignore[no-untyped-call]  # nats-py has no types here
     return update
 
 
@@ -198,7 +198,7 @@ def test_key_value(cluster: ProcessCluster) -> None:
         await bucket.put("new", b"1")
         update = await next_update(watcher)
         assert update is not None and update.key == "new"
-        await watcher.stop()  # type: ignore[no-untyped-call]
+        await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py has no types here
 
     with_client(cluster, work)
 

@@ -92,7 +92,7 @@ def test_one_node_becomes_three_then_four_then_three_under_load(tmp_path: Path) 
         assert load.refused == 0
         assert await count_missing(client, ["a", "d", "e"], load.acknowledged) == 0
         info = await api(client, f"STREAM.INFO.{STREAM}")
-        assert info["state"]["messages"] == len(load.acknowledged)  # type: ignore[index]
+        assert info["state"]["messages"] == len(load.acknowledged)
         await client.close()
 
     with running(tmp_path, names=("a",)) as cluster:

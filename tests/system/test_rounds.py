@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from tests.system.processes import NodeProcess, running
 from tests.system.rounds import Load, api, connect, count_missing, difference, leader_of, play
@@ -66,9 +67,9 @@ def test_core_messages_cross_the_cluster_once_and_only_where_someone_listens(tmp
         heard: list[bytes] = []
         everywhere = asyncio.Event()
 
-        async def on_message(message: object) -> None:
-            heard.append(message.data)  # type: ignore[attr-defined]
-            if message.data == b"last":  # type: ignore[attr-defined]
+        async def on_message(message: Msg) -> None:
+            heard.append(message.data)
+            if message.data == b"last":
                 everywhere.set()
 
         subscription = await b.subscribe("news.*", cb=on_message)
@@ -76,15 +77,15 @@ def test_core_messages_cross_the_cluster_once_and_only_where_someone_listens(tmp
         worked = asyncio.Event()
         for taken, client in zip(queues, (b, c), strict=True):
 
-            async def take(message: object, taken: list[bytes] = taken) -> None:
-                taken.append(message.data)  # type: ignore[attr-defined]
+            async def take(message: Msg, taken: list[bytes] = taken) -> None:
+                taken.append(message.data)
                 if sum(map(len, queues)) == 100:
                     worked.set()
 
             await client.subscribe("work", queue="workers", cb=take)
 
-        async def serve(message: object) -> None:
-            await message.respond(b"pong")  # type: ignore[attr-defined]
+        async def serve(message: Msg) -> None:
+            await message.respond(b"pong")
 
         await c.subscribe("ping", cb=serve)
         for client in (b, c):
@@ -159,7 +160,7 @@ SMALL_BLOCKS = ("--block-bytes", "256KiB", "--log-cache-bytes", "256KiB")
 def group_of(node: NodeProcess) -> dict[str, int]:
     """What a node tells of the stream's group."""
     accounts = node.get("/raftz")[1]
-    group: dict[str, int] = accounts["$G"]["ROUNDS"]  # type: ignore[index]
+    group: dict[str, int] = accounts["$G"]["ROUNDS"]
     return group
 
 

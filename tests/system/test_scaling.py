@@ -57,15 +57,15 @@ class Writers:
 
 def voters(cluster: ProcessCluster) -> set[str]:
     """Who votes on the stream, if all who run it agree and nobody is a learner; else nobody."""
-    found: list[tuple[object, object]] = []
+    found: list[tuple[list[object], list[object]]] = []
     hosts: set[str] = set()
     for name, node in cluster.nodes.items():
-        groups: dict[str, dict[str, object]] = node.get("/raftz")[1]["$G"]  # type: ignore[assignment]
+        groups: dict[str, dict[str, list[object]]] = node.get("/raftz")[1]["$G"]
         if STREAM in groups:
             hosts.add(name)
             found.append((groups[STREAM]["voters"], groups[STREAM]["learners"]))
     agreed = all(each == (found[0][0], []) for each in found)
-    return hosts if agreed and len(found) == len(found[0][0]) else set()  # type: ignore[arg-type]
+    return hosts if agreed and len(found) == len(found[0][0]) else set()
 
 
 async def scale(cluster: ProcessCluster, client: Client, replicas: int) -> None:
@@ -91,7 +91,7 @@ def test_one_three_five_three_one_replicas_lose_and_duplicate_nothing(tmp_path: 
         writers.stop()
         await asyncio.gather(*tasks)
         info = await api(client, f"STREAM.INFO.{STREAM}")
-        assert info["state"]["messages"] == len(writers.acknowledged)  # type: ignore[index]
+        assert info["state"]["messages"] == len(writers.acknowledged)
         assert voters(cluster) == {await leader_of(client)}
         assert await count_missing(client, [await leader_of(client)], writers.acknowledged) == 0
         assert len(set(writers.acknowledged.values())) == len(writers.acknowledged)

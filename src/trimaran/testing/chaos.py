@@ -278,7 +278,8 @@ class Chaos:
         cluster.heal(notice=self._draw.random() < 0.6)
 
     def _link(self) -> Link:
-        return tuple(self._draw.sample(list(self._cluster.processes), 2))  # type: ignore[return-value]
+        one, other = self._draw.sample(list(self._cluster.processes), 2)
+        return one, other
 
     def _clog(self) -> None:
         """One link after the other; each is free again in its own time, so in any order."""

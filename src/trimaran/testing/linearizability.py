@@ -111,7 +111,7 @@ def _listed(operations: list[Operation[Call, Result]]) -> _Entry[Call, Result]:
         events.append((operation.began, False, number, begin))
         events.append((operation.ended, True, number, end))
     events.sort(key=lambda event: event[:3])
-    head = last = _Entry[Call, Result](Operation(None, -inf), 0)  # type: ignore[arg-type]
+    head = last = _Entry[Call, Result](Operation(None, -inf), 0)  # type: ignore[arg-type]  # nobody looks at it
     for *_, entry in events:
         last.after, entry.before = entry, last
         last = entry

@@ -189,7 +189,7 @@ class Process:
         """What `groups.py` makes of a recovered group."""
         log = self.log.log(GROUP)
         randomness = Random(draw.getrandbits(64))
-        common = {
+        common: dict[str, Any] = {
             "group": GROUP,
             "incarnation": INCARNATION,
             "node": self.id,
@@ -198,7 +198,7 @@ class Process:
             "now": self.now(),
         }
         if found is None:
-            return GroupState.recovered(**common, settled=self.birth)  # type: ignore[arg-type]
+            return GroupState.recovered(**common, settled=self.birth)
         require(not found.closed, "recovery", self.id, "closed the group")
         require(not found.manifest_damaged, "recovery", self.id, "lost its manifest")
         manifest = self.manifest = found.manifest
@@ -221,7 +221,7 @@ class Process:
             if (members := self._members_at(each)) is not None
         ]
         return GroupState.recovered(
-            **common,  # type: ignore[arg-type]
+            **common,
             settled=Membership.decode(manifest.members) if manifest is not None else self.birth,
             changes=changes,
             term=found.term,

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import outcome
 import trio
@@ -63,7 +63,7 @@ class SimulatedRunner:
         self._is_cut = False
 
     async def run(self, lane: Lane, function: Callable[..., T], *args: object) -> T:
-        return await self._give(lane, _Job([partial(function, *args)]))  # type: ignore[return-value]
+        return cast(T, await self._give(lane, _Job([partial(function, *args)])))
 
     async def write_and_sync(
         self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
@@ -389,12 +389,12 @@ class _Chair:
         self._client = None
 
 
-async def _inside(process: Process, work: Callable[[], object]) -> None:
+async def _inside(process: Process, work: Callable[[], Awaitable[object]]) -> None:
     """Do something as a task of a process: it is held still with it, and ends with it."""
 
     async def embedded() -> None:
         adopt(process.stillness)
-        await work()  # type: ignore[misc]
+        await work()
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
