@@ -17,7 +17,7 @@ from ..codec.frame import Frame
 from ..storage.actor import Storage
 from ..storage.errors import LogDamaged
 from ..storage.files import GroupFiles
-from ..storage.manifest import Manifest, encode_manifest, manifest_crc
+from ..storage.manifest import Manifest
 from ..storage.records import CompactPrefix, GroupCreate, GroupDelete, HardState, Record
 from ..storage.recovery import RecoveredGroup
 from ..storage.turns import Turns
@@ -35,14 +35,12 @@ from .raft.state import GroupState, RaftOptions, Role
 from .replica.group import Group
 from .replica.machine import Machine
 from .replica.mender import Asks
+from .replica.recovered_log import LogEntry, recovered_log
 from .replica.repair import Repair
 from .replica.snapshots import Snapshots
 from .world import Clock
 
 logger = logging.getLogger(__name__)
-
-LogEntry = tuple[int, int, int, int]
-"""(index, term, kind, size) of a batch in the log."""
 
 MakeMachine = Callable[[str, str, GroupFiles], Machine]
 """(kind, group name, files) -> an empty machine."""
@@ -236,23 +234,17 @@ class Groups:
 
     async def resume(self, recovered: RecoveredGroup, voters: Iterable[int]) -> Group:
         """Run a group that recovery found. `voters`: its first ones, for a log that was never compacted."""
-        manifest = recovered.manifest
+        manifest, log = recovered.manifest, recovered_log(recovered)
         applied = manifest.index if manifest is not None else 0
-        entries = readable_entries(recovered)
-        compacted = (recovered.compacted.index, recovered.compacted.term)
-        forgetful = recovered.closed or len(entries) < len(recovered.entries)
-        if manifest is not None and not holds(compacted, entries, manifest):
-            # A snapshot was installed, and the record that resets the log behind it did not get here.
-            prefix = (recovered.group, recovered.incarnation, manifest.index, manifest.term)
-            await self._store(CompactPrefix(*prefix, manifest_crc(encode_manifest(manifest))))
-            compacted, entries = (manifest.index, manifest.term), []
+        if log.records:
+            await self._store(*log.records)
         changes = [
             (index, membership)
-            for index, _, kind, _ in entries
+            for index, _, kind, _ in log.entries
             if kind == Kind.MEMBERSHIP and index > applied
             if (membership := await self._read_membership(recovered.group, index)) is not None
         ]
-        last_time = await self._last_time(recovered, entries)
+        last_time = await self._last_time(recovered, log.entries)
         state = GroupState.recovered(
             group=recovered.group,
             incarnation=recovered.incarnation,
@@ -264,13 +256,13 @@ class Groups:
             changes=changes,
             term=recovered.term,
             vote=recovered.vote,
-            compacted=compacted,
-            entries=entries,
-            commit=applied if forgetful else max(recovered.commit, applied),
+            compacted=log.compacted,
+            entries=log.entries,
+            commit=applied if log.forgetful else max(recovered.commit, applied),
             last_time=last_time,
             holes=[fault.index for fault in self._storage.faults(recovered.group)],
             unrestored=recovered.manifest_damaged,
-            forgetful=forgetful,
+            forgetful=log.forgetful,
         )
         return await self._run(state, recovered.kind, recovered.name, manifest, returns=recovered.released)
 
@@ -331,9 +323,9 @@ class Groups:
             self.on_closed(group)
             hosted.scope.cancel()
 
-    async def _store(self, record: Record) -> None:
+    async def _store(self, *records: Record) -> None:
         synced = trio.Event()
-        self._storage.append([record], synced.set)
+        self._storage.append(records, synced.set)
         await synced.wait()
 
     async def _run(
@@ -545,28 +537,3 @@ class Groups:
 
     def led_by_me(self) -> Mapping[int, Group]:
         return {group.number: group for group in self.hosted() if group.leads}
-
-
-def readable_entries(recovered: RecoveredGroup) -> list[LogEntry]:
-    """The log behind what is compacted, up to the first place of which not even the term is known.
-
-    No copy can be asked for there: such a replica has forgotten something that it can't name.
-    """
-    readable: list[LogEntry] = []
-    index = recovered.compacted.index
-    for entry in recovered.entries:
-        index += 1
-        if entry.index != index or entry.term == 0:
-            break
-        readable.append((entry.index, entry.term, entry.kind, entry.size))
-    return readable
-
-
-def holds(compacted: tuple[int, int], entries: Sequence[LogEntry], manifest: Manifest) -> bool:
-    """Whether the log has the manifest's last entry; if not, the manifest replaces the whole log (DESIGN
-    6)."""
-    index, term = manifest.index, manifest.term
-    if index <= compacted[0]:
-        return index == compacted[0] and term == compacted[1]
-    position = index - compacted[0] - 1
-    return position < len(entries) and entries[position][1] == term

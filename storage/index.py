@@ -459,13 +459,11 @@ class LogIndex:
             log.first = max(first_removed, log.prefix.index + 1)
 
     def _compact(self, log: GroupLog, prefix: Prefix) -> None:
-        """Removes everything up to the prefix; all, if the log disagrees with it about its last entry."""
+        """Removes everything up to the prefix."""
         if prefix.index < log.prefix.index:
             return
         log.prefix = prefix
-        at = prefix.index - log.first
-        other = 0 <= at < len(log.terms) and log.terms[at] not in (0, prefix.term)
-        self._release(log, 0, len(log.terms) if other else min(max(at + 1, 0), len(log.terms)))
+        self._release(log, 0, min(max(prefix.index - log.first + 1, 0), len(log.terms)))
         log.first = max(log.first, prefix.index + 1) if log.terms else prefix.index + 1
 
     def _release(self, log: GroupLog, start: int, stop: int) -> None:

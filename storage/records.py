@@ -50,8 +50,8 @@ class TruncateSuffix:
 class CompactPrefix:
     """Removes everything up to and including `index`, for which the manifest with this CRC32C stands in.
 
-    If the log holds another term at `index`, the whole log is replaced (an installed snapshot). A checksum of
-    0 relies on no manifest: the copy is given up, and only a peer's snapshot can stand in for what is gone.
+    What follows stays: `log_reset` for a snapshot that replaces the whole log. A checksum of 0 relies on no
+    manifest: the copy is given up, and only a peer's snapshot can stand in for what is gone.
     """
 
     group: int
@@ -81,3 +81,17 @@ class GroupDelete:
 
 
 Record = BatchRecord | HardState | TruncateSuffix | CompactPrefix | GroupCreate | GroupDelete
+
+
+def log_reset(
+    group: int, incarnation: int, index: int, term: int, manifest_crc: int
+) -> tuple[TruncateSuffix, CompactPrefix]:
+    """Replaces the whole log by the manifest of `index`: appended together.
+
+    A CompactPrefix alone would leave that to be inferred from another term at `index`, and the segment with
+    that entry may be freed before those of the entries behind it.
+    """
+    return (
+        TruncateSuffix(group, incarnation, index),
+        CompactPrefix(group, incarnation, index, term, manifest_crc),
+    )

@@ -21,10 +21,10 @@ import trio
 
 from ...codec import Chunk, EntryType, Kind, make_chunk, seal_batch, walk_batch
 from ...storage.actor import Storage
-from ...storage.manifest import encode_manifest, manifest_crc
-from ...storage.records import BatchRecord, CompactPrefix, HardState, Record, TruncateSuffix
+from ...storage.records import BatchRecord, HardState, Record, TruncateSuffix
 from ...storage.recovery import RecoveredGroup
 from ..raft.membership import Membership
+from ..replica.recovered_log import recovered_log
 from .birth import Founding
 from .meta import MetaMachine
 from .meta_commands import command_chunk
@@ -116,10 +116,7 @@ def _records(group: RecoveredGroup, remains: Remains, found: Survey) -> list[Rec
     records: list[Record] = []
     if any(fault.doubtful for fault in group.faults):
         records.append(TruncateSuffix(group.group, group.incarnation, remains.last_index + 1))
-    manifest = group.manifest
-    if manifest is not None and manifest.index > group.last_index:  # a snapshot was just installed
-        crc = manifest_crc(encode_manifest(manifest))
-        records.append(CompactPrefix(group.group, group.incarnation, manifest.index, manifest.term, crc))
+    records += recovered_log(group).records
     records.append(HardState(group.group, group.incarnation, term, me, group.commit))
     records += (BatchRecord(batch) for batch in _sealed(group, remains, term, entries))
     return records
@@ -154,7 +151,9 @@ def _is_intact(group: RecoveredGroup) -> bool:
 
 def _last_index(group: RecoveredGroup) -> int:
     """A doubtful tail counts as absent here: who could tell is lost."""
-    return min((fault.index - 1 for fault in group.faults if fault.doubtful), default=group.last_index)
+    log = recovered_log(group)
+    start, (last, _) = log.compacted[0], log.last
+    return min([last, *(fault.index - 1 for fault in group.faults if fault.doubtful and fault.index > start)])
 
 
 async def _remains(storage: Storage, group: RecoveredGroup, state: MetaState, me: int) -> Remains:
@@ -165,14 +164,12 @@ async def _remains(storage: Storage, group: RecoveredGroup, state: MetaState, me
         and assignment.incarnation == group.incarnation
         and me in (*assignment.replicas, *assignment.settled)
     )
-    manifest = group.manifest
-    term, at = group.compacted.term, manifest.time if manifest is not None else 0
-    if intact and last > group.compacted.index:
+    (start, term), manifest = recovered_log(group).compacted, group.manifest
+    at = manifest.time if manifest is not None else 0
+    if intact and last > start:
         [batch] = await storage.read_batches(group.group, last, last, READ_BYTES)
         header = walk_batch(batch).header
         term, at = header.term, header.time
-    elif manifest is not None and manifest.index > last:
-        last, term = manifest.index, manifest.term
     membership = await _membership(storage, group, last) if intact else Membership(frozenset())
     return Remains(group.group, group.kind, group.name, membership, last, term, at, intact, wanted)
 

@@ -193,7 +193,9 @@ def _install(state: GroupState, snapshot: SnapshotInstalled, now: Now) -> list[E
         log.compact(to.index, to.term)
         state.memberships.settle(to.index, snapshot.membership)
     else:  # rule 7: the log is of another history, or too short
-        truncate_from = to.index if to.index <= log.last_index else None
+        # Said also where nothing is left to cut: a restart may find entries of the old history without those
+        # that showed that it is another one.
+        truncate_from = to.index
         log.reset(to.index, to.term, snapshot.time)
         state.memberships.reset(snapshot.membership)
     state.commit = max(state.commit, to.index)

@@ -392,11 +392,12 @@ RECOVERY = (
             ),
         ),
     ),
-    bug(
+    Bug(
         "a snapshot of another history leaves the log in its place",
-        "storage.index:LogIndex._compact",
-        "len(log.terms) if other else min(max(at + 1, 0), len(log.terms))",
-        "min(max(at + 1, 0), len(log.terms))",
+        (
+            Edit("actors.raft.roles:_install", "truncate_from = to.index", "truncate_from = None"),
+            Edit("storage.records:log_reset", "TruncateSuffix(group, incarnation, index),", ""),
+        ),
         within=2000,
     ),
     bug(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trimaran.storage.index import GroupLog, LogIndex
+from trimaran.storage.records import CompactPrefix, TruncateSuffix, log_reset
 from trimaran.storage.recovery import apply_item
-from trimaran.storage.segment import BATCH, LOST, REPAIR, TRUNCATE, Item
+from trimaran.storage.segment import BATCH, LOST, REPAIR, TRUNCATE, Item, encode_record
 
 few = st.integers(1, 3)
 batches = st.builds(
@@ -64,3 +65,65 @@ def test_both_ways_lead_to_the_same(items: list[Item]) -> None:
     assert {number: use.groups for number, use in short.uses.items()} == {
         number: use.groups for number, use in long.uses.items()
     }
+
+
+def replay(items: list[Item], first: int = 0) -> LogIndex:
+    """Each item is in a segment of its own; those before `first` are gone."""
+    index = LogIndex()
+    for number, item in enumerate(items[first:], first):
+        apply_fully(index, item, 1 + number, 100 * number)
+    return index
+
+
+def reset_to(index: int, term: int) -> list[Item]:
+    return [encode_record(record) for record in log_reset(1, 1, index, term, 9)]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Item]:
+    """What a replica writes: batches that follow or replace, cuts, snapshots of its own and of its leader."""
+    items: list[Item] = []
+    terms: dict[int, int] = {}
+    compacted, newest = 0, 1
+    for choice in draw(
+        st.lists(st.sampled_from(["append", "replace", "cut", "compact", "reset"]), max_size=8)
+    ):
+        last = max(terms, default=compacted)
+        newest += draw(st.integers(0, 1))
+        if choice in ("append", "replace"):
+            first = last + 1 if choice == "append" else draw(st.integers(compacted + 1, last + 1))
+            terms = {index: term for index, term in terms.items() if index < first}
+            for at in range(first, first + draw(st.integers(1, 5))):
+                items.append(Item(BATCH, 0, 1, 1, at, newest, bytes([0, 0, 0, 1]), 7))
+                terms[at] = newest
+        elif choice == "cut":
+            at = draw(st.integers(compacted + 1, last + 1))
+            items.append(encode_record(TruncateSuffix(1, 1, at)))
+            terms = {index: term for index, term in terms.items() if index < at}
+        elif choice == "compact" and last > compacted:
+            compacted = draw(st.integers(compacted + 1, last))
+            items.append(encode_record(CompactPrefix(1, 1, compacted, terms[compacted], 9)))
+            terms = {index: term for index, term in terms.items() if index > compacted}
+        elif choice == "reset":
+            compacted, newest = draw(st.integers(compacted + 1, last + 3)), newest + 1
+            items += reset_to(compacted, newest)
+            terms = {}
+    return items
+
+
+@settings(max_examples=500)
+@example([entry(1), entry(2), entry(3), *reset_to(2, 5)], 2)
+@given(histories(), st.integers(0, 50))
+def test_a_restart_finds_the_same_log_when_the_oldest_segments_are_gone(
+    items: list[Item], freed: int
+) -> None:
+    """Freed is what holds no live record, oldest first, down to what another group still needs: what it said
+    must not be needed by what stays."""
+    whole = replay(items)
+    if 1 not in whole.groups:
+        return
+    oldest = min((number for number, use in whole.uses.items() if use.groups), default=len(items) + 1)
+    rest = replay(items, min(freed, oldest - 1))
+    left, right = whole.groups[1], rest.groups.get(1, GroupLog(1, 1))
+    assert (right.prefix, list(right.terms)) == (left.prefix, list(left.terms))
+    assert right.first == left.first or not left.terms

@@ -17,6 +17,7 @@ from trimaran.storage import (
     RecordTooLarge,
     ThreadRunner,
     TruncateSuffix,
+    log_reset,
 )
 
 from .helpers import GROUP, INCARNATION, batch, create, names, opened, record, state, stored
@@ -99,11 +100,11 @@ async def test_a_compacted_prefix_is_gone_and_says_so() -> None:
         assert names(storage) == [(10, 2)]
 
 
-async def test_a_prefix_that_the_log_disagrees_with_replaces_all_of_it() -> None:
+async def test_a_log_of_another_history_is_replaced_by_a_snapshot() -> None:
     disk = MemoryDisk()
     async with opened(disk) as storage:
         storage.append([create(), *(record(index, term=1) for index in range(1, 6))])
-        storage.append([CompactPrefix(GROUP, INCARNATION, 3, 2, 0)])
+        storage.append(log_reset(GROUP, INCARNATION, 3, 2, 0))
         await storage.drain()
         assert names(storage) == []
     async with opened(disk) as storage:

@@ -38,6 +38,7 @@ from ..storage import (
     StorageFailed,
     StorageOptions,
     TruncateSuffix,
+    log_reset,
 )
 from ..storage.group_directory import group_directory
 from ..storage.index import EntryTable
@@ -84,8 +85,7 @@ class View:
                 kept = tuple(each for each in entries if each[0] < record.first_removed)
                 return View(self.term, self.vote, self.prefix, kept, True)
             case CompactPrefix():
-                held = dict(entries).get(record.index, record.term) == record.term
-                kept = tuple(each for each in entries if each[0] > record.index) if held else ()
+                kept = tuple(each for each in entries if each[0] > record.index)
                 return View(self.term, self.vote, record.index, kept, True)
         kept = tuple(each for each in entries if each[0] < index)
         return View(self.term, self.vote, self.prefix, (*kept, (index, term)), True)
@@ -193,7 +193,7 @@ class Recording:
         _, crc = await incoming.finish()
         self._durable = index
         self.last = index
-        await self.append(CompactPrefix(GROUP, INCARNATION, index, self.term, crc))
+        await self.append(*log_reset(GROUP, INCARNATION, index, self.term, crc))
 
     async def rest(self) -> None:
         """Long enough for the mark, spare segments, tables of contents and freed segments."""

@@ -13,7 +13,6 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ..actors.groups import LogEntry, holds, readable_entries
 from ..actors.peers.liveness import Liveness
 from ..actors.raft import effects as asks
 from ..actors.raft import follower, messages, roles
@@ -24,6 +23,7 @@ from ..actors.raft.membership import Membership
 from ..actors.raft.messages import Message, Now, PeerMessage
 from ..actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from ..actors.raft.state import NEVER, GroupState, Role
+from ..actors.replica.recovered_log import LogEntry, recovered_log
 from ..actors.replica.repair import Verdict, is_copy
 from ..actors.replica.user_machine import StateMachine, UserMachine
 from ..codec import Kind, crc32c, read_header, walk_batch
@@ -205,18 +205,13 @@ class Process:
         if manifest is not None:
             self.manifest_crc = manifest_crc(encode_manifest(manifest))
         index = manifest.index if manifest is not None else 0
-        compacted = (found.compacted.index, found.compacted.term)
-        entries = readable_entries(found)
-        require(len(entries) == len(found.entries), "recovery", self.id, "has names without terms")
-        if manifest is not None and not holds(compacted, entries, manifest):
-            # A snapshot was installed, and the record that resets the log behind it did not get here.
-            self.log.write_at_once(
-                [CompactPrefix(GROUP, INCARNATION, manifest.index, manifest.term, self.manifest_crc)]
-            )
-            compacted, entries = (manifest.index, manifest.term), []
+        recovered = recovered_log(found)
+        require(not recovered.forgetful, "recovery", self.id, "has entries without names")
+        if recovered.records:
+            self.log.write_at_once(recovered.records)
         changes = [
             (each, members)
-            for each, _, kind, _ in entries
+            for each, _, kind, _ in recovered.entries
             if kind == Kind.MEMBERSHIP and each > index
             if (members := self._members_at(each)) is not None
         ]
@@ -226,10 +221,10 @@ class Process:
             changes=changes,
             term=found.term,
             vote=found.vote,
-            compacted=compacted,
-            entries=entries,
+            compacted=recovered.compacted,
+            entries=recovered.entries,
             commit=max(found.commit, index),
-            last_time=self._last_time(found, entries),
+            last_time=self._last_time(found, recovered.entries),
             holes=[fault.index for fault in log.faults()],
         )
 
