@@ -35,6 +35,7 @@ from .records import (
     HardState,
     Record,
     TruncateSuffix,
+    log_reset,
 )
 from .recovery import Recovered, RecoveredGroup
 from .replay import TornTail
@@ -60,6 +61,7 @@ __all__ = [
     "HardState",
     "Record",
     "TruncateSuffix",
+    "log_reset",
     # recovery
     "Entry",
     "Fault",
