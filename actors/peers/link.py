@@ -18,7 +18,7 @@ import trio
 
 from ...codec.frame import MAX_ENVELOPE, Frame, FrameError, FrameReader, encode_frame
 from ...storage.turns import Order, Turn, Turns
-from .network import Network, TcpStream
+from .network import EagerStream, Network
 from .wire import FrameKind, Hello, decode_hello, encode_hello
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ class Link:
         self._flushing = False
         if self._sending or not self._queue:
             return
-        if isinstance(self._stream, TcpStream):
+        if isinstance(self._stream, EagerStream):
             parts, self._queue = self._queue, []
             for piece in parts if len(parts) == 1 else _gather(parts):
                 sent = 0 if self._queue else self._stream.send_some(piece)

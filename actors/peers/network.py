@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,7 +54,16 @@ async def _connect(address: str) -> trio.SocketStream:
         raise OSError(f"{address!r} can't be dialled: {error}") from error
 
 
-class TcpStream(trio.abc.HalfCloseableStream):
+class EagerStream(trio.abc.HalfCloseableStream):
+    """A stream that can be tried before it is waited for."""
+
+    @abstractmethod
+    def send_some(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as much as there is room for, without waiting; the number of bytes. A connection that is gone
+        takes nothing, and `send_all` says so."""
+
+
+class TcpStream(EagerStream):
     """A connected socket that is tried first, and waited for only when it must be.
 
     Trio's own stream gives way to other tasks at every call. Between nodes each call carries a whole batch,
@@ -78,8 +88,6 @@ class TcpStream(trio.abc.HalfCloseableStream):
                 raise self._gone() from error
 
     def send_some(self, data: bytes | bytearray | memoryview) -> int:
-        """Send as much as there is room for, without waiting; the number of bytes. A connection that is gone
-        takes nothing, and `send_all` says so."""
         try:
             return self._socket.send(data)
         except OSError:

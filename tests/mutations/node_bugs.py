@@ -145,6 +145,12 @@ ROUTES = (
             "            for reader in readers:",
         ),
     ),
+    bug(
+        "what a socket took in part is sent again from its beginning",
+        "actors.peers.link:Link._flush",
+        "self._queue.append(memoryview(piece)[sent:])",
+        "self._queue.append(piece)",
+    ),
     bugs(
         "what a broken connection had half sent goes on in the next",
         ("actors.peers.link:Link._up", "self._queue.clear()", "pass"),

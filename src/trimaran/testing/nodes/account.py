@@ -73,7 +73,7 @@ class Account:
     # --- all the while
 
     async def watch(self) -> None:
-        """Queues keep to their bounds, and nobody is busy with nothing, until cancelled."""
+        """Queues keep to their bounds, nobody is busy with nothing, frames are frames, until cancelled."""
         wakes: dict[Process, int] = {}
         while True:
             await trio.sleep(WATCH_SECONDS)
@@ -86,6 +86,10 @@ class Account:
                 for link, statistics in node.peers.statistics().items():
                     self._bound(f"{name}: link to {link}", statistics.queued_bytes, LINK_BYTES)
                 self._bound(f"{name}: storage", node.storage.statistics().queue_bytes, QUEUE_BYTES)
+                bad, unknown = node.peers.bad_frames, node.peers.unknown_frames
+                if bad or unknown:
+                    facts = f"{name} got {bad} that are none, {unknown} of unknown kinds"
+                    self._complain("frames arrive as they were made", facts)
 
     def _wakes(self) -> dict[Process, int]:
         processes = (machine.process for machine in self._machines.all.values())

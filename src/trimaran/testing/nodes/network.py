@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from ...actors.peers.network import Listener, Serve
+from ...actors.peers.network import EagerStream, Listener, Serve
 from ...actors.peers.peers import RAFT_KINDS
 from ...actors.units import split_address
 from ...codec.frame import FRAME_HEADER
@@ -32,6 +32,8 @@ SLOW_SECONDS: Final = 0.05
 REPLAY_SECONDS: Final = 10.0
 SPLIT_SHARE: Final = 0.05
 """Of arrivals come in two pieces, cut anywhere."""
+PARTIAL_SHARE: Final = 0.05
+"""Of writes that do not wait are taken in part only, as if there was no more room."""
 
 OnFrame = Callable[[str, str, int, bytes], None]
 """(from machine, to machine, kind, the frame): told of every frame that a node sends."""
@@ -47,7 +49,7 @@ class Way:
     waiting: list[Callable[[], None]] = field(default_factory=list)
 
 
-class _End(trio.abc.HalfCloseableStream):
+class _End(EagerStream):
     """One end of a connection: what it has got, and the way to the other end."""
 
     def __init__(self, network: SimulatedNetwork, host: Host, to: str) -> None:
@@ -74,9 +76,18 @@ class _End(trio.abc.HalfCloseableStream):
             self._room = trio.Event()
             await self._room.wait()
             self._check()
+        self._take_out(bytes(data))
+
+    def send_some(self, data: bytes | bytearray | memoryview) -> int:
+        gone = not self.is_open or self.host.is_cut
+        size = self._network.room_for(len(data), 0 if gone else WINDOW_BYTES - self._on_its_way)
+        self._take_out(bytes(data[:size]))
+        return size
+
+    def _take_out(self, data: bytes) -> None:
         # Only what leaves here fills the window: of the start of a frame that waits for its end, nobody could
         # take anything, and its sender would wait for room before it sent that end.
-        for kind, frame in self._frames.cut(bytes(data)):
+        for kind, frame in self._frames.cut(data):
             self._on_its_way += len(frame)
             self._network.send(self, kind, frame)
 
@@ -117,6 +128,8 @@ class _End(trio.abc.HalfCloseableStream):
         if not self._closed:
             self._closed = True
             self.host.ends.pop(self, None)
+            if not self._broken:
+                self._network.send_start(self, self._frames.rest)
             self._network.deliver_later(self, self.peer.end)
             self._wake()
 
@@ -169,11 +182,12 @@ class _Frames:
     """Finds the frames in what is sent, so that they can be told, dropped and doubled as such."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
+        """The start of a frame whose end is still to be sent."""
 
     def cut(self, data: bytes) -> list[tuple[int, bytes]]:
         """(kind, bytes) of each frame that is whole now."""
-        data, found, at = self._rest + data, [], 0
+        data, found, at = self.rest + data, [], 0
         while len(data) - at >= FRAME_HEADER.size:
             _, _, kind, envelope, attachment, _ = FRAME_HEADER.unpack_from(data, at)
             size = FRAME_HEADER.size + envelope + attachment
@@ -181,7 +195,7 @@ class _Frames:
                 break
             found.append((kind, data[at : at + size]))
             at += size
-        self._rest = data[at:]
+        self.rest = data[at:]
         return found
 
 
@@ -333,6 +347,17 @@ class SimulatedNetwork:
         else:
             self._push(end, frame)
 
+    def room_for(self, wanted: int, room: int) -> int:
+        """How many bytes are taken of a write that does not wait, where there is so much room."""
+        most = max(0, min(wanted, room))
+        return self._random.randrange(most) if most and self._random.random() < PARTIAL_SHARE else most
+
+    def send_start(self, end: _End, start: bytes) -> None:
+        """A process that ends has sent the start of a frame, and never sends its end."""
+        if start:
+            end.made_room(-len(start))
+            self._push(end, start)
+
     def deliver_later(self, end: _End, act: Callable[[], None]) -> None:
         """News of the connection itself travel behind what was sent."""
         way = self.way(end.host.name, end.to)
@@ -394,7 +419,7 @@ class SimulatedNetwork:
 
     def free(self) -> None:
         """Unblock all ways; they are not slow any more either."""
-        for way in self._ways.values():
+        for way in list(self._ways.values()):  # what arrives now may open another one
             way.blocks, way.slow = 0, False
             self._let_pass(way)
 
