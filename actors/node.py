@@ -8,7 +8,7 @@ files.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -23,11 +23,10 @@ from ..storage.turns import Turns
 from .api import ApiDesk, ApiRouter
 from .cluster.backup import Backups
 from .cluster.balancer import Balancer
-from .cluster.birth import Birth, Founding
+from .cluster.birth import Birth
 from .cluster.hosting import Hosting
-from .cluster.meta import MetaMachine, check_join
+from .cluster.member import Member
 from .cluster.meta_state import (
-    FENCED_REPORTS,
     META_GROUP,
     META_KIND,
     STREAM_KIND,
@@ -43,18 +42,17 @@ from .donor import Donor
 from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
 from .gathering import Gathering
-from .groups import Birth as GroupBirth
 from .groups import Groups
 from .options import BATCH_OVERHEAD, Options
 from .overview import Overview
 from .peers.network import Listener, TcpNetwork, TlsNetwork
 from .peers.peers import Peers
-from .peers.requests import Refusal, Requests
+from .peers.requests import Requests
 from .peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
 from .proposals import Proposals
 from .raft.checker import Checker, Violation
 from .raft.events import Event, EventHook
-from .raft.outcomes import Applied, Outcome, Reason
+from .raft.outcomes import Outcome, Reason
 from .raft.state import RaftOptions
 from .reads import Reads
 from .replica.group import Group, NotDone
@@ -63,7 +61,6 @@ from .replica.user_machine import StateMachine, UserMachine
 from .scrub import Scrub
 from .security import Security, load_security
 from .stream import commands
-from .stream.errors import ApiError
 from .stream.machine import StreamMachine
 from .units import join_address, split_address
 from .usage import Usage
@@ -77,13 +74,8 @@ STOP_SECONDS: Final = 2.0
 LAST_WORDS_SECONDS: Final = 0.4
 """For answers to those who wait, once the disk has failed. The process ends within a second."""
 DRAIN_SECONDS: Final = 0.5
-JOIN_SECONDS: Final = 5.0
 CALLED_SECONDS: Final = 1.0
 """For nodes that know this one, and that it forgot with its disk, to call it: links try twice a second."""
-DISMISS_SECONDS: Final = 0.5
-SAY_SECONDS: Final = 1.0
-REMOVED_SECONDS: Final = 3.0
-"""Above an election with the longest default timeouts: a living cluster has a leader by then."""
 
 MakeStateMachine = Callable[[], StateMachine]
 
@@ -149,12 +141,8 @@ class Node:
         self._turns = Turns()
         self._failure: StorageFailed | None = None
         self._failed = trio.Event()
-        self._told_removed = trio.Event()
         self._removed = False
-        self._contradicted = False
-        self._meta_machine: MetaMachine | None = None
         self._directory = StreamDirectory()
-        self._meta_changed = trio.Event()
         self._stopping = False
         self._load_security = security or partial(load_security, options)
         self._security = Security()
@@ -201,7 +189,7 @@ class Node:
             await nursery.start(self.groups.run)
             if self.birth.cluster and self.birth.founding is not None:
                 # Before anyone is greeted: the meta group's log knows who was removed.
-                await self._start_meta(self.birth.founding)
+                await self.member.start_meta(self.birth.founding)
             await nursery.start(self.peers.run, listener)
             await nursery.start(self.gateway.run)
             self.client_address = join_address(*self.gateway.address)
@@ -256,24 +244,7 @@ class Node:
         self._scope.cancel()
 
     async def _watch_removal(self) -> None:
-        """End this node once it is told that it was removed, and no leader says otherwise for a while.
-
-        Whoever was removed has no leader any more. One who has one is in a cluster that lives, and the teller
-        was made a cluster of its own.
-        """
-        while True:
-            await self._told_removed.wait()
-            if self._is_gone(self.me.node):
-                break  # its own log says so, too
-            with trio.move_on_after(REMOVED_SECONDS):
-                while self.groups.leadership(META_GROUP) is None:
-                    await self.groups.wait_leader_change()
-            if self.groups.leadership(META_GROUP) is None:
-                break
-            if not self._contradicted:
-                self._contradicted = True
-                logger.error("a node says that this one was removed, but its cluster is led and goes on")
-            self._told_removed = trio.Event()
+        await self.member.wait_removed()
         self._removed = True
         self._scope.cancel()
 
@@ -310,19 +281,31 @@ class Node:
         return await self._world.network.listen(self.options.peer_address)
 
     def _build(self, listener: Listener | None) -> None:
-        options, world = self.options, self._world
-        node = self.storage.recovered.node
+        """Every part of the tree, from the bottom up; then who is told what."""
+        options = self.options
         address = options.peer_advertise or _advertised(options.peer_address, listener)
-        self.me = NodeRecord(node.node_id, options.name, address)
+        self.me = NodeRecord(self.storage.recovered.node.node_id, options.name, address)
+        self._build_peers()
+        self._build_groups()
+        self._build_member()
+        self._build_streams()
+        self._build_keepers()
+        self._build_gateway()
+        self._build_views()
+        self._wire()
+
+    def _build_peers(self) -> None:
+        """Links, and questions to other nodes."""
+        options, world = self.options, self._world
         hello = Hello(
             version=self._speaks,
             oldest=OLDEST_PROTOCOL,
-            cluster=node.cluster_id,
+            cluster=self.storage.recovered.node.cluster_id,
             cluster_name=options.cluster_name,
-            node=node.node_id,
+            node=self.me.node,
             incarnation=self._draw_id(),
             name=options.name,
-            address=address,
+            address=self.me.address,
         )
         self.peers = Peers(
             hello,
@@ -337,8 +320,12 @@ class Node:
             admits_anybody=options.admit == "anybody",
         )
         self.requests = Requests(self.peers, self._draw_number())
+
+    def _build_groups(self) -> None:
+        """The groups of this node, and how one proposes to them and reads them."""
+        options, world = self.options, self._world
         self.groups = Groups(
-            node.node_id,
+            self.me.node,
             self.storage,
             self.peers,
             world.clock,
@@ -355,6 +342,20 @@ class Node:
         self.proposals = Proposals(self.groups, self.peers, self._draw_number())
         self.gathering = Gathering(self.proposals, self._turns)
         self.reads = Reads(self.groups, self.requests)
+
+    def _build_member(self) -> None:
+        """Its way into a cluster, and its part in it."""
+        options = self.options
+        self.member = Member(
+            self.me,
+            self._speaks,
+            options.admit == "anybody",
+            self.storage,
+            self.groups,
+            self.peers,
+            self.propose_meta,
+            self._directory.update,
+        )
         self.birth = Birth(
             self.me,
             frozenset(name for name, _ in options.peers),
@@ -362,19 +363,23 @@ class Node:
             self.requests,
             self.peers,
             self._draw_id,
-            self._take_in,
+            self.member.take_in,
             CALLED_SECONDS if options.admit == "anybody" else 0.0,
         )
+
+    def _build_streams(self) -> None:
+        """Delivery, direct gets, administration and backups."""
+        world = self._world
         self.usage = Usage(
             self.groups.hosted, self.groups.get, self.peers.up, self.requests, lambda: self._security.limits
         )
         self.gets = DirectGets(self.groups.get, self.reads.barrier)
         self.deliveries = Deliveries(
-            node.node_id,
+            self.me.node,
             self.peers,
             self.groups.leadership,
             self._directory.group_of,
-            self._replicas_of,
+            self.member.replicas_of,
             self.gets,
             world.clock,
             world.random,
@@ -385,15 +390,19 @@ class Node:
             self.proposals,
             self.deliveries,
             world.clock,
-            options.cluster_name,
+            self.options.cluster_name,
             self.peers,
             self.usage,
             lambda: self._security.limits,
         )
         self.api_router = ApiRouter(self.groups, self.requests, self, desk)
         self.desk = desk
-        self.backups = Backups(self.groups, self.storage, self, self._draw_id)
+        self.backups = Backups(self.groups, self.storage, self.member, self._draw_id)
         self.api_router.backups = self.backups
+
+    def _build_keepers(self) -> None:
+        """What makes this node's part of the cluster as meta says, and keeps it whole."""
+        world = self._world
         self.reconciler = Reconciler(
             world.clock,
             self.groups.led_by_me,
@@ -401,22 +410,26 @@ class Node:
             partial(self.reads.barrier, META_GROUP),
             self._configuration,
             _next_due,
-            self._report_members,
+            self.member.report_members,
         )
-        self.scrub = Scrub(self.storage, self.groups.hosted, world.clock, options.scrub_bytes)
+        self.scrub = Scrub(self.storage, self.groups.hosted, world.clock, self.options.scrub_bytes)
         self.hosting = Hosting(
-            node.node_id,
+            self.me.node,
             self.storage,
             self.groups,
             lambda: self.state,
-            lambda: self._meta_changed,
+            lambda: self.member.changed,
             lambda: self.reads.barrier(META_GROUP),
             self._has_machine,
             self.reconciler.wake,
         )
-        self.balancer = Balancer(node.node_id, self.groups.led_by_me, lambda: self.state, self.peers.is_up)
+        self.balancer = Balancer(self.me.node, self.groups.led_by_me, lambda: self.state, self.peers.is_up)
+
+    def _build_gateway(self) -> None:
+        """What clients talk to."""
+        options, security = self.options, self._security
         backend = NodeBackend(
-            node.node_id,
+            self.me.node,
             self._version,
             options,
             self._directory,
@@ -427,17 +440,20 @@ class Node:
             self.usage,
         )
         port = self._port or SocketPort(*split_address(options.listen))
-        security = self._security
         self.gateway = Gateway(
             backend,
             port,
-            world.random,
+            self._world.random,
             gateway_settings(options),
             security.access,
             security.tls,
             turns=self._turns,
         )
         self.deliveries.carrier = self.gets.carrier = self.gateway
+
+    def _build_views(self) -> None:
+        """What operators see."""
+        options, world = self.options, self._world
         self.overview = Overview(
             self.me,
             self._version,
@@ -454,7 +470,7 @@ class Node:
         self.vitals = Vitals(
             options,
             self._version,
-            node.node_id,
+            self.me.node,
             self.storage,
             self.groups,
             self.peers,
@@ -467,14 +483,13 @@ class Node:
             lambda: self.hosting.missing,
             self.overview,
         )
-        self._wire()
 
     def _wire(self) -> None:
         """Who is told what. In one place, so that the flow of events can be read."""
         peers, groups = self.peers, self.groups
-        peers.refuses = lambda remote: "its id was removed" if self._is_gone(remote.node) else None
-        peers.is_wanted = self._is_wanted
-        peers.on_removed = lambda reason: self._told_removed.set()
+        peers.refuses = lambda remote: "its id was removed" if self.member.is_gone(remote.node) else None
+        peers.is_wanted = self.member.is_wanted
+        peers.on_removed = lambda reason: self.member.told_removed()
         peers.handle(FrameKind.ASK, self.requests.on_ask)
         peers.handle(FrameKind.ANSWER, self.requests.on_answer)
         peers.handle(FrameKind.PROPOSE, self.proposals.on_propose)
@@ -490,10 +505,6 @@ class Node:
         groups.on_leader = self._on_leader
         groups.on_role_change = self.deliveries.on_role
         groups.on_closed = self.deliveries.on_closed
-
-    def _replicas_of(self, group: int) -> tuple[int, ...]:
-        assignment = self.state.groups.get(group)
-        return assignment.replicas if assignment is not None else ()
 
     def _on_leader(self, group: int) -> None:
         self.proposals.on_leader(group)
@@ -522,166 +533,36 @@ class Node:
 
     async def _join_cluster(self) -> None:
         """Find or found the cluster, then run the meta group and every group that belongs here."""
-        founding = await self.birth.run()
-        self.peers.me = replace(self.peers.me, cluster=founding.cluster)
-        for record in founding.founders:
-            self.peers.learn(record.name, record.address)
-        if self.groups.get(META_GROUP) is None:
-            await self._start_meta(founding)
+        await self.member.enter(await self.birth.run())
         await self.hosting.resume_all()
         self.ready.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.reconciler.run)
-            nursery.start_soon(self._dismiss_removed)
-            nursery.start_soon(self._say_what_is_spoken)
+            nursery.start_soon(self.member.run)
             nursery.start_soon(self.backups.run)
             nursery.start_soon(self.balancer.run)
             nursery.start_soon(self.scrub.run)
-            nursery.start_soon(self._follow_members)
             await self.hosting.run()
-
-    async def _dismiss_removed(self) -> None:
-        """End the connections of removed nodes. Level-triggered: a commit of the meta log wakes nobody.
-
-        Also of one that only dialled: it restarted just before, and links to it are refused by now. While its
-        own connections stand it is never told, and campaigns in groups that go on without it.
-        """
-        while True:
-            for node in filter(self._is_gone, self.peers.connected()):
-                self.peers.dismiss(node)
-            await trio.sleep(DISMISS_SECONDS)
-
-    async def _say_what_is_spoken(self) -> None:
-        """Have meta record which protocol this node speaks, once it was upgraded (DESIGN 10)."""
-        while True:
-            changed, state = self._meta_changed, self.state
-            if self.me.node in state.nodes and state.versions.get(self.me.node) != self._speaks:
-                await self.propose_meta({"op": "speaks", "node": self.me.node, "version": self._speaks})
-                with trio.move_on_after(SAY_SECONDS):
-                    await changed.wait()
-            else:
-                await changed.wait()
-
-    def _is_gone(self, node: int) -> bool:
-        """Removed, and not a member in the meta group's own log any more: until then its vote may be needed.
-
-        Whoever was removed before that log ever had it is in no membership, but in what meta says.
-        """
-        meta = self.groups.get(META_GROUP)
-        if meta is None:
-            return False
-        membership = meta.state.membership
-        said = node in self.state.removed and node not in membership.members
-        return said or node in membership.removed
-
-    def _is_wanted(self, name: str) -> bool:
-        """Whether the cluster has, or awaits, a node of this name. As long as this node is no member, or the
-        meta group's log counts on somebody whom meta lists no more, it may be anybody."""
-        meta, state = self.groups.get(META_GROUP), self.state
-        if meta is None or self.me.node not in state.nodes:
-            return True
-        listed = state.node_named(name) is not None or name in state.invited
-        return listed or not meta.state.membership.members <= state.nodes.keys()
-
-    async def _start_meta(self, founding: Founding) -> None:
-        self._founding = founding
-        voters = tuple(record.node for record in founding.founders)
-        recovered = self.storage.recovered.groups.get(META_GROUP)
-        if recovered is not None and recovered.incarnation == founding.cluster:
-            await self.groups.resume(recovered, voters)
-        else:  # `Birth` has just made its record durable
-            birth = GroupBirth(META_GROUP, founding.cluster, META_KIND, META_KIND, voters, founding.pack())
-            await self.groups.start_new(birth, campaign=self.me.node == min(voters))
-
-    async def _follow_members(self) -> None:
-        """Dial whom meta lists or invites."""
-        while True:
-            changed, state = self._meta_changed, self.state
-            members = [(each.name, each.address) for each in state.nodes.values()]
-            invited = [(each.name, each.address) for each in state.invited.values()]
-            for name, address in members + invited:
-                self.peers.learn(name, address)
-            await changed.wait()
 
     def _has_machine(self, kind: str) -> bool:
         return kind == STREAM_KIND or kind in self._machines
 
     def _make_machine(self, kind: str, name: str, files: GroupFiles) -> Machine:
         if kind == META_KIND:
-            self._meta_machine = MetaMachine(self._founding.founders, self._on_meta, self._speaks)
-            return self._meta_machine
+            return self.member.make_machine()
         if kind == STREAM_KIND:
             return StreamMachine(
                 files, name, block_bytes=self.options.block_bytes, level=lambda: self.state.level
             )
         return UserMachine(kind, self._machines[kind]())
 
-    def _on_meta(self) -> None:
-        """Desired state changed: publishers see it at once, the rest follows in its own task."""
-        oldest = max(OLDEST_PROTOCOL, self.state.level)
-        if self.peers.me.oldest != oldest:  # whoever speaks less is too late to come back
-            self.peers.me = replace(self.peers.me, oldest=oldest)
-        self._directory.update(self.state)
-        self._meta_changed.set()
-        self._meta_changed = trio.Event()
-
-    @property
-    def node_id(self) -> int:
-        return self.me.node
-
     async def propose_meta(self, command: Mapping[str, object]) -> Outcome:
+        """Have the meta group apply a command."""
         return await self.desk.propose_meta(command)
-
-    async def start_restored(self, group: int) -> None:
-        """Return once a restored group serves. Meta's change of mind has it started, like any other."""
-        while self.groups.leadership(group) is None:
-            await self.groups.wait_leader_change()
 
     async def meta_change(self) -> None:
         """Wait for the next change of desired state."""
-        await self._meta_changed.wait()
-
-    async def _report_members(self, assignment: Assignment, members: frozenset[int], commit: int) -> None:
-        """Tell meta whom a group's log counts on as of `commit`, so that it knows who can be done without."""
-        command: dict[str, object] = {
-            "op": "settled",
-            "group": assignment.group,
-            "incarnation": assignment.incarnation,
-            "members": sorted(members),
-        }
-        if self.state.level >= FENCED_REPORTS:
-            command["commit"] = commit
-        await self.desk.propose_meta(command)
-
-    async def _take_in(self, record: NodeRecord) -> Iterable[NodeRecord]:
-        """Another node asks to become a member (see `Birth`). A name belongs to its bearer while that
-        lives."""
-        bearer = self.peers.linked().get(record.name)
-        if bearer not in (None, record.node):
-            raise Refusal(f"node {record.name} is alive under id {bearer:016x}")
-        if self.options.admit == "anybody":
-            await self._invite(record)
-        try:
-            # It asks ten times a second until somebody invites it: only what may succeed goes into the log.
-            check_join(self.state, record.node, record.name)
-        except ApiError as refusal:
-            raise Refusal(str(refusal)) from refusal
-        command = {"op": "join", "node": record.node, "name": record.name, "address": record.address}
-        with trio.fail_after(JOIN_SECONDS):
-            outcome = await self.desk.propose_meta(command)
-        if not isinstance(outcome, Applied):
-            raise Refusal(outcome.reason.value)
-        if isinstance(outcome.result, dict) and "error" in outcome.result:
-            raise Refusal(str(outcome.result["error"]["description"]))
-        return list(self.state.nodes.values())
-
-    async def _invite(self, record: NodeRecord) -> None:
-        """Whoever asks is welcome. Once: it asks again until this node has seen its invitation."""
-        state = self.state
-        if record.node in state.removed or record.name in state.invited or state.node_named(record.name):
-            return
-        with trio.fail_after(JOIN_SECONDS):
-            await self.desk.propose_meta({"op": "invite", "name": record.name, "address": record.address})
+        await self.member.changed.wait()
 
     def _configuration(self, group: Group, assignment: Assignment) -> Chunk | None:
         """The configuration that a stream's own log still lacks."""
@@ -695,7 +576,7 @@ class Node:
     @property
     def state(self) -> MetaState:
         """The meta state this node has applied; empty until it belongs to a cluster."""
-        return self._meta_machine.state if self._meta_machine is not None else MetaState()
+        return self.member.state
 
 
 def _next_due(group: Group) -> int | None:

@@ -180,10 +180,12 @@ async def test_the_cluster_tells_who_belongs_to_it(autojump_clock: MockClock) ->
 async def test_who_was_removed_before_the_log_had_it_is_gone_as_well(autojump_clock: MockClock) -> None:
     async with open_memory_cluster("a", "b") as cluster:
         node, early = cluster["a"], 0xDEAD
-        assert not node._is_gone(early)
+        assert not node.member.is_gone(early)
         node.state.removed |= {early, cluster["b"].me.node}
-        assert node._is_gone(early), "nobody would ever tell it"
-        assert not node._is_gone(cluster["b"].me.node), "it is still a member, and its vote may be needed"
+        assert node.member.is_gone(early), "nobody would ever tell it"
+        assert not node.member.is_gone(cluster["b"].me.node), (
+            "it is still a member, and its vote may be needed"
+        )
 
 
 async def test_a_removed_node_that_nobody_reaches_is_told_when_it_dials(autojump_clock: MockClock) -> None:
@@ -203,10 +205,10 @@ async def test_a_removed_node_that_nobody_reaches_is_told_when_it_dials(autojump
 async def test_the_name_of_a_removed_node_is_dialled_seldom(autojump_clock: MockClock) -> None:
     """It is in the options of the others, perhaps for years."""
     async with open_memory_cluster("a", "b", "c", "d") as cluster:
-        assert all(cluster["a"]._is_wanted(name) for name in "bcd")
+        assert all(cluster["a"].member.is_wanted(name) for name in "bcd")
         await cluster.crash("d")
         assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
-        await until(lambda: not any(cluster[name]._is_wanted("d") for name in "abc"))
+        await until(lambda: not any(cluster[name].member.is_wanted("d") for name in "abc"))
         await ask(cluster, "a", API + "ADD", name="d", address="d:1")
-        await until(lambda: all(cluster[name]._is_wanted("d") for name in "abc"))
-        assert cluster["a"]._is_wanted("b")
+        await until(lambda: all(cluster[name].member.is_wanted("d") for name in "abc"))
+        assert cluster["a"].member.is_wanted("b")
