@@ -248,8 +248,24 @@ class _SocketWire:
             return None
         except OSError:
             return 0
-        if self._tls is not None and self._tls.pending():
-            self._port.again(self)  # decrypted already, so the socket will not report it
+        return size if self._tls is None or not size else self._receive_records(into, size)
+
+    def _receive_records(self, into: memoryview, size: int) -> int:
+        """Read on behind `size` bytes: TLS gives one record at a time, and asyncio makes one of each publish.
+
+        A pass for each of them would answer them one by one.
+        """
+        try:
+            while size < len(into) and (more := self._socket.recv_into(into[size:])):
+                size += more
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return size
+        except ssl.SSLWantWriteError:
+            self._write_soon()
+            return size
+        except OSError:
+            pass  # the next read tells
+        self._port.again(self)  # what is decrypted already, or its end, the socket will not report
         return size
 
     def _shake(self) -> bool:
