@@ -85,6 +85,11 @@ class ApiRouter:
             logger.info("no answer to %s: %s", subject, describe(error))
             return None
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many JetStream requests this node answered, and how many of them with an error."""
+        return self._api.total, self._api.errors
+
     async def stream_info(self, name: str, version: int) -> dict[str, object] | None:
         """STREAM.INFO by the stream's leader, once it has applied configuration `version`."""
         stream = self._meta.state.named("stream", name)
@@ -326,6 +331,10 @@ class ApiDesk:
     def machine(self, group: int) -> StreamMachine | None:
         hosted = self._groups.get(group)
         return hosted.machine if hosted is not None and isinstance(hosted.machine, StreamMachine) else None
+
+    def serving(self, group: int) -> StreamDelivery | None:
+        """What serves the stream's consumers here right now."""
+        return self._deliveries.serving(group)
 
     async def delivery(self, group: int) -> StreamDelivery | None:
         return await self._deliveries.leading(group)

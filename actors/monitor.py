@@ -9,7 +9,8 @@
     GET /jsz       the streams; ?streams=true: each with configuration and state, ?consumers=true: theirs too
     GET /connz     clients; ?offset=, ?limit= (1024), ?subs=true
     GET /routez    links to the other nodes
-    GET /subsz     how many subscriptions there are
+    GET /subsz     how many subscriptions there are; ?subs=true: which, ?offset=, ?limit=
+    GET /accountz  the accounts; ?acc=NAME: one of them
     GET /metrics   all of it as Prometheus wants it
 
 It reads what its node already knows and awaits nothing but its own sockets, so nobody can slow a node
@@ -28,6 +29,7 @@ from urllib.parse import parse_qs
 import h11
 import trio
 
+from .jsz import MAIN_ACCOUNT, META_NAME, SYSTEM_ACCOUNT, Asked
 from .metrics import CONTENT_TYPE
 from .units import join_address, split_address
 
@@ -95,7 +97,7 @@ class Monitored(Protocol):
     def raftz(self) -> Iterator[tuple[str, Json]]:
         """(name, state) of each group on this node. Others run between one and the next."""
 
-    def jsz(self, *, streams: bool = False, consumers: bool = False) -> Json:
+    def jsz(self, asked: Asked) -> Json:
         """Streams, messages and bytes of this node, if wanted in detail."""
 
     def connz(self, offset: int, limit: int, *, subscriptions: bool) -> Json:
@@ -104,8 +106,11 @@ class Monitored(Protocol):
     def routez(self) -> Json:
         """Links to other nodes."""
 
-    def subsz(self) -> Json:
+    def subsz(self, offset: int, limit: int, *, subscriptions: bool) -> Json:
         """Subscriptions of this node's clients."""
+
+    def accountz(self, account: str) -> Json:
+        """The accounts; one of them in detail, if it is named."""
 
     def metrics(self) -> Iterator[str]:
         """The text of /metrics, in pieces."""
@@ -138,7 +143,8 @@ class Monitor:
             "/jsz": lambda query: Answer(200, JSON, self._jsz(query)),
             "/connz": lambda query: Answer(200, JSON, self._connz(query)),
             "/routez": lambda query: Answer(200, JSON, whole(monitored.routez())),
-            "/subsz": lambda query: Answer(200, JSON, whole(monitored.subsz())),
+            "/subsz": lambda query: Answer(200, JSON, self._subsz(query)),
+            "/accountz": lambda query: Answer(200, JSON, self._accountz(query)),
             "/statusz": lambda query: Answer(200, JSON, whole(monitored.statusz())),
             "/metrics": lambda query: Answer(200, CONTENT_TYPE, monitored.metrics()),
         }
@@ -196,25 +202,44 @@ class Monitor:
     def _jsz(self, query: str) -> Pieces:
         asked = parse_qs(query)
         consumers = _is_asked(asked, "consumers")
-        streams = consumers or _is_asked(asked, "streams") or _is_asked(asked, "accounts")
-        return whole(self._monitored.jsz(streams=streams, consumers=consumers))
+        streams = consumers or _is_asked(asked, "streams")
+        accounts = streams or _is_asked(asked, "accounts") or "acc" in asked
+        return whole(self._monitored.jsz(Asked(accounts, streams, consumers, _is_asked(asked, "config"))))
 
     def _connz(self, query: str) -> Pieces:
         asked = parse_qs(query)
         offset, limit = _count(asked, "offset", 0), _count(asked, "limit", CONNECTIONS_SHOWN)
         return whole(self._monitored.connz(offset, limit, subscriptions=_is_asked(asked, "subs")))
 
+    def _subsz(self, query: str) -> Pieces:
+        asked = parse_qs(query)
+        offset, limit = _count(asked, "offset", 0), _count(asked, "limit", CONNECTIONS_SHOWN)
+        return whole(self._monitored.subsz(offset, limit, subscriptions=_is_asked(asked, "subs")))
+
+    def _accountz(self, query: str) -> Pieces:
+        return whole(self._monitored.accountz(parse_qs(query).get("acc", [""])[0]))
+
     def _raftz(self, query: str) -> Pieces:
         """account -> group name -> state; a group on each line, as there may be thousands."""
-        wanted = parse_qs(query).get("group")
-        separator = '{"$G": {\n'
+        asked = parse_qs(query)
+        wanted, account = asked.get("group"), asked.get("acc", [""])[0]
+        meta = ""
+        separator = f'{{"{MAIN_ACCOUNT}": {{\n'
         for name, state in self._monitored.raftz():
-            if wanted is None or name in wanted:
-                yield f"{separator}{json.dumps(name)}: {json.dumps(state, default=str)}"
+            owner = SYSTEM_ACCOUNT if name == META_NAME else MAIN_ACCOUNT
+            line = ""
+            if account in ("", owner) and (wanted is None or name in wanted):
+                line = f"{json.dumps(name)}: {json.dumps(state, default=str)}"
+            if owner == SYSTEM_ACCOUNT:
+                meta = line
+                yield ""
+            elif line:
+                yield separator + line
                 separator = ",\n"
             else:
                 yield ""
-        yield "\n}}\n" if separator == ",\n" else f"{separator}}}}}\n"
+        yield "\n}" if separator == ",\n" else f"{separator}}}"
+        yield f', "{SYSTEM_ACCOUNT}": {{\n{meta}\n}}}}\n' if meta else "}\n"
 
 
 def _is_asked(asked: Mapping[str, Sequence[str]], name: str) -> bool:

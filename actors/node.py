@@ -43,6 +43,7 @@ from .gateway.gateway import Gateway, Settings
 from .gateway.port import Port, SocketPort
 from .gathering import Gathering
 from .groups import Groups
+from .jsz import JetStreamPage
 from .options import BATCH_OVERHEAD, Options
 from .overview import Overview
 from .peers.network import Listener, TcpNetwork, TlsNetwork
@@ -482,6 +483,15 @@ class Node:
             self.ready.is_set,
             lambda: self.hosting.missing,
             self.overview,
+            JetStreamPage(
+                options,
+                self.me.node,
+                self.groups,
+                lambda: self.state,
+                self.desk,
+                self.api_router,
+                self.storage.pinned,
+            ),
         )
 
     def _wire(self) -> None:

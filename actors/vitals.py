@@ -10,8 +10,10 @@ from ..codec import IMPLEMENTATION
 from ..storage.actor import Storage
 from ..storage.histogram import BATCH_BOUNDS, SECONDS_BOUNDS, Histogram
 from .cluster.meta_state import META_GROUP, META_KIND, MetaState
+from .gateway.client import PINGS_MAX
 from .gateway.gateway import Gateway
 from .groups import Groups
+from .jsz import MAIN_ACCOUNT, META_NAME, SYSTEM_ACCOUNT, Asked, JetStreamPage
 from .metrics import Family, exposition, of_histogram
 from .options import Options
 from .overview import Overview, most_memory
@@ -21,8 +23,8 @@ from .replica.group import Group
 from .replica.group_statistics import GroupStatistics
 from .scrub import Scrub
 from .stream.consumer import Consumer
+from .stream.durations import show_duration
 from .stream.machine import StreamMachine
-from .stream.views import state_json
 from .units import split_address
 from .world import Clock
 
@@ -41,6 +43,9 @@ VARZ_METRICS: Final = (
     ("mem", "gauge", "Most memory this process has had, in bytes"),
 )
 STATISTICS: Final = tuple(field.name for field in fields(GroupStatistics))
+STATES: Final = {"leader": "LEADER", "follower": "FOLLOWER", "candidate": "CANDIDATE", "learner": "OBSERVER"}
+"""What the reference calls a replica's roles."""
+NOTHING_MORE: Final = Asked()
 CATCH_UP_SECONDS: Final = 1.0
 """A replica is healthy while what it has applied is at most this far behind what it knows to be committed."""
 
@@ -64,6 +69,7 @@ class Vitals:
         ready: Callable[[], bool],
         missing: Callable[[], Sequence[str]],
         overview: Overview,
+        jetstream: JetStreamPage,
     ) -> None:
         self._options = options
         self._version = version
@@ -79,6 +85,7 @@ class Vitals:
         self._ready = ready
         self._missing = missing
         self._overview = overview
+        self._jetstream = jetstream
         self._started = clock.wall()
         self._began = clock.monotonic()
         self._behind: dict[int, tuple[int, float]] = {}
@@ -144,7 +151,9 @@ class Vitals:
             "max_pending": options.max_pending,
             "start": rfc3339(self._started),
             "now": rfc3339(self._clock.wall()),
+            "uptime": show_uptime(self._clock.monotonic() - self._began),
             "uptime_seconds": round(self._clock.monotonic() - self._began, 3),
+            "cpu": round(100 * time.process_time() / max(1e-3, self._clock.monotonic() - self._began), 1),
             "cpu_seconds": round(time.process_time(), 3),
             "connections": gateway.connections,
             "total_connections": gateway.total_connections,
@@ -153,15 +162,37 @@ class Vitals:
             "out_msgs": gateway.out_messages,
             "in_bytes": gateway.in_bytes,
             "out_bytes": gateway.out_bytes,
+            "in_client_msgs": gateway.in_messages,
+            "out_client_msgs": gateway.out_messages,
+            "in_client_bytes": gateway.in_bytes,
+            "out_client_bytes": gateway.out_bytes,
             "slow_consumers": gateway.slow_consumers,
-            "cluster": {"name": options.cluster_name},
-            "jetstream": {"config": {"store_dir": str(options.data), "sync_interval": "always"}},
+            "slow_consumer_stats": _by_kind(gateway.slow_consumers),
+            "stale_connections": gateway.stale_connections,
+            "stale_connection_stats": _by_kind(gateway.stale_connections),
+            "connect_urls": self._gateway.urls(),
+            "cluster": self._cluster(),
+            "system_account": SYSTEM_ACCOUNT,
+            "jetstream": {
+                "config": self._jetstream.config(),
+                "stats": self._jetstream.stats(),
+                "meta": self._jetstream.meta_cluster(),
+                "limits": {},
+            },
             "auth_timeout": options.auth_timeout_ms / 1000,
             "ping_interval": options.ping_interval_ms * 1_000_000,
+            "ping_max": PINGS_MAX,
+            "gomaxprocs": 1,
+            "remotes": len(self._peers.linked()),
+            "leafnodes": 0,
+            "config_load_time": rfc3339(self._started),
             "cores": os.cpu_count() or 1,
             "mem": most_memory(),
             "routes": sum(link.up for link in self._peers.statistics().values()),
+            "http_host": split_address(options.http)[0] if options.http else "",
             "http_port": split_address(options.http)[1] if options.http else 0,
+            "http_base_path": "",
+            "https_port": 0,
             "gateway": asdict(gateway),
             "wal": {**asdict(storage), "syncs": storage.writes, "full": str(self._storage.full or "")},
             "scrub": asdict(self._scrub.statistics),
@@ -172,13 +203,26 @@ class Vitals:
             "unknown_group_messages": self._groups.unknown_messages,
         }
 
+    def _cluster(self) -> Json:
+        """Where the other nodes are reached."""
+        host, port = split_address(self._peers.me.address) if self._peers.me.address else ("", 0)
+        urls = [record.address for record in self._meta().nodes.values() if record.node != self._node]
+        return {
+            "name": self._options.cluster_name,
+            "addr": host,
+            "cluster_port": port,
+            "urls": urls,
+            "pool_size": 1,
+        }
+
     def raftz(self) -> Iterator[tuple[str, Json]]:
         names = {node: record.name for node, record in self._meta().nodes.items()}
         pinned = self._storage.pinned()
         for group in list(self._groups.hosted()):
-            yield _label(group), self._raft(group, names) | {"pinned_bytes": pinned.get(group.number, 0)}
+            kept = pinned.get(group.number, 0)
+            yield _label(group), self._raft(group, names, kept) | {"pinned_bytes": kept}
 
-    def _raft(self, group: Group, names: Mapping[int, str]) -> dict[str, object]:
+    def _raft(self, group: Group, names: Mapping[int, str], pinned: int) -> dict[str, object]:
         state, statistics = group.state, group.statistics()
         peers: dict[str, object] = {}
         if state.leading is not None:
@@ -188,11 +232,28 @@ class Vitals:
                     "name": names.get(node, ""),
                     "state": progress.state.value,
                     "last_replicated_index": progress.match,
+                    "known": node in names,
+                    "last_seen": show_duration(max(0, int((now - progress.last_contact) * 1e9))),
                     "last_seen_seconds": round(now - progress.last_contact, 3),
                 }
         return {
             **{name: getattr(statistics, name) for name in STATISTICS},
             "id": f"{state.node:016x}",
+            "state": STATES.get(statistics.role, statistics.role.upper()),
+            "size": len(state.membership.members),
+            "committed": state.commit,
+            "ever_had_leader": state.term > 0,
+            "voted_for": f"{state.vote:016x}" if state.vote else "",
+            "pterm": state.log.last.term,
+            "pindex": state.log.last_index,
+            "system_account": True,
+            "traffic_account": SYSTEM_ACCOUNT,
+            "wal": {
+                "messages": state.log.last_index - state.log.first_index + 1,
+                "first_seq": state.log.first_index,
+                "last_seq": state.log.last_index,
+                "bytes": pinned,
+            },
             "leader": names.get(state.leader, f"{state.leader:016x}" if state.leader else ""),
             "quorum_needed": state.membership.quorum(),
             "snapshots_taken": group.snapshots.taken,
@@ -203,47 +264,11 @@ class Vitals:
             "peers": peers,
         }
 
-    def jsz(self, *, streams: bool = False, consumers: bool = False) -> Json:
-        """Streams on this node; `consumers` counts those of the streams it leads."""
-        found: list[Json] = []
-        of_leader = 0
-        messages = size = 0
-        for group in self._groups.hosted():
-            if isinstance(group.machine, StreamMachine):
-                state = group.machine.info()
-                messages += state.messages
-                size += state.bytes
-                of_leader += state.consumers if group.leads else 0
-                found.append(
-                    {
-                        "name": group.name,
-                        "messages": state.messages,
-                        "bytes": state.bytes,
-                        "first_seq": state.first_seq,
-                        "last_seq": state.last_seq,
-                        "leader": group.leads,
-                    }
-                    | (_detail(group.machine, consumers=consumers) if streams else {})
-                )
-        return {
-            "server_id": f"{self._node:016X}",
-            "now": rfc3339(self._clock.wall()),
-            "streams": len(found),
-            "consumers": of_leader,
-            "messages": messages,
-            "bytes": size,
-            "meta_cluster": self._meta_cluster(),
-            "stream_details": found,
-        }
-
-    def _meta_cluster(self) -> Json:
-        meta = self._groups.get(META_GROUP)
-        names = {node: record.name for node, record in self._meta().nodes.items()}
-        leader = names.get(meta.state.leader, "") if meta is not None else ""
-        return {"name": self._options.cluster_name, "cluster_size": len(names), "leader": leader}
+    def jsz(self, asked: Asked = NOTHING_MORE) -> Json:
+        return self._jetstream.page(asked)
 
     def connz(self, offset: int, limit: int, *, subscriptions: bool) -> Json:
-        connections = self._gateway.connz(offset, limit, subscriptions=subscriptions)
+        connections = self._gateway.connz(offset, limit, self._clock.wall(), subscriptions=subscriptions)
         return {
             "server_id": f"{self._node:016X}",
             "now": rfc3339(self._clock.wall()),
@@ -256,20 +281,71 @@ class Vitals:
 
     def routez(self) -> Json:
         links = self._peers.statistics()
-        routes = [{"remote_name": name, **asdict(link)} for name, link in sorted(links.items())]
+        linked = self._peers.linked()
+        routes = [
+            {
+                "rid": number,
+                "remote_id": f"{linked[name]:016X}" if name in linked else "",
+                "remote_name": name,
+                "did_solicit": True,
+                "is_configured": name in dict(self._options.peers),
+                "pending_size": link.queued_bytes,
+                "out_msgs": link.sent_frames,
+                "out_bytes": link.sent_bytes,
+                "compression": "off",
+                **asdict(link),
+            }
+            for number, (name, link) in enumerate(sorted(links.items()), 1)
+        ]
         return {
             "server_id": f"{self._node:016X}",
+            "server_name": self._options.name,
             "now": rfc3339(self._clock.wall()),
             "num_routes": sum(link.up for link in links.values()),
             "routes": routes,
         }
 
-    def subsz(self) -> Json:
-        return {
+    def subsz(self, offset: int, limit: int, *, subscriptions: bool) -> Json:
+        count = self._gateway.statistics().subscriptions
+        shown: dict[str, object] = {
             "server_id": f"{self._node:016X}",
             "now": rfc3339(self._clock.wall()),
-            "num_subscriptions": self._gateway.statistics().subscriptions,
+            "num_subscriptions": count,
+            "total": count,
+            "offset": offset,
+            "limit": limit,
         }
+        if subscriptions:
+            shown["subscriptions_list"] = self._gateway.subsz(offset, limit)
+        return shown
+
+    def accountz(self, account: str) -> Json:
+        clients: dict[str, list[int]] = {MAIN_ACCOUNT: []}
+        for name in self._gateway.account_names():
+            clients[name] = []
+        for client in self._gateway.clients():
+            name = client.account.name.decode() or MAIN_ACCOUNT
+            clients.setdefault(name, []).append(len(client.subscriptions))
+        shown: dict[str, object] = {
+            "server_id": f"{self._node:016X}",
+            "now": rfc3339(self._clock.wall()),
+            "system_account": SYSTEM_ACCOUNT,
+        }
+        if not account:
+            return shown | {"accounts": list(clients)}
+        if account in clients:
+            shown["account_detail"] = {
+                "account_name": account,
+                "name_tag": account,
+                "update_time": rfc3339(self._started),
+                "expired": False,
+                "complete": True,
+                "jetstream_enabled": account == MAIN_ACCOUNT and self._options.jetstream == "on",
+                "leafnode_connections": 0,
+                "client_connections": len(clients[account]),
+                "subscriptions": sum(clients[account]),
+            }
+        return shown
 
     def statusz(self) -> Json:
         return self._overview.statusz()
@@ -336,25 +412,6 @@ class Vitals:
         yield peer_lag
 
 
-def _detail(machine: StreamMachine, *, consumers: bool) -> dict[str, object]:
-    """A stream's configuration and state, as its information shows them."""
-    config = machine.config.to_json() if machine.config is not None else {}
-    shown: dict[str, object] = {"config": config, "state": state_json(machine.info())}
-    if consumers:
-        shown["consumer_detail"] = [
-            {
-                "stream_name": machine.name,
-                "name": each.name,
-                "config": each.config.to_json(),
-                "delivered": {"consumer_seq": each.delivered.consumer, "stream_seq": each.delivered.stream},
-                "ack_floor": {"consumer_seq": each.floor.consumer, "stream_seq": each.floor.stream},
-                "num_ack_pending": len(each.pending),
-            }
-            for each in machine.consumers
-        ]
-    return shown
-
-
 STREAM_METRICS: Final = (
     ("total_messages", "messages", "Messages of the stream"),
     ("total_bytes", "bytes", "Bytes of the stream"),
@@ -397,8 +454,22 @@ def _stream_families(groups: Sequence[Group]) -> Iterator[Family]:
         yield family
 
 
+def _by_kind(clients: int) -> Json:
+    """A count of the clients' connections beside those of kinds that are not there."""
+    return {"clients": clients, "routes": 0, "gateways": 0, "leafs": 0}
+
+
+def show_uptime(seconds: float) -> str:
+    """As the reference shows it: `1d2h3m4s`, from the largest unit that is there."""
+    shown, rest = "", int(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        count, rest = divmod(rest, size)
+        shown += f"{count}{unit}" if count or shown else ""
+    return f"{shown}{rest}s"
+
+
 def _label(group: Group) -> str:
-    return "_meta_" if group.machine.kind == META_KIND else group.name
+    return META_NAME if group.machine.kind == META_KIND else group.name
 
 
 def rfc3339(ns: int) -> str:

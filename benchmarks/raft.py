@@ -41,7 +41,8 @@ Raft = dict[str, dict[str, object]]
 
 async def groups_of(node: NodeProcess) -> Raft:
     """Every group on a node, as its monitor shows it."""
-    return cast(Raft, cast(dict[str, object], await node.ask("/raftz"))["$G"])
+    accounts = cast(dict[str, Raft], await node.ask("/raftz"))
+    return {name: state for groups in accounts.values() for name, state in groups.items()}
 
 
 def cpu_seconds(node: NodeProcess) -> float:

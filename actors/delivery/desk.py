@@ -183,6 +183,13 @@ class Deliveries:
         await running[0].ready.wait()
         return None if running[0].ended else running[0]
 
+    def serving(self, group: int) -> StreamDelivery | None:
+        """The same without waiting: None also while it begins."""
+        running = self._running.get(group)
+        if running is None or running[0].ended or not running[0].ready.is_set():
+            return None
+        return running[0]
+
     def listeners_changed(self) -> None:
         """Somebody subscribed or left, here or on another node."""
         for delivery, _ in self._running.values():

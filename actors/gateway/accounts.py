@@ -57,6 +57,10 @@ class Accounts:
         if new:
             self.routes.ask_again()
 
+    def names(self) -> list[str]:
+        """Those besides the main one."""
+        return [name.decode() for name in self._accounts if name != MAIN]
+
     def of(self, name: str) -> Account:
         """The account of this name, which is expected."""
         return self._accounts[name.encode()]

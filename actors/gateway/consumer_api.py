@@ -37,6 +37,7 @@ __all__ = [
     "ConsumerApi",
     "ConsumerHost",
     "ConsumerQuestion",
+    "consumer_json",
     "read_body",
     "read_question",
 ]
@@ -262,29 +263,37 @@ class ConsumerApi:
         return page, names[offset : offset + limit]
 
     def _info(self, led: LedConsumer) -> dict[str, object]:
-        consumer, config = led.consumer, led.consumer.config
-        echo = config.to_json()
-        if not config.durable_name and not config.name:
-            echo.pop("name", None)
-        shown: dict[str, object] = {
-            "stream_name": self._host.assignment.name,
-            "name": consumer.name,
-            "created": rfc3339(consumer.created),
-            "config": echo,
-            "delivered": _position(consumer.delivered),
-            "ack_floor": _position(consumer.floor),
-            "num_ack_pending": len(consumer.pending),
-            "num_redelivered": sum(each.count > 1 for each in consumer.pending.values()),
-            "num_waiting": len(led.waiting),
-            "num_pending": led.num_pending(),
-            "cluster": dict(self._host.cluster),
-        }
-        if led.bound:
-            shown["push_bound"] = True
-        remaining = config.paused_until - self._host.wall
-        if remaining > 0:
-            shown |= {"paused": True, "pause_remaining": remaining}
-        return shown | {"ts": rfc3339(self._host.wall)}
+        host = self._host
+        return consumer_json(led, host.assignment.name, host.cluster, host.wall)
+
+
+def consumer_json(
+    led: LedConsumer, stream: str, cluster: Mapping[str, object], wall: int
+) -> dict[str, object]:
+    """A consumer's information, as of a moment (ns since 1970)."""
+    consumer, config = led.consumer, led.consumer.config
+    echo = config.to_json()
+    if not config.durable_name and not config.name:
+        echo.pop("name", None)
+    shown: dict[str, object] = {
+        "stream_name": stream,
+        "name": consumer.name,
+        "created": rfc3339(consumer.created),
+        "config": echo,
+        "delivered": _position(consumer.delivered),
+        "ack_floor": _position(consumer.floor),
+        "num_ack_pending": len(consumer.pending),
+        "num_redelivered": sum(each.count > 1 for each in consumer.pending.values()),
+        "num_waiting": len(led.waiting),
+        "num_pending": led.num_pending(),
+        "cluster": dict(cluster),
+    }
+    if led.bound:
+        shown["push_bound"] = True
+    remaining = config.paused_until - wall
+    if remaining > 0:
+        shown |= {"paused": True, "pause_remaining": remaining}
+    return shown | {"ts": rfc3339(wall)}
 
 
 def _position(position: Position) -> dict[str, object]:

@@ -21,6 +21,7 @@ import trio
 from ...codec import make_chunk
 from ...codec.protocol import encode_publish
 from ...storage.turns import Order, Turn, Turns
+from ..stream.views import rfc3339
 from .access import Access, Candidate, User
 from .accounts import Account, Accounts
 from .client import Client, Settings
@@ -216,11 +217,36 @@ class Gateway:
             **counted,
         )
 
-    def connz(self, offset: int, limit: int, *, subscriptions: bool) -> list[dict[str, object]]:
-        """The connections as /connz shows them, oldest first."""
+    def connz(self, offset: int, limit: int, wall: int, *, subscriptions: bool) -> list[dict[str, object]]:
+        """The connections as /connz shows them, oldest first. `wall`: now, in ns since 1970."""
         now = trio.current_time()
         chosen = list(itertools.islice(self._clients.values(), offset, offset + limit))
-        return [_shown(client, now, subscriptions=subscriptions) for client in chosen]
+        return [_shown(client, now, wall, subscriptions=subscriptions) for client in chosen]
+
+    def urls(self) -> list[str]:
+        """Where clients may connect, as INFO names it."""
+        others, own = self.routes.addresses(), self._advertised()
+        return [own, *others] if own and not self._closing else others
+
+    def account_names(self) -> list[str]:
+        """Those besides the main one."""
+        return self.accounts.names()
+
+    def subsz(self, offset: int, limit: int) -> list[dict[str, object]]:
+        """Subscriptions as /subsz lists them, the oldest clients' first."""
+        found = (
+            {
+                "account": client.account.name.decode() or "$G",
+                "subject": each.subject.decode(errors="replace"),
+                **({"qgroup": each.queue.decode(errors="replace")} if each.queue else {}),
+                "sid": each.sid.decode(errors="replace"),
+                "msgs": each.delivered,
+                "cid": client.number,
+            }
+            for client in self._clients.values()
+            for each in client.subscriptions.values()
+        )
+        return list(itertools.islice(found, offset, offset + limit))
 
     def clients(self) -> list[Client]:
         """The connections, for /connz; to be read, not changed."""
@@ -342,10 +368,8 @@ class Gateway:
             if self._tls.verifies:
                 fields["tls_verify"] = True
         # Alone it names nobody: the client knows an address that works, and its own may look different there.
-        others = self.routes.addresses()
-        own = self._advertised()
-        if others:
-            fields["connect_urls"] = [own, *others] if own and not self._closing else others
+        if self.routes.addresses():
+            fields["connect_urls"] = self.urls()
         if self._closing:
             fields["ldm"] = True
         return b"INFO %b \r\n" % json.dumps(fields, separators=(",", ":")).encode()
@@ -531,13 +555,16 @@ class Gateway:
                 client.write(self.info(client))
 
 
-def _shown(client: Client, now: float, *, subscriptions: bool) -> dict[str, object]:
+def _shown(client: Client, now: float, wall: int, *, subscriptions: bool) -> dict[str, object]:
     """One connection in the field names of the reference."""
     shown: dict[str, object] = {
         "cid": client.number,
         "kind": "Client",
         "type": "nats",
         "ip": client.wire.address,
+        "port": client.wire.port,
+        "start": rfc3339(wall - int((now - client.since) * 1e9)),
+        "uptime": f"{int(now - client.since)}s",
         "uptime_seconds": round(now - client.since, 3),
         "pending_bytes": client.wire.pending,
         "in_msgs": client.in_messages,

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..stream.machine import StoredMessage, StreamMachine
     from .backend import ApiHost, ClusterInfo, StreamAssignment
 
-__all__ = ["JetStreamApi", "Target", "api_target"]
+__all__ = ["FEATURE_LEVEL", "JetStreamApi", "Target", "api_target", "cluster_json"]
 
 PREFIX: Final = "$JS.API."
 TYPE_PREFIX: Final = "io.nats.jetstream.api.v1."
@@ -214,7 +214,7 @@ class JetStreamApi:
             delivery,
             len(self._host.node_names()),
             functools.partial(self._command, assignment),
-            _cluster(self._host.cluster_of(assignment.group)),
+            cluster_json(self._host.cluster_of(assignment.group)),
             self._wall(),
             self._host.limits,
         )
@@ -368,7 +368,7 @@ class JetStreamApi:
             "config": config,
             "created": rfc3339(assignment.created),
             "state": state_json(state, subjects=subjects, deleted=deleted),
-            "cluster": _cluster(self._host.cluster_of(assignment.group)),
+            "cluster": cluster_json(self._host.cluster_of(assignment.group)),
             "ts": rfc3339(self._wall()),
         }
 
@@ -462,7 +462,8 @@ def _applied(outcome: Outcome) -> object:
             raise UNKNOWN.fresh()
 
 
-def _cluster(info: ClusterInfo) -> dict[str, object]:
+def cluster_json(info: ClusterInfo) -> dict[str, object]:
+    """The `cluster` object of a stream's or a consumer's information."""
     cluster: dict[str, object] = {"name": info.name}
     if info.leader is not None:
         cluster["leader"] = info.leader

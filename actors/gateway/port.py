@@ -40,6 +40,10 @@ class Wire(Protocol):
         """Host the client connects from, for INFO and log lines."""
 
     @property
+    def port(self) -> int:
+        """And its port there."""
+
+    @property
     def pending(self) -> int:
         """Bytes written that the client has not taken yet."""
 
@@ -194,7 +198,7 @@ else:
 class _SocketWire:
     """A client's socket, never blocking."""
 
-    def __init__(self, port: SocketPort, sock: socket.socket, address: str) -> None:
+    def __init__(self, port: SocketPort, sock: socket.socket, address: tuple[str, int]) -> None:
         self._port = port
         self._socket = sock
         self._address = address
@@ -211,7 +215,11 @@ class _SocketWire:
 
     @property
     def address(self) -> str:
-        return self._address
+        return self._address[0]
+
+    @property
+    def port(self) -> int:
+        return self._address[1]
 
     @property
     def pending(self) -> int:
@@ -490,7 +498,7 @@ class SocketPort:
                 continue  # this one client went away before it was accepted
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire = _SocketWire(self, sock, str(address[0]))
+            wire = _SocketWire(self, sock, (str(address[0]), int(address[1])))
             self._wires[wire.fd] = wire
             self.poller.watch(wire.fd, read=True, write=False)
             ready.accepted.append(wire)
@@ -539,6 +547,10 @@ class _MemoryWire:
     @property
     def address(self) -> str:
         return "memory"
+
+    @property
+    def port(self) -> int:
+        return 0
 
     @property
     def securing(self) -> bool:

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import open_memory_cluster, until
 from tests.actors.nats_client import MemoryClient
+from trimaran.actors.jsz import Asked
 
 
 def plain(page: Mapping[str, object]) -> dict[str, Any]:
@@ -64,11 +65,17 @@ async def test_pages_of_connections_streams_and_links(autojump_clock: MockClock)
         [connection] = plain(vitals.connz(0, 10, subscriptions=True))["connections"]
         assert "here.>" in connection["subscriptions_list"] and connection["in_msgs"] == 3
         assert vitals.connz(1, 10, subscriptions=False)["connections"] == []
-        assert plain(vitals.subsz())["num_subscriptions"] == connection["subscriptions"]
+        subsz = plain(vitals.subsz(0, 10, subscriptions=True))
+        assert subsz["num_subscriptions"] == connection["subscriptions"] == len(subsz["subscriptions_list"])
+        assert {each["subject"] for each in subsz["subscriptions_list"]} >= {"here.>"}
+        assert plain(vitals.accountz(""))["accounts"] == ["$G"]
+        assert plain(vitals.accountz("$G"))["account_detail"]["client_connections"] == 1
         assert vitals.routez()["num_routes"] == 2
-        pages = [plain(cluster[name].vitals.jsz(streams=True, consumers=True)) for name in "abc"]
+        pages = [plain(cluster[name].vitals.jsz(Asked(True, True, True, True))) for name in "abc"]
         assert sorted(page["consumers"] for page in pages) == [0, 0, 1]
         for page in pages:
-            [stream] = page["stream_details"]
+            [account] = page["account_details"]
+            [stream] = account["stream_detail"]
             assert stream["config"]["name"] == "S" and stream["state"]["messages"] == 1
-            assert stream["consumer_detail"][0]["name"] == "c"
+            led = page["streams_leader"] == 1
+            assert [each["name"] for each in stream["consumer_detail"]] == (["c"] if led else [])

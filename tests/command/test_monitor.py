@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from trimaran.actors.jsz import Asked
 from trimaran.actors.metrics import exposition, of_histogram
 from trimaran.actors.monitor import MAX_CONNECTIONS, MAX_REQUEST_BYTES, PIECES, REQUEST_SECONDS, Monitor
 from trimaran.storage.histogram import Histogram
@@ -32,8 +33,8 @@ class Node:
         for number in range(self.groups):
             yield f"S{number}", {"role": "leader", "term": number}
 
-    def jsz(self, *, streams: bool = False, consumers: bool = False) -> dict[str, object]:
-        return {"streams": 0, "asked": [streams, consumers]}
+    def jsz(self, asked: Asked) -> dict[str, object]:
+        return {"streams": 0, "asked": [asked.accounts, asked.streams, asked.consumers, asked.config]}
 
     def connz(self, offset: int, limit: int, *, subscriptions: bool) -> dict[str, object]:
         return {"asked": [offset, limit, subscriptions]}
@@ -41,8 +42,11 @@ class Node:
     def routez(self) -> dict[str, object]:
         return {"num_routes": 0}
 
-    def subsz(self) -> dict[str, object]:
-        return {"num_subscriptions": 0}
+    def subsz(self, offset: int, limit: int, *, subscriptions: bool) -> dict[str, object]:
+        return {"asked": [offset, limit, subscriptions]}
+
+    def accountz(self, account: str) -> dict[str, object]:
+        return {"asked": [account]}
 
     def statusz(self) -> dict[str, object]:
         return {"nodes": []}
@@ -224,9 +228,14 @@ async def test_real_socket_reports_its_address_and_answers(nursery: trio.Nursery
 @pytest.mark.parametrize(
     ("target", "asked"),
     [
-        ("/jsz", [False, False]),
-        ("/jsz?streams=true", [True, False]),
-        ("/jsz?consumers=1", [True, True]),
+        ("/jsz", [False, False, False, False]),
+        ("/jsz?accounts=true", [True, False, False, False]),
+        ("/jsz?acc=$G&config=1", [True, False, False, True]),
+        ("/jsz?streams=true", [True, True, False, False]),
+        ("/jsz?consumers=1", [True, True, True, False]),
+        ("/subsz?offset=5&limit=7&subs=1", [5, 7, True]),
+        ("/accountz", [""]),
+        ("/accountz?acc=$G", ["$G"]),
         ("/connz", [0, 1024, False]),
         ("/connz?offset=5&limit=7&subs=true", [5, 7, True]),
         ("/connz?offset=-5&limit=x&subs=0", [0, 1024, False]),

@@ -74,6 +74,13 @@ class WireClient:
         self._socket.sendall(f"UNSUB {number}\r\n".encode())
         return replies
 
+    def listen(self, subject: str) -> None:
+        """Subscribe and stay so; returns once the server knows."""
+        self._numbers += 1
+        self._socket.sendall(f"SUB {subject} {self._numbers}\r\nPING\r\n".encode())
+        while self._file.readline() != b"PONG\r\n":
+            pass
+
     def api(self, subject: str, body: object = None) -> object:
         """The JSON answer of a `$JS.API.` request, or the headers of what came in its place."""
         payload = b"" if body is None else json.dumps(body).encode()
