@@ -566,6 +566,11 @@ class Node:
             )
         return UserMachine(kind, self._machines[kind]())
 
+    @property
+    def node_id(self) -> int:
+        """This node's id, drawn when its directory was made."""
+        return self.me.node
+
     async def propose_meta(self, command: Mapping[str, object]) -> Outcome:
         """Have the meta group apply a command."""
         return await self.desk.propose_meta(command)
