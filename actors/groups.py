@@ -30,11 +30,12 @@ from .raft import messages
 from .raft.events import EventHook
 from .raft.log import EntryId
 from .raft.membership import Membership
-from .raft.messages import Now, PeerMessage
+from .raft.messages import PeerMessage
 from .raft.state import GroupState, RaftOptions, Role
 from .replica.group import Group
 from .replica.machine import Machine
 from .replica.mender import Asks
+from .replica.pass_time import PassTime
 from .replica.recovered_log import LogEntry, recovered_log
 from .replica.repair import Repair
 from .replica.snapshots import Snapshots
@@ -122,7 +123,7 @@ class Groups:
         self.on_closed: Callable[[int], None] = lambda group: None
         self._storage = storage
         self._peers = peers
-        self._clock = clock
+        self._time = PassTime(clock, turns)
         self._random = rng
         self._options = options
         self._snapshot_log_bytes = snapshot_log_bytes
@@ -216,7 +217,7 @@ class Groups:
             node=self.me,
             options=self._options_of(birth.group),
             randomness=self._random,
-            now=self._now(),
+            now=self._time.now(),
             settled=Membership.of(birth.voters),
         )
         group = await self._run(state, birth.kind, birth.name, None)
@@ -251,7 +252,7 @@ class Groups:
             node=self.me,
             options=self._options_of(recovered.group),
             randomness=self._random,
-            now=self._now(),
+            now=self._time.now(),
             settled=Membership.decode(manifest.members) if manifest is not None else Membership.of(voters),
             changes=changes,
             term=recovered.term,
@@ -351,7 +352,7 @@ class Groups:
             machine,
             files,
             self._storage,
-            self._clock,
+            self._time,
             self._alarms,
             self._turns,
             self,
@@ -406,9 +407,6 @@ class Groups:
         if group != META_GROUP:
             return self._options
         return replace(self._options, eager_commit=True, uses_reserve=True)
-
-    def _now(self) -> Now:
-        return Now(self._clock.monotonic(), self._clock.wall())
 
     # --- GroupEvents -----------------------------------------------------------------------------------
 

@@ -47,9 +47,10 @@ class Mailbox(Generic[Message]):
 
     def take(self) -> list[Message]:
         """Everything there is: watermarks first, then messages in order."""
-        taken = [*self._marks.values(), *self._queue]
-        self._marks.clear()
-        self._queue.clear()
+        taken, self._queue = self._queue, []
+        if self._marks:
+            taken = [*self._marks.values(), *taken]
+            self._marks.clear()
         return taken
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Final, cast
 
-from ...codec import CodecError, split_batches
+from ...codec import CodecError, read_header, split_batches
 from ...codec.frame import Frame, FrameError, encode_frame
 from ..raft.messages import (
     Append,
@@ -253,8 +253,13 @@ def _append_replies(sender: int, frame: Frame) -> Iterator[AppendReply]:
 
 
 def _batches(attachment: memoryview) -> tuple[bytes, ...]:
+    batches = bytes(attachment)
+    if not batches:
+        return ()
     try:
-        return tuple(bytes(batch) for batch in split_batches(attachment))
+        if read_header(batches).length == len(batches):  # one, as in most appends
+            return (batches,)
+        return tuple(bytes(batch) for batch in split_batches(batches))
     except CodecError as error:
         raise FrameError(f"append carries no batches: {error}") from error
 

@@ -66,12 +66,12 @@ WAITING_COST = 128
 
 def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
     match message:
-        case Propose() | ProposeTick() | ProposeSnapshot() | ProposeMembership():
-            return on_proposal(state, message, now)
         case AppendReply():
             return on_append_reply(state, message, now)
         case Synced():
             return commit_and_seal(state, now)
+        case Propose() | ProposeTick() | ProposeSnapshot() | ProposeMembership():
+            return on_proposal(state, message, now)
         case BeatReply():
             return on_beat_reply(state, message, now)
         case Tick():
@@ -254,8 +254,12 @@ def seal(
     kept.sealed_bytes += len(batch)
     effects: list[Effect] = [Sealed(index, state.term, tokens)] if tokens else []
     effects.append(state.persist(now, batches=(batch,)))
+    alone = (batch,)
     for peer, progress in kept.progress.items():
-        effects += feed(state, peer, progress)
+        if progress.next == index and progress.streams():  # it lacks nothing but this
+            effects.append(append(state, peer, progress, alone))
+        else:
+            effects += feed(state, peer, progress)
     return effects
 
 
@@ -266,6 +270,8 @@ def feed(state: GroupState, peer: int, progress: Progress) -> list[Effect]:
     """Send what this follower lacks, as far as its window allows."""
     log = state.log
     effects: list[Effect] = []
+    if progress.next > log.last_index and progress.state is ProgressState.PIPELINE:
+        return effects
     while progress.may_send():
         if progress.next < log.first_index:
             progress.become_snapshot()

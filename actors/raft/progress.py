@@ -140,6 +140,10 @@ class Progress:
             return not self.paused
         return len(self.in_flight) < WINDOW_MESSAGES and self.in_flight_bytes < WINDOW_BYTES
 
+    def streams(self) -> bool:
+        """Whether appends follow each other, and another one may go now."""
+        return self.state is ProgressState.PIPELINE and self.may_send()
+
     def sent(self, last_index: int, size: int) -> None:
         """An append up to `last_index` left. A probe does not move `next`: it may be refused."""
         if self.state is ProgressState.PROBE:

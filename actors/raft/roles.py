@@ -74,16 +74,20 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
     if type(message) is AppliedTo:
         _on_applied(state, message.index)
         return []
-    before = (state.role, state.term, state.leader)
-    readable = state.readable_to
+    role, term, leader_id = state.role, state.term, state.leader
+    damaged = state.unrestored or bool(
+        state.log.holes
+    )  # most replicas never are, and a step is to cost little
+    readable = state.readable_to if damaged else NEVER
     if state.ended is not None:
         effects = follower.refuse(state, message, state.ended)
     elif isinstance(message, PeerMessage):
         effects = _from_peer(state, message, now)
     else:
         effects = _from_here(state, message, now)
-    effects += healing.follow(state, readable, now)
-    if before != (state.role, state.term, state.leader):
+    if damaged or state.unrestored or state.log.holes:
+        effects += healing.follow(state, readable, now)
+    if state.role is not role or state.term != term or state.leader != leader_id:
         effects.append(RoleChanged(state.role, state.term, state.leader))
     return effects
 
@@ -96,15 +100,14 @@ def _on_applied(state: GroupState, index: int) -> None:
 
 def obey(state: GroupState, message: Message, now: Now) -> list[Effect]:
     """The rules of the role that this replica has now."""
-    match state.role:
-        case Role.FOLLOWER:
-            return follower.step(state, message, now)
-        case Role.LEADER:
-            return leader.step(state, message, now)
-        case Role.LEARNER:
-            return learner.step(state, message, now)
-        case _:
-            return candidate.step(state, message, now)
+    role = state.role
+    if role is Role.FOLLOWER:
+        return follower.step(state, message, now)
+    if role is Role.LEADER:
+        return leader.step(state, message, now)
+    if role is Role.LEARNER:
+        return learner.step(state, message, now)
+    return candidate.step(state, message, now)
 
 
 # --- the term, once for all roles ---------------------------------------------------------------------------
@@ -112,21 +115,22 @@ def obey(state: GroupState, message: Message, now: Now) -> list[Effect]:
 
 def _from_peer(state: GroupState, message: PeerMessage, now: Now) -> list[Effect]:
     """Raft 5.1: a newer term makes anyone a follower, an older one is refused; then the role's own rules."""
-    if (message.group, message.incarnation) != (state.group, state.incarnation):
+    if message.group != state.group or message.incarnation != state.incarnation:
         return []
+    if message.term == state.term:
+        return obey(state, message, now)
     effects: list[Effect] = []
     if message.term < state.term:
         return follower.answer_stale(state, message, now)
     if message.term > state.term + FARTHEST_TERM:
         return [Dropped(message.sender, f"term {message.term} is out of this world, here it is {state.term}")]
-    if message.term > state.term:
-        if isinstance(message, RequestVote) and message.pre:
-            pass  # a question about a term that does not exist yet (thesis 9.6)
-        elif _does_not_count(state, message, now):
-            return []
-        else:
-            heard_leader = message.sender if isinstance(message, Append | Beat) else 0
-            effects = become_follower(state, now, term=message.term, leader_id=heard_leader)
+    if isinstance(message, RequestVote) and message.pre:
+        pass  # a question about a term that does not exist yet (thesis 9.6)
+    elif _does_not_count(state, message, now):
+        return []
+    else:
+        heard_leader = message.sender if isinstance(message, Append | Beat) else 0
+        effects = become_follower(state, now, term=message.term, leader_id=heard_leader)
     return effects + obey(state, message, now)
 
 

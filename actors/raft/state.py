@@ -443,7 +443,8 @@ class GroupState:
 
     def mark_synced(self, number: int) -> None:
         """Every Persist up to `number` is on the disk."""
-        alone = self.membership.members == {self.node}
+        members = self.memberships.current
+        alone = len(members.voters) == 1 and not members.learners and self.node in members.voters
         kept = self.options.log_cache_bytes
         self.log.cache_limit = min(LONE_CACHE_BYTES, kept) if alone else kept
         while self.unsynced and self.unsynced[0].number <= number:

@@ -32,11 +32,11 @@ from ..raft.membership import Change
 from ..raft.messages import Message, Now, PeerMessage
 from ..raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from ..raft.state import GroupState, Role
-from ..world import Clock
 from .applier import Applier, MachineFailed
 from .divergence import announcement
 from .group_statistics import GroupStatistics, ranges
 from .machine import Machine, Results, StateUnusable
+from .pass_time import PassTime
 from .repair import Repair
 from .snapshots import Snapshots
 
@@ -77,7 +77,7 @@ class Group:
         machine: Machine,
         files: GroupFiles,
         storage: Storage,
-        clock: Clock,
+        time: PassTime,
         alarms: Alarms,
         turns: Turns,
         events: GroupEvents,
@@ -98,7 +98,7 @@ class Group:
         self.snapshots = snapshots
         self.repair = repair
         self._storage = storage
-        self._clock = clock
+        self._time = time
         self._events = events
         self.listen = listen
         """Hears every event; None costs nothing."""
@@ -108,6 +108,8 @@ class Group:
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Done] = {}
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
+        self._applied = 0
+        """The last batch that was applied here."""
         self._batches = self._entries = self._dropped = 0
         self.batch_sizes = Histogram(BATCH_BOUNDS)
         """Entries of each applied batch."""
@@ -207,7 +209,7 @@ class Group:
 
     def wall(self) -> int:
         """The node's clock, ns since 1970."""
-        return self._clock.wall()
+        return self._time.wall()
 
     def announce_hash(self) -> None:
         """The leader takes a snapshot: the others compare their rolling hashes with its own. Nobody waits."""
@@ -381,7 +383,9 @@ class Group:
 
     def _work(self) -> None:
         """A turn: what is in the mailbox, and a tick if one is due."""
-        now = self._now()
+        now = self._time.now()
+        if self._applied > self.state.applied:  # no rule waits for it, so it waits for a turn
+            roles.step(self.state, messages.AppliedTo(self._applied), now)
         for message in self._mailbox.take():
             self._step(message, now)
         if now.monotonic >= self.state.deadline:
@@ -396,9 +400,6 @@ class Group:
         excused = late and self._excused_since != heard
         self._excused_since = heard if excused else None
         return excused
-
-    def _now(self) -> Now:
-        return Now(self._clock.monotonic(), self._clock.wall())
 
     def _step(self, message: Message, now: Now) -> None:
         effects = roles.step(self.state, message, now)
@@ -510,6 +511,7 @@ class Group:
         self.tell(f"fetched {fetch.peer}", messages.Fetched(fetch.peer, fetch.first, tuple(batches), failed))
 
     def _on_applied(self, index: int, size: int, results: Results) -> None:
+        self._applied = index
         self._batches += 1
         if self.listen is not None:
             replica = replica_of(self.state)
@@ -519,10 +521,9 @@ class Group:
         self._entries += entries
         self.batch_sizes.observe(entries)
         if index in self._sealed:
-            self.commit_seconds.observe((self._clock.wall() - self.applier.applied_time) / 1e9)
+            self.commit_seconds.observe((self._time.wall() - self.applier.applied_time) / 1e9)
         for token, start, count in self._sealed.pop(index, ()):
             self._resolve(token, Applied(index, results[start * width : (start + count) * width]))
-        self._mailbox.mark("applied", messages.AppliedTo(index), wake=False)  # no rule waits for it
         self.snapshots.on_applied(size)
         self._progress()
 
@@ -556,7 +557,7 @@ class Group:
         self._closed = True
         try:
             ended = messages.StorageFailed() if self._storage.failed is not None else messages.Close()
-            self._step(ended, self._now())
+            self._step(ended, self._time.now())
         except AssertionError as broken:  # it has stopped for this, and said so
             logger.debug("group %s: %s", self.name, broken)
         waiting, self._waiting = self._waiting, {}

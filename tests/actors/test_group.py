@@ -17,6 +17,7 @@ from trimaran.actors.raft.membership import Membership
 from trimaran.actors.raft.messages import Append, Now, PeerMessage
 from trimaran.actors.raft.state import GroupState, RaftOptions
 from trimaran.actors.replica.group import Group, NotDone
+from trimaran.actors.replica.pass_time import PassTime
 from trimaran.actors.replica.repair import Repair
 from trimaran.actors.replica.snapshots import Snapshots
 from trimaran.actors.replica.user_machine import UserMachine
@@ -103,7 +104,7 @@ async def running(
             made,
             files,
             storage,
-            VirtualClock(),
+            PassTime(VirtualClock(), turns),
             Alarms(turns.through),
             turns,
             Around(),
