@@ -149,3 +149,23 @@ async def test_a_pass_that_fails_gives_the_turns_all_the_same() -> None:
             turns.through(arrival)
         assert notes == ["actor"]
         nursery.cancel_scope.cancel()
+
+
+async def test_what_many_give_to_an_earlier_actor_waits_for_all_of_them() -> None:
+    turns, notes = Turns(), list[str]()
+    link = Actor(turns, notes, "link", Order.SEND)
+    appliers = [Actor(turns, notes, f"applier {number}", Order.APPLY) for number in (1, 2)]
+    for applier in appliers:
+        applier.act = link.turn.due
+
+    def arrival() -> None:
+        for actor in (*appliers, link):
+            actor.turn.due()
+
+    async with trio.open_nursery() as nursery:
+        for actor in (*appliers, link):
+            nursery.start_soon(actor.turn.run)
+        await wait_all_tasks_blocked()
+        turns.through(arrival)
+        assert notes == ["link", "applier 1", "applier 2", "link"]
+        nursery.cancel_scope.cancel()
