@@ -12,6 +12,7 @@ from itertools import count
 
 from .hunting import Caught, hunt
 from .node_bugs import NODE_BUGS, WITHIN
+from .node_unforeseen import NODE_UNFORESEEN
 from .plant import Bug
 
 FIRST = 70_000
@@ -27,7 +28,8 @@ def row(bug: Bug, caught: Caught | None) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     logging.disable(logging.CRITICAL)
-    bugs = [bug for bug in NODE_BUGS if not arguments or any(part in bug.name for part in arguments)]
+    known = (*NODE_BUGS, *NODE_UNFORESEEN)
+    bugs = [bug for bug in known if not arguments or any(part in bug.name for part in arguments)]
     rows = ["| bug | property that caught it | seeds | CPU seconds |", "|---|---|---|---|"]
     for bug in bugs:
         caught = hunt(bug, count(FIRST), CPU_SECONDS)

@@ -6,6 +6,7 @@ import pytest
 
 from .hunting import hunt
 from .node_bugs import NODE_BUGS
+from .node_unforeseen import NODE_UNFORESEEN
 from .plant import Bug
 
 QUICK = {
@@ -15,7 +16,7 @@ QUICK = {
 """Seeds that caught a bug within seconds."""
 
 
-@pytest.mark.parametrize("bug", NODE_BUGS, ids=[bug.slug for bug in NODE_BUGS])
+@pytest.mark.parametrize("bug", (*NODE_BUGS, *NODE_UNFORESEEN), ids=lambda bug: bug.slug)
 def test_a_bug_still_fits_the_product(bug: Bug) -> None:
     with bug.planted():
         pass

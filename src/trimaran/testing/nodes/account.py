@@ -86,10 +86,22 @@ class Account:
                 for link, statistics in node.peers.statistics().items():
                     self._bound(f"{name}: link to {link}", statistics.queued_bytes, LINK_BYTES)
                 self._bound(f"{name}: storage", node.storage.statistics().queue_bytes, QUEUE_BYTES)
+                self._nothing_is_damaged(name, node)
                 bad, unknown = node.peers.bad_frames, node.peers.unknown_frames
                 if bad or unknown:
                     facts = f"{name} got {bad} that are none, {unknown} of unknown kinds"
                     self._complain("frames arrive as they were made", facts)
+
+    def _nothing_is_damaged(self, name: str, node: Node) -> None:
+        """Files below the log are as they were synced, on a disk that changed none. What is found damaged
+        there the product has damaged, though it mends it."""
+        if self._machines[name].damages:
+            return
+        for group in node.groups.hosted():
+            patient, mended = group.repair.wreck or group.machine.damage, group.repair.mender.mended
+            hurt = patient.reasons[:3] if patient is not None else []
+            if hurt or mended:
+                self._complain("only what was damaged is", f"{group.name} on {name}: {mended} mended, {hurt}")
 
     def _wakes(self) -> dict[Process, int]:
         processes = (machine.process for machine in self._machines.all.values())

@@ -85,13 +85,17 @@ class SimulatedRunner:
             jobs.clear()
         return True
 
-    def cut(self) -> None:
-        """The process ends. A write to the log that was under way may have been taken in part."""
+    def cut(self, *, tear: bool) -> bool:
+        """The process ends. With `tear` a write to the log that was under way is taken in part: whether there
+        was one. Without, it is as if it had not begun."""
         self._is_cut = True
+        torn = False
         for jobs in self._lanes.values():
-            job = jobs[0] if jobs else None
+            job = jobs[0] if jobs and tear else None
             if job is not None and job.torn is not None and len(job.steps) == 2:
                 job.torn(self._random)
+                torn = True
+        return torn
 
     async def _give(self, lane: Lane, job: _Job) -> object:
         jobs = self._lanes.setdefault(lane, deque())

@@ -32,7 +32,9 @@ PATIENCE_SECONDS: Final = 40.0
 RETRY_SECONDS: Final = 0.05
 RECONNECT_SHARE: Final = 0.02
 KEYS: Final = 6
-FILLERS: Final = (0, 0, 10, 300, 8_000)
+MOST_AT_ONCE: Final = 30
+WORKERS: Final = 3
+FILLERS: Final = (0, 0, 10, 300, 8_000, 15_000)
 LOG, REGISTERS, CONSUMER = "log", "kv", "worker"
 """Names of the streams and of the consumer that clients use."""
 FETCHED_AT_ONCE: Final = 8
@@ -109,7 +111,8 @@ class Load:
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
                 nursery.start_soon(self._client)
-            nursery.start_soon(self._worker)
+            for number in range(WORKERS):
+                nursery.start_soon(self._worker, f"{CONSUMER}{number}")
 
     # --- one client
 
@@ -117,6 +120,7 @@ class Load:
         chores = [
             self._publish,
             self._publish,
+            self._publish_many,
             self._publish_until_stored,
             self._publish_again,
             self._put,
@@ -151,6 +155,19 @@ class Load:
         self.log.appends.append(append)
         await self._attempt(chair, append, {})
 
+    async def _publish_many(self, chair: _Chair) -> None:
+        """Without waiting for answers in between: they fill batches, and more than may be uncommitted."""
+        client = await chair.client()
+        appends = [
+            Append(self._text(chair), chair.name, trio.current_time(), doubtful=True)
+            for _ in range(self._random.randrange(2, MOST_AT_ONCE))
+        ]
+        self.log.appends += appends
+        inboxes = [client.ask(f"{LOG}.{chair.name}", append.text) for append in appends]
+        for append, inbox in zip(appends, inboxes, strict=True):
+            self._settle(chair, append, await client.take(inbox), doubtful=False)
+            client.forget(inbox)
+
     async def _publish_until_stored(self, chair: _Chair) -> None:
         """As a careful client does: again under its id, wherever, until it is acknowledged."""
         append = Append(self._text(chair), chair.name, trio.current_time(), has_id=True)
@@ -180,6 +197,10 @@ class Load:
         client = await chair.client()
         doubtful, append.doubtful = append.doubtful, True
         answer = await client.request(f"{LOG}.{chair.name}", append.text, headers)
+        self._settle(chair, append, answer, doubtful=doubtful)
+
+    def _settle(self, chair: _Chair, append: Append, answer: Answer, *, doubtful: bool) -> None:
+        """What the answer says of it; `doubtful`: an earlier attempt may have been stored all the same."""
         code, place = _verdict(answer)
         append.doubtful = doubtful or code == UNKNOWN_CODE
         if place:
@@ -281,9 +302,9 @@ class Load:
 
     # --- the consumer
 
-    async def _worker(self) -> None:
+    async def _worker(self, name: str) -> None:
         """Fetches, and acknowledges most of what it gets, until it is over."""
-        chair = _Chair(self._machines, self._random, CONSUMER)
+        chair = _Chair(self._machines, self._random, name)
         while not self.over.is_set():
             await trio.sleep(self._random.uniform(0, 0.3))
             try:

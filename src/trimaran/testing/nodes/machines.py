@@ -208,19 +208,21 @@ class Machines:
 
     # --- ending
 
-    def cut(self, process: Process, *, power: bool) -> None:
+    def cut(self, process: Process, *, power: bool, tear: bool = True) -> bool:
         """Its hands come off at once: nothing reaches disk, network or clients any more. The tasks follow.
 
-        May be called in the middle of anything that the process does.
+        May be called in the middle of anything that the process does. With `tear` the log's last write may be
+        taken in part: whether it was.
         """
         if process.is_cut:
-            return
+            return False
         process.is_cut = True
-        process.runner.cut()
+        torn = process.runner.cut(tear=tear)
         process.access.is_cut = True
         process.host.cut(power=power)
         process.port.close()
         process.was_cut.set()
+        return torn
 
     async def crash(self, process: Process, *, power: bool) -> None:
         """End it where it is. With `power`, what its disk has not synced is lost, torn or kept."""

@@ -198,9 +198,9 @@ def node_options(draw: Random) -> NodeOptions:
         segment_bytes=draw.choice((256, 1024)) * KIB,
         batch_bytes=128 * KIB,
         max_payload=16 * KIB,
-        block_bytes=draw.choice((64, 256)) * KIB,
+        block_bytes=draw.choice((64, 64, 256)) * KIB,
         log_cache_bytes=draw.choice((64, 256)) * KIB,
-        snapshot_log_bytes=draw.choice((64, 256, 1024)) * KIB,
+        snapshot_log_bytes=draw.choice((64, 64, 256, 1024)) * KIB,
         uncommitted_bytes=draw.choice((256, 64 * KIB)) * KIB,
         quiet_after_ms=draw.choice((200, 2000)),
     )

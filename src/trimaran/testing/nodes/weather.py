@@ -5,9 +5,10 @@ It comes at a moment of its own, at an await, at an operation on the disk, or ri
 matters: a vote, a truncation, a new term, a commit.
 
 Only the *frail* machines lose or damage what they had synced, a minority that is drawn once: whatever was
-committed keeps a good copy on the others. While a lost disk is missed, somebody else loses power in the
-*merciless* seeds only: of a write that was torn nobody can tell whether it was acknowledged, if one of those
-who could is gone for good. The cluster may then wait for an operator; but it must not say anything wrong.
+committed keeps a good copy on the others. While a lost disk is missed, somebody else loses power, or ends in
+the middle of a write, in the *merciless* seeds only: of a write that was torn nobody can tell whether it was
+acknowledged, if one of those who could is gone for good. The cluster may then wait for an operator; but it
+must not say anything wrong.
 """
 
 from __future__ import annotations
@@ -196,12 +197,13 @@ class Weather:
         """In the middle of whatever it does."""
         if process.is_cut:
             return
-        power = power and (self._is_merciless or not self._is_missed)
-        self.is_beyond |= power and self._is_missed
+        spared = self._is_missed and not self._is_merciless
+        power = power and not spared
         self.crashes += 1
         self._struck(f"{kind}{', power lost' if power else ''}", process.machine.name)
         whole = self.is_whole()
-        self._machines.cut(process, power=power)
+        torn = self._machines.cut(process, power=power, tear=not spared)
+        self.is_beyond |= self._is_missed and (power or torn)
         # From the agenda's task: the one that runs now may belong to the process.
         self._agenda.after(0, partial(self._nursery.start_soon, self._bring_down, process, power, whole))
 
