@@ -197,17 +197,17 @@ class Groups:
     async def create(self, birth: Birth, *, campaign: bool) -> Group:
         """Make a group durable on this node and run it. With `campaign` it stands for election at once, a few
         times."""
-        await self.record(birth)
+        await self._store(_creation(birth))
         return await self.start_new(birth, campaign=campaign)
 
     async def record(self, birth: Birth, *, forgetful: bool = False) -> None:
-        """Make a group's creation durable, for the first time or in place of one that can't be read.
+        """Make a group's creation durable in place of one that can't be read.
 
-        `forgetful`: an earlier replica may have been here, of which nothing is left.
+        `forgetful`: nothing is left of what an earlier replica may have promised here. That is said first: a
+        creation alone, after a crash between the two, would be a replica that never promised anything.
         """
-        await self._store(GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members))
-        if forgetful:
-            await self._store(HardState(birth.group, birth.incarnation, 0, 0, 0, closed=True))
+        lost = HardState(birth.group, birth.incarnation, 0, 0, 0, closed=True)
+        await self._store(*([lost] if forgetful else []), _creation(birth, again=True))
 
     async def start_new(self, birth: Birth, *, campaign: bool) -> Group:
         """Run a group whose record is durable and whose log is empty."""
@@ -535,3 +535,7 @@ class Groups:
 
     def led_by_me(self) -> Mapping[int, Group]:
         return {group.number: group for group in self.hosted() if group.leads}
+
+
+def _creation(birth: Birth, *, again: bool = False) -> GroupCreate:
+    return GroupCreate(birth.group, birth.incarnation, birth.kind, birth.name, birth.members, again)

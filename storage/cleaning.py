@@ -14,10 +14,10 @@ from typing import Final
 import trio
 
 from .errors import StorageFailed
-from .index import LogIndex
+from .index import LogIndex, live_record
 from .reading import LogReader
-from .records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record
-from .segment import BATCH, COMPACT, CREATE, DATA_START, HARD_STATE, Item, encode_record, write_size
+from .records import BatchRecord
+from .segment import BATCH, DATA_START, Item, encode_record, write_size
 from .upkeep import Upkeep
 from .wal import LogWriter
 
@@ -193,16 +193,5 @@ class Cleaner:
             return rewrite.batch if live and log.incarnation == rewrite.batch.incarnation else None
         if log.homes.get(rewrite.kind, (0, 0))[0] != rewrite.segment:
             return None
-        record: Record
-        if rewrite.kind == CREATE:
-            if not log.created:
-                return None  # only its frame was readable
-            record = GroupCreate(log.group, log.incarnation, log.kind, log.name, log.members)
-        elif rewrite.kind == HARD_STATE:
-            closed = True if log.closed else None
-            record = HardState(log.group, log.incarnation, log.term, log.vote, log.commit, closed)
-        else:
-            assert rewrite.kind == COMPACT
-            prefix = log.prefix
-            record = CompactPrefix(log.group, log.incarnation, prefix.index, prefix.term, prefix.manifest_crc)
-        return encode_record(record)
+        record = live_record(log, rewrite.kind)
+        return encode_record(record) if record is not None else None

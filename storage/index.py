@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from ..codec.wal import Columns, Run
+from .records import CompactPrefix, GroupCreate, HardState, Record
 from .segment import (
     BATCH,
     CLOSED,
@@ -230,6 +231,8 @@ class LogIndex:
         self.groups: dict[int, GroupLog] = {}
         self.uses: dict[int, SegmentUse] = {}
         """By segment number; a segment without live records may be missing here."""
+        self._lossy = False
+        """Something is lost before what is taken in now, and nothing says what."""
         self._deleted: dict[int, int] = {}
         """The highest incarnation that was deleted, by group."""
 
@@ -251,7 +254,7 @@ class LogIndex:
         intact: bool = True,
     ) -> None:
         """Takes in the next record of the log. If it is not `intact`, only its frame's fields are known."""
-        log = self._log_of(group, incarnation)
+        log = self._log_of(group, incarnation, is_new=is_new(kind, flags))
         if log is None:
             return
         if kind == BATCH:
@@ -337,9 +340,20 @@ class LogIndex:
             log.checksums[index] = crc
 
     def close_all(self) -> None:
-        """Something is lost and nothing says what: no group that existed then can trust its state."""
+        """Something is lost and nothing says what: no group that existed then can trust its state.
+
+        Neither can one of which all that is left from then lies further behind, written again.
+        """
+        self._lossy = True
         for log in self.groups.values():
             log.closed = True
+
+    def would_close(self, item: Item) -> bool:
+        """Whether this record, as the next one, would be the first of a group that is none of those that were
+        made since something was lost."""
+        log = self.groups.get(item.group)
+        known = log is not None and log.incarnation >= item.incarnation
+        return self._lossy and not known and not is_new(item.kind, item.flags)
 
     def largest(self) -> int:
         """Bytes of the largest batch; 0 if there is none."""
@@ -373,7 +387,7 @@ class LogIndex:
         """Whether the log says that this incarnation, or a later one, is no more: it takes nothing of it."""
         return incarnation <= self._deleted.get(group, -1)
 
-    def _log_of(self, group: int, incarnation: int) -> GroupLog | None:
+    def _log_of(self, group: int, incarnation: int, *, is_new: bool = False) -> GroupLog | None:
         """The log that a record belongs to; None if that incarnation is a thing of the past.
 
         A record may come before its group's creation, if that one was written again further behind.
@@ -386,6 +400,7 @@ class LogIndex:
         if log is not None:
             self._drop(log)
         log = self.groups[group] = GroupLog(group, incarnation)
+        log.closed = self._lossy and not is_new
         return log
 
     def _add(
@@ -504,3 +519,22 @@ class LogIndex:
         for use in self.uses.values():
             use.groups.pop(log.group, None)
         del self.groups[log.group]
+
+
+def is_new(kind: int, flags: int) -> bool:
+    """Whether a record is the first one that its group ever had."""
+    return kind == CREATE and not flags & REPAIR
+
+
+def live_record(log: GroupLog, kind: int) -> Record | None:
+    """A group's live record that is no batch, as it is to be written again; None if it is not known."""
+    if kind == CREATE:
+        if not log.created:
+            return None  # only its frame was readable
+        return GroupCreate(log.group, log.incarnation, log.kind, log.name, log.members, again=True)
+    if kind == HARD_STATE:
+        closed = True if log.closed else None
+        return HardState(log.group, log.incarnation, log.term, log.vote, log.commit, closed)
+    assert kind == COMPACT
+    prefix = log.prefix
+    return CompactPrefix(log.group, log.incarnation, prefix.index, prefix.term, prefix.manifest_crc)

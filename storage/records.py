@@ -63,13 +63,17 @@ class CompactPrefix:
 
 @dataclass(frozen=True, slots=True)
 class GroupCreate:
-    """The group exists from here on. `members` is opaque to storage."""
+    """The group exists from here on. `members` is opaque to storage.
+
+    With `again` it existed before, and there may be other records of it, also before this one.
+    """
 
     group: int
     incarnation: int
     kind: str
     name: str
     members: bytes
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

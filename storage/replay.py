@@ -198,8 +198,16 @@ class Replay:
         if self._lost:
             self._close_all(segment_path(self.segment))
         # A segment with a loss in it may be freed one day; that the groups are closed must outlive it.
-        closed = [_closing(log, self.tail) for log in self.index.groups.values() if log.closed]
+        logs = [log for log in self.index.groups.values() if log.closed] + self._only_in_tail()
+        closed = [_closing(log, self.tail) for log in logs]
         self.tail += [item for item in closed if item is not None]
+
+    def _only_in_tail(self) -> list[GroupLog]:
+        """Groups that will be closed as soon as the tail is in the index."""
+        found: dict[tuple[int, int], bool] = {}
+        for item in self.tail:
+            found.setdefault((item.group, item.incarnation), self.index.would_close(item))
+        return [GroupLog(group, incarnation) for (group, incarnation), closes in found.items() if closes]
 
     def _close_all(self, file: str, before: int = 0) -> None:
         self.losses.append(Loss(file, before))

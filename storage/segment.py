@@ -58,7 +58,8 @@ TRAILER: Final = 255
 
 # Frame flags.
 REPAIR: Final = 1
-"""Of a batch: it is put back at its place, replacing nothing else."""
+"""Of a batch: it is put back at its place, replacing nothing else. Of a creation: the group existed before
+it."""
 LOST: Final = 2
 """Of a batch: only its name is here. A torn write may have held it, so it can't be called absent."""
 CLOSED: Final = 4
@@ -181,11 +182,11 @@ def encode_record(record: Record) -> Item:
         case CompactPrefix(group, incarnation, index, term, manifest_crc):
             body = encode_manifest_crc(manifest_crc)
             return Item(COMPACT, 0, group, incarnation, index, term, body, crc32c(body))
-        case GroupCreate(group, incarnation, kind, name, members):
+        case GroupCreate(group, incarnation, kind, name, members, again):
             packed = msgpack.packb({"v": 1, "kind": kind, "name": name, "members": members})
             body = _U32.pack(len(packed)) + packed
             body += bytes(-len(body) % 8)
-            return Item(CREATE, 0, group, incarnation, 0, 0, body, crc32c(body))
+            return Item(CREATE, REPAIR if again else 0, group, incarnation, 0, 0, body, crc32c(body))
         case GroupDelete(group, incarnation):
             return Item(DELETE, 0, group, incarnation, 0, 0, b"", 0)
 

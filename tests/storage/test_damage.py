@@ -18,10 +18,12 @@ from trimaran.storage import (
     LogDamaged,
     MemoryDisk,
     Range,
+    Record,
+    Storage,
     StorageOptions,
     TruncateSuffix,
 )
-from trimaran.storage.segment import DATA_START, SegmentScan, Write, decode_segment_header
+from trimaran.storage.segment import CREATE, DATA_START, HARD_STATE, SegmentScan, Write, decode_segment_header
 from trimaran.storage.upkeep import Upkeep
 from trimaran.storage.wal import segment_numbers, segment_path
 
@@ -429,6 +431,54 @@ async def test_a_group_that_was_made_behind_a_loss_is_none_of_its_victims(
     async with opened(disk) as storage:
         groups = storage.recovered.groups
         assert [groups[number].closed for number in (2, 3, 4)] == [True, True, False]
+
+
+@pytest.mark.parametrize("in_tail", [False, True])
+async def test_a_group_whose_creation_was_written_again_behind_a_loss_is_its_victim(
+    autojump_clock: trio.testing.MockClock, in_tail: bool
+) -> None:
+    """Its vote is lost, and the first that is met of it lies behind the loss, since the segment with its
+    creation was freed. That must not make it a group that was made since, and never voted.
+
+    `in_tail`: its creation is lost, too, and it is met in the last write.
+    """
+    options = StorageOptions(segment_bytes=16 << 10, write_bytes=8 << 10)
+    disk = MemoryDisk()
+
+    async def noise(storage: Storage, first: int, last: int, *with_it: Record) -> None:
+        for index in range(first, last + 1):
+            compact = CompactPrefix(GROUP, INCARNATION, index - 1, 1, 0)
+            storage.append([record(index, size=2000), compact, *with_it])
+            await storage.drain()
+            await trio.testing.wait_all_tasks_blocked()
+
+    async with opened(disk, options=options) as storage:
+        storage.append([create(), create(3)])
+        await noise(storage, 1, 12)
+        await noise(storage, 13, 13, state(9, vote=5, group=3))
+        await noise(storage, 14, 16)
+        if in_tail:
+            storage.append([state(10, group=3)])
+            await storage.drain()
+            disk = disk.fork()
+        await trio.sleep(1)
+    number = segment_numbers(disk)[0]
+    vote, creation, *_ = [one for one in writes(disk, number) if 3 in {each.group for each in one.records}]
+    assert {each.kind for each in vote.records if each.group == 3} == {HARD_STATE}
+    assert {each.kind for each in creation.records if each.group == 3} == {CREATE}
+    disk.damage(segment_path(number), vote.start, bytes(vote.end - vote.start))
+    if in_tail:
+        disk.damage(segment_path(number), creation.start, bytes(creation.end - creation.start))
+    async with opened(disk, options=options) as storage:
+        assert storage.recovered.losses and storage.recovered.groups[3].closed
+        index = 17
+        while segment_numbers(disk)[0] <= number:
+            await noise(storage, index, index)
+            index += 1
+    async with opened(disk, options=options) as storage:
+        group = storage.recovered.groups[3]
+        assert not storage.recovered.losses, "its place is long gone"
+        assert group.closed and (group.created, group.term, group.vote) == (not in_tail, 10 * in_tail, 0)
 
 
 async def test_an_unreadable_creation_is_told_apart_from_a_lost_vote(

@@ -19,14 +19,11 @@ from ..storage import Disk, Lane, Manifest, MemoryDisk, StorageFailed
 from ..storage.file_lane import FileLane
 from ..storage.files import GroupFiles
 from ..storage.group_directory import FoundFiles
-from ..storage.index import FAULTY, Fault, GroupLog
-from ..storage.records import CompactPrefix, GroupCreate, HardState, Record
+from ..storage.index import FAULTY, Fault, GroupLog, live_record
+from ..storage.records import Record
 from ..storage.recovery import Opened, apply_item
 from ..storage.segment import (
-    COMPACT,
-    CREATE,
     FRAME_SIZE,
-    HARD_STATE,
     Item,
     SegmentHeader,
     encode_record,
@@ -285,7 +282,9 @@ class StableLog:
         if self._writer.segment.number - oldest <= CLOSED_SEGMENTS or self.index.entries_in(oldest):
             return  # batches go with the next snapshot
         for log, kind in self.index.homes_in(oldest):
-            self._renewals.append(encode_record(_renewed(log, kind)))
+            record = live_record(log, kind)
+            assert record is not None
+            self._renewals.append(encode_record(record))
 
     # --- reading
 
@@ -353,18 +352,6 @@ class StableLog:
         byte = self._disk.read(path)[offset]
         self._disk.damage(path, offset, bytes([byte ^ 1 << draw.randrange(8)]))
         return True
-
-
-def _renewed(log: GroupLog, kind: int) -> Record:
-    """A group's live record that is no batch, as it is now."""
-    if kind == CREATE:
-        return GroupCreate(log.group, log.incarnation, log.kind, log.name, log.members)
-    if kind == HARD_STATE:
-        closed = True if log.closed else None
-        return HardState(log.group, log.incarnation, log.term, log.vote, log.commit, closed)
-    assert kind == COMPACT
-    prefix = log.prefix
-    return CompactPrefix(log.group, log.incarnation, prefix.index, prefix.term, prefix.manifest_crc)
 
 
 def _is_named(batch: bytes, group: int, index: int) -> bool:
