@@ -22,7 +22,7 @@ KEPT = [
 def test_a_seed_that_failed_once_is_clean(seed: int, seconds: float | None) -> None:
     report = play(seed, Options(seconds))
     assert report.violations == []
-    assert report.appends > 20
+    assert report.appends >= 10, "else it tells nothing; with other code a seed is another run"
 
 
 def test_a_seed_is_the_same_run_in_any_process() -> None:
