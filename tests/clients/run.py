@@ -1,11 +1,12 @@
 """Other clients, as they are, against three real nodes.
 
-    python -m tests.clients.run --node DIRECTORY --go DIRECTORY
+    python -m tests.clients.run --node DIRECTORY --go DIRECTORY --examples DIRECTORY
 
-Not part of the test suite, since it needs what is not Python:
+Not part of the test suite, since it needs what is not in this repository:
 
 - `--node`: where `npm install nats @nats-io/transport-node @nats-io/jetstream @nats-io/kv @nats-io/obj` ran
 - `--go`: a GOPATH that has nats.go. Debian's golang-github-nats-io-go-nats-dev has it in /usr/share/gocode
+- `--examples`: `examples` of nats-py's repository. The nodes listen on ports 4222 to 4224 then
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.clients.examples import CLIENT_PORTS, run_examples
 from tests.system.processes import ProcessCluster
 
 HERE = Path(__file__).parent
@@ -26,7 +28,8 @@ SECONDS = 180
 
 def node_command(modules: Path, script: str) -> list[str]:
     """Run a script with the modules of a directory: node looks for them beside it."""
-    shutil.copy(HERE / script, modules / script)
+    for each in (script, "steps.mjs"):
+        shutil.copy(HERE / each, modules / each)
     return ["node", str(modules / script)]
 
 
@@ -43,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--node", type=Path)
     parser.add_argument("--go", type=Path)
+    parser.add_argument("--examples", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -51,13 +55,16 @@ def main() -> int:
             commands += [node_command(arguments.node, each) for each in ("javascript.mjs", "nats_io.mjs")]
         if arguments.go is not None:
             commands.append(go_command(arguments.go, directory))
-        cluster = ProcessCluster(directory)
+        ports = CLIENT_PORTS if arguments.examples is not None else ()
+        cluster = ProcessCluster(directory, client_ports=ports)
         try:
             cluster.start()
             urls = ",".join(cluster.urls)
             codes = [
                 subprocess.run([*each, urls], timeout=SECONDS, check=False).returncode for each in commands
             ]
+            if arguments.examples is not None:
+                codes.append(run_examples(arguments.examples, SECONDS))
         finally:
             for node in cluster.nodes.values():
                 if node.process is not None:

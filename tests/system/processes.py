@@ -101,11 +101,17 @@ class ProcessCluster:
     """Nodes of one cluster, each knowing the others by `--peer`."""
 
     def __init__(
-        self, directory: Path, names: Sequence[str] = ("a", "b", "c"), extra: Sequence[str] = ()
+        self,
+        directory: Path,
+        names: Sequence[str] = ("a", "b", "c"),
+        extra: Sequence[str] = (),
+        client_ports: Sequence[int] = (),
     ) -> None:
+        """`client_ports`: of the nodes, in order; by default whatever is free, as for everything else."""
         ports = free_ports(3 * len(names))
+        clients = client_ports or ports[0::3]
         self.nodes = {
-            name: NodeProcess(name, directory, *ports[3 * number : 3 * number + 3])
+            name: NodeProcess(name, directory, clients[number], *ports[3 * number + 1 : 3 * number + 3])
             for number, name in enumerate(names)
         }
         for node in self.nodes.values():
