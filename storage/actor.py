@@ -375,13 +375,15 @@ class Storage:
 
     async def _end_begun(self, runner: EagerRunner) -> None:
         """Wait for the writes that turns begin. A task of its own, so that no write has to wake one."""
-        while self.failed is None:
-            try:
-                await runner.end()
-            except OSError as error:
-                self._fail(error)
-            assert self._under_way is not None, "a write ended that was not begun"
-            self._ended(self._under_way)
+        await runner.each_end(self._begun_ended)
+
+    def _begun_ended(self, error: OSError | None) -> bool:
+        """A write that a turn began is done. False: the disk has failed."""
+        if error is not None:
+            self._fail(error)
+        assert self._under_way is not None, "a write ended that was not begun"
+        self._ended(self._under_way)
+        return self.failed is None
 
     @property
     def _begun(self) -> bool:

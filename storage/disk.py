@@ -80,8 +80,10 @@ class EagerRunner(Runner, Protocol):
         """
         ...
 
-    async def end(self) -> None:
-        """Wait until what was begun, or will be, is done. OSError as in `write_and_sync`."""
+    async def each_end(self, ended: Callable[[OSError | None], bool]) -> None:
+        """Call `ended` whenever what was begun is done, until that says False.
+
+        It is given the OSError of `write_and_sync` if that failed."""
         ...
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import outcome
 import trio
@@ -17,6 +14,7 @@ import trio
 from ..codec import Buffer
 from ..codec.syncer import Syncer, Way, open_syncer
 from .disk import CLOSE_SECONDS, Disk, FileDisk, Lane
+from .readiness import Wake, each_readable
 
 T = TypeVar("T")
 
@@ -40,7 +38,7 @@ class ThreadRunner:
         self._inline = frozenset(inline)
         self._way = syncer
         self._lanes: dict[Lane, _LaneThread] = {}
-        self._wakes: list[_Wake] = []
+        self._wakes: list[Wake] = []
         self._syncer: Syncer | None = None
         """Opened at the first write; a Python thread would take turns with the loop."""
         self._syncer_asked = False
@@ -58,7 +56,7 @@ class ThreadRunner:
         thread = self._lanes.get(lane)
         if thread is None:
             thread = self._lanes[lane] = _LaneThread(lane)
-        job = _Job(function, args, self._wakes.pop() if self._wakes else _Wake())
+        job = _Job(function, args, self._wakes.pop() if self._wakes else Wake())
         thread.jobs.put(job)
         return job
 
@@ -73,7 +71,7 @@ class ThreadRunner:
         self, disk: Disk, descriptor: int, buffers: Sequence[Buffer], offset: int
     ) -> None:
         if self.begin(disk, descriptor, buffers, offset):
-            await self.end()
+            await self._end()
         else:
             await self.run(Lane.LOG, _write_and_sync, disk, descriptor, buffers, offset)
 
@@ -90,7 +88,37 @@ class ThreadRunner:
         self._has_begun.set()
         return True
 
-    async def end(self) -> None:
+    async def each_end(self, ended: Callable[[OSError | None], bool]) -> None:
+        goes_on = True
+
+        def look() -> bool:
+            """Whether to wait on: for this one's end, or for the next one's."""
+            nonlocal goes_on
+            error: OSError | None = None
+            try:
+                if not syncer.result():
+                    return True
+            except OSError as failed:
+                error = failed
+            goes_on = ended(error)
+            return goes_on
+
+        while goes_on:
+            if not self._has_begun.is_set():
+                await self._has_begun.wait()
+            if self._syncer is not None and self._begun is None:
+                syncer = self._syncer
+                await each_readable(syncer.receiver, look)
+                continue
+            failed = None
+            try:
+                await self._end()
+            except OSError as error:
+                failed = error
+            goes_on = ended(failed)
+
+    async def _end(self) -> None:
+        """Wait until what was begun, or will be, is done."""
         if not self._has_begun.is_set():  # waiting for what has happened is another turn of the event loop
             await self._has_begun.wait()
         if self._begun is not None:
@@ -158,7 +186,7 @@ class _Job:
 
     _outcome: outcome.Maybe[object]
 
-    def __init__(self, function: Callable[..., object], args: tuple[object, ...], wake: _Wake) -> None:
+    def __init__(self, function: Callable[..., object], args: tuple[object, ...], wake: Wake) -> None:
         self._function = function
         self._args = args
         self.wake = wake
@@ -183,44 +211,3 @@ class _LaneThread(threading.Thread):
         while (job := self.jobs.get()) is not None:
             job()
             del job
-
-
-if sys.platform == "linux":
-
-    class _Wake:
-        """A wake-up that a thread sets and Trio's epoll sees."""
-
-        __slots__ = ("receiver",)
-
-        def __init__(self) -> None:
-            self.receiver = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-        def set(self) -> None:
-            os.eventfd_write(self.receiver, 1)
-
-        def clear(self) -> None:
-            os.eventfd_read(self.receiver)
-
-        def __del__(self) -> None:
-            os.close(self.receiver)
-
-else:
-
-    class _Wake:
-        """A wake-up that a thread sets and Trio's selector sees."""
-
-        __slots__ = ("receiver", "sender")
-
-        def __init__(self) -> None:
-            self.receiver, self.sender = socket.socketpair()
-            self.receiver.setblocking(False)
-
-        def set(self) -> None:
-            self.sender.send(b"\0")
-
-        def clear(self) -> None:
-            self.receiver.recv(1)
-
-        def __del__(self) -> Any:
-            self.receiver.close()
-            self.sender.close()

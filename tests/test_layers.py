@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "codec": set(),
     "storage": {"codec"},
     "actors.raft": {"codec"},
-    "actors.peers": {"codec", "storage.turns", "actors.raft"},
+    "actors.peers": {"codec", "storage.readiness", "storage.turns", "actors.raft"},
     "actors.replica": {"codec", "storage", "actors.raft", "actors.peers", "actors.world"},
     "actors.stream": {"codec", "storage", "actors.replica"},
     "actors.delivery": {"codec", *RULES_AND_REPLICAS, "actors.stream", "actors.proposals", "actors.world"},
@@ -25,7 +25,14 @@ ALLOWED: dict[str, set[str]] = {
         "actors.groups",
         "actors.world",
     },
-    "actors.gateway": {"codec", "storage.turns", "actors.raft", "actors.stream", "actors.delivery"},
+    "actors.gateway": {
+        "codec",
+        "storage.readiness",
+        "storage.turns",
+        "actors.raft",
+        "actors.stream",
+        "actors.delivery",
+    },
     "client": {"", "codec"},
 }
 """What each folder may use of the others. A file of `actors/` itself that uses nothing is free for all; "" is

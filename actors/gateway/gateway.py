@@ -171,8 +171,7 @@ class Gateway:
                 nursery.start_soon(self._turn.run)
                 nursery.start_soon(self._keep_alive)
                 task_status.started(self.address)
-                while True:
-                    self._turns.through(self._pass, await self._port.wait())
+                await self._port.serve(lambda ready: self._turns.through(self._pass, ready))
         finally:
             self._nursery = None
             self._port.close()

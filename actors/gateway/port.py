@@ -19,6 +19,7 @@ from typing import Final, Protocol, cast
 
 import trio
 
+from ...storage.readiness import Wake, each_readable
 from .access import Certificate
 
 __all__ = ["MemoryPeer", "MemoryPort", "Port", "Ready", "SocketPort", "Wire"]
@@ -91,8 +92,9 @@ class Port(Protocol):
     async def open(self) -> tuple[str, int]:
         """Start to listen; the bound host and port. Raises OSError."""
 
-    async def wait(self) -> Ready:
-        """Wait until there is something to do, then report it. Always a checkpoint."""
+    async def serve(self, take: Callable[[Ready], None]) -> None:
+        """Report what there is to do, whenever there is something, until cancelled. Raises what `take`
+        raises."""
 
     def unsent(self) -> int:
         """Bytes written to any wire, closing ones included, that clients have not taken yet."""
@@ -415,7 +417,10 @@ class SocketPort:
         self._listening = False
         self._wires: dict[int, _SocketWire] = {}
         self._again: dict[_SocketWire, None] = {}
+        self._wake = Wake()
+        """Makes the poller readable when there is something in `_again`."""
         self.poller = _new_poller()
+        self.poller.watch(self._wake.fileno(), read=True, write=False)
 
     async def open(self) -> tuple[str, int]:
         listeners = await trio.open_tcp_listeners(self._port, host=self._host, backlog=BACKLOG)
@@ -430,17 +435,22 @@ class SocketPort:
         host, port = self._listener.getsockname()[:2]
         return host, port
 
-    async def wait(self) -> Ready:
-        if self._again:
-            await trio.lowlevel.checkpoint()
-        else:
-            await trio.lowlevel.wait_readable(self.poller.fileno())
+    async def serve(self, take: Callable[[Ready], None]) -> None:
+        def look() -> bool:
+            take(self._found())
+            return True
+
+        await each_readable(self.poller.fileno(), look)
+
+    def _found(self) -> Ready:
         again, self._again = self._again, {}
         ready = Ready(readable=[wire for wire in again if wire.open and wire.reading])
         for fd, readable, writable in self.poller.poll(RECEIVE_PASS):
             wire = self._wires.get(fd)
             if wire is None:
-                if self._listener is not None and fd == self._listener.fileno():
+                if fd == self._wake.fileno():
+                    self._wake.clear()
+                elif self._listener is not None and fd == self._listener.fileno():
                     self._accept(ready)
                 continue
             if writable and wire.wants_to_write:
@@ -452,6 +462,7 @@ class SocketPort:
     def again(self, wire: _SocketWire) -> None:
         """Report this wire as readable in the next pass whatever its socket says."""
         self._again[wire] = None
+        self._wake.set()
 
     def unsent(self) -> int:
         return sum(wire.pending for wire in self._wires.values())
@@ -690,13 +701,14 @@ class MemoryPort:
         self.listening = True
         return self._address
 
-    async def wait(self) -> Ready:
-        await trio.lowlevel.checkpoint()
-        while not self._accepted and not any(_has_news(wire) for wire in self.wires):
-            self._news = trio.Event()
-            await self._news.wait()
-        accepted, self._accepted = self._accepted, []
-        return Ready(accepted, [wire for wire in self.wires if _has_news(wire)])
+    async def serve(self, take: Callable[[Ready], None]) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            while not self._accepted and not any(_has_news(wire) for wire in self.wires):
+                self._news = trio.Event()
+                await self._news.wait()
+            accepted, self._accepted = self._accepted, []
+            take(Ready(accepted, [wire for wire in self.wires if _has_news(wire)]))
 
     def unsent(self) -> int:
         return sum(wire.pending for wire in self.wires)

@@ -309,6 +309,23 @@ class FrameStream:
         self._reader.max_attachment = max_attachment
         self._reader.max_envelope = MAX_ENVELOPE
 
+    async def each(self, take: Callable[[list[Frame]], None]) -> None:
+        """Call `take` with the next frames, as they come, until the end. Raises FrameError, and what `take`
+        raises."""
+
+        def cut(piece: bytes) -> None:
+            if frames := list(self._reader.feed(piece)):
+                take(frames)
+
+        if self._ahead:
+            frames, self._ahead = self._ahead, []
+            take(frames)
+        if isinstance(self._stream, EagerStream):
+            await self._stream.each_piece(RECEIVE_BYTES, cut)
+            return
+        while (some := await self.some()) is not None:
+            take(some)
+
     async def first(self) -> Frame | None:
         """The frame that comes first; None at the end of the stream. Raises FrameError."""
         while (frames := await self.some()) is not None:
@@ -409,8 +426,7 @@ class PeerServer:
                 self._connections.pop(remote.node, None)
 
     async def _receive(self, frames: FrameStream, remote: Hello) -> None:
-        while (some := await frames.some()) is not None:
-            self._turns.through(self._take, remote, some)
+        await frames.each(lambda some: self._turns.through(self._take, remote, some))
 
     def _take(self, remote: Hello, frames: list[Frame]) -> None:
         for frame in frames:

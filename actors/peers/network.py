@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from ...storage.readiness import each_readable
 from ..certificates import PeerTls
 from ..units import join_address, split_address
 
@@ -62,6 +63,13 @@ class EagerStream(trio.abc.HalfCloseableStream):
         """Send as much as there is room for, without waiting; the number of bytes. A connection that is gone
         takes nothing, and `send_all` says so."""
 
+    async def each_piece(self, max_bytes: int, take: Callable[[bytes], None]) -> None:
+        """Call `take` with what arrives, as it does, until the stream ends.
+
+        Raises what `take` raises, and what `receive_some` does."""
+        while piece := await self.receive_some(max_bytes):
+            take(bytes(piece))
+
 
 class TcpStream(EagerStream):
     """A connected socket that is tried first, and waited for only when it must be.
@@ -110,6 +118,20 @@ class TcpStream(EagerStream):
             else:
                 self._brimful = len(data) == size
                 return data
+
+    async def each_piece(self, max_bytes: int, take: Callable[[bytes], None]) -> None:
+        def look() -> bool:
+            try:
+                piece = self._socket.recv(max_bytes)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                raise self._gone() from error
+            if piece:
+                take(piece)
+            return bool(piece)
+
+        await each_readable(self._socket.fileno(), look)
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()

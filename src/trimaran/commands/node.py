@@ -140,6 +140,7 @@ def run(
         make_world: what it runs in, if not this machine with its disk.
     """
     from ..actors.node import Node  # here, so that --help and a bad option answer at once
+    from ..storage.readiness import always_sleep
 
     logs.configure(options.log_format, options.log_level, name=options.name)
     if IMPLEMENTATION == "python":
@@ -150,6 +151,8 @@ def run(
     gc.set_threshold(*COLLECT_AFTER)
 
     def make_node() -> Node:
+        if options.look_on == "off":
+            always_sleep()
         node = Node(options, make_world() if make_world is not None else None, security=security)
         node.on_failure = _exit_with
         return node
