@@ -260,8 +260,8 @@ class Deliveries:
     def _remember(self, group: int, leader: int, messages: list[ClientMessage]) -> None:
         now = trio.current_time()
         for each in messages:
-            if each.kind == "next" and each.reply:
-                self._forwarded.sent(group, leader, each.reply, each.payload, now)
+            if each.reply and (wanted := each.pull) is not None:
+                self._forwarded.sent(group, leader, each.reply, wanted, now)
 
     def _hold(self, group: int, messages: list[ClientMessage]) -> None:
         if self._held_count + len(messages) > HOLD_MESSAGES:

@@ -69,6 +69,10 @@ class Carrier(Protocol):
         """Publish a message that nobody answers for, also into the stream that takes its subject."""
 
 
+NEXT_WORD: Final = b"+NXT"
+"""An acknowledgement that is a pull request at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
     """What a client sent to a stream's leader: a MSG.NEXT, an acknowledgement, a direct get, or an answer to
@@ -88,6 +92,15 @@ class ClientMessage:
         return ".".join(
             (_PREFIXES[self.kind], stream, *(each for each in (self.consumer, *self.tokens) if each))
         )
+
+    @property
+    def pull(self) -> bytes | None:
+        """What is asked for, if it asks for messages: by a MSG.NEXT, or behind an acknowledgement's word."""
+        if self.kind == "next":
+            return self.payload
+        if self.kind == "ack" and (words := self.payload.strip()).startswith(NEXT_WORD):
+            return words[len(NEXT_WORD) :].strip()
+        return None
 
 
 _PREFIXES: Final = {
@@ -418,14 +431,13 @@ class StreamDelivery:
         elif word == b"+WPI":
             led.extend(sequence, now)
             self._answer(message.reply)
-        elif word in (b"", b"+ACK", b"+OK", b"+TER", b"+NXT") or payload.startswith(b"+TERM"):
+        elif word in (b"", b"+ACK", b"+OK", b"+TER", NEXT_WORD) or payload.startswith(b"+TERM"):
             acknowledged.setdefault(led, []).append(sequence)
             if led.consumer.config.ack_policy == "all":
                 led.settle_up_to(sequence)
             led.settle([sequence])
-            if word == b"+NXT":
-                request = ClientMessage("next", message.consumer, (), message.reply, payload[4:].strip())
-                self._pull(led, request)
+            if (wanted := message.pull) is not None:
+                self._pull(led, ClientMessage("next", message.consumer, (), message.reply, wanted))
             elif message.reply:
                 answers.append(message.reply)
         self._touch(led)
@@ -634,7 +646,7 @@ class StreamDelivery:
 
 def unserved(message: ClientMessage) -> bytes:
     """The status for a message that no leader will see; empty where a silence makes the client repeat it."""
-    if message.kind == "next":
+    if message.pull is not None:
         return status(409, "Leadership Change")
     return status(503) if message.kind == "direct" else b""
 

@@ -160,5 +160,25 @@ async def test_pulls_end_with_leadership_change(autojump_clock: MockClock) -> No
         assert message.payload == b"m0"
 
 
+async def test_a_pull_that_came_with_an_acknowledgement_is_told_of_a_dead_leader(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_memory_cluster() as cluster:
+        client, _, leader = await start(cluster)
+        other = next(name for name in "abc" if name != leader)
+        client = await MemoryClient.connect(cluster.members[other].port)
+        config = {"durable_name": "c", "ack_policy": "explicit"}
+        await client.api("CONSUMER.DURABLE.CREATE.S.c", stream_name="S", config=config)
+        [message] = await client.fetch("S.c", 1)
+        waiting, at_once = client.inbox(), client.inbox()
+        client.publish(message.reply, b'+NXT {"batch": 1, "expires": %d}' % (60 * SECOND), waiting)
+        client.publish(message.reply, b'+NXT {"batch": 1, "no_wait": true}', at_once)
+        assert (await client.take(at_once, 1))[0].status == "404 No Messages"
+        await cluster.crash(leader)
+        [ended] = await client.take(waiting, 1, 10.0)
+        assert ended.status == "409 Leadership Change"
+        assert await client.take(at_once, 1, 1.0) == []
+
+
 def running(cluster: Cluster) -> list[Any]:
     return [member.node for member in cluster.members.values() if member.node is not None]
