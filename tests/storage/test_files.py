@@ -142,6 +142,21 @@ async def restarted(disk: MemoryDisk, lives: int) -> None:
             await storage.drain()
 
 
+async def test_what_has_come_whole_of_a_snapshot_is_synced_while_the_rest_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Who restores a large stream is not let wait at its end for a disk that has written nothing yet."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        incoming = own(storage).incoming(manifest(9, {"a": b"1" * 3000, "b": b"2" * 3000}))
+        await incoming.begin()
+        await incoming.write_chunk(0, 0, b"1" * 3000, crc32c(b"1" * 3000))
+        await incoming.write_chunk(1, 0, b"2" * 100, crc32c(b"2" * 100))
+        await trio.sleep(1)
+        synced = [path for kind, path in disk.operations if kind == "sync" and "/received-" in path]
+        assert len(synced) == 1
+
+
 async def test_a_start_removes_nothing_and_a_snapshot_caps_the_quarantine_oldest_first(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
