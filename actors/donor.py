@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import cast
 
+from ..storage.errors import StorageError
 from .groups import Groups
 from .peers.requests import Refusal, Requests, shaped
 from .replica.divergence import HASHES
-from .replica.group import Group
+from .replica.group import Group, NotDone
 from .replica.mender import RECORDS
 from .replica.repair import BATCHES, SNAPSHOT, STANDING
 
@@ -44,7 +45,10 @@ class Donor:
 
     async def _on_snapshot(self, asker: int, argument: object) -> object:
         number, incarnation, at_least = cast(tuple[int, int, int], tuple(cast(list[object], argument)))
-        return await self._replica(number, incarnation).repair.give_snapshot(asker, at_least)
+        try:
+            return await self._replica(number, incarnation).repair.give_snapshot(asker, at_least)
+        except (NotDone, StorageError) as error:
+            raise Refusal(f"no snapshot could be taken: {error}") from error
 
     async def _on_hashes(self, asker: int, argument: object) -> object:
         number, incarnation, index, theirs = cast(
@@ -60,7 +64,10 @@ class Donor:
         if group.applier.differs(index, rolling_hash):
             raise Refusal(f"the replicas differ at index {index}")
         numbers = [cast(int, shaped(each, int)) for each in wanted]
-        return [list(pair) for pair in await group.repair.give_records(numbers)]
+        try:
+            return [list(pair) for pair in await group.repair.give_records(numbers)]
+        except StorageError as error:
+            raise Refusal(f"they can't be read: {error}") from error
 
     async def _on_standing(self, asker: int, argument: object) -> object:
         number, incarnation = cast(tuple[int, int], tuple(cast(list[object], argument)))

@@ -33,7 +33,7 @@ from ...storage.records import CompactPrefix, GroupCreate
 from ..groups import Groups
 from ..raft.membership import Membership
 from ..raft.outcomes import Applied, Outcome
-from ..replica.group import Group
+from ..replica.group import Group, NotDone
 from ..stream.errors import ApiError
 from ..stream.machine import StreamMachine
 from ..strict_json import read_json
@@ -162,6 +162,8 @@ class Backups:
             return _json({"error": error.to_json()})
         except (ValueError, KeyError, TypeError) as error:
             return _json({"error": ApiError(400, 10003, f"bad request: {error}").to_json()})
+        except NotDone as error:
+            return _json({"error": ApiError(503, 10008, str(error)).to_json()})
         except StorageError as error:
             return _json({"error": ApiError(500, NOT_WHOLE.err_code, str(error)).to_json()})
         return None
@@ -187,7 +189,7 @@ class Backups:
         if group is None or len(self._reading) >= MAX_SESSIONS:
             raise ApiError(503, 10008, "the group is not here, or too many backups are under way")
         await group.read_barrier()  # what was acknowledged before the backup began is in it
-        await group.snapshots.take()
+        await group.take_snapshot()
         holds = ExitStack()
         manifest = holds.enter_context(group.files.hold())
         if manifest is None:

@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from ...codec import Chunk
+from ...storage.errors import StorageError
 from ..raft.membership import Change, ChangeKind, Membership
 from ..replica.group import Group, NotDone
 from ..world import Clock
@@ -184,7 +185,7 @@ class Reconciler:
         try:
             with trio.move_on_after(STEP_SECONDS):
                 await self._step(group)
-        except NotDone as refused:
+        except (NotDone, StorageError) as refused:  # what a failing disk means for the node, storage says
             logger.debug("group %s: %s", group.name, refused)
         finally:
             self._busy.discard(group.number)

@@ -200,12 +200,24 @@ class Group:
         Index, term and hash, no data; fenced by the term in which it is queued. Raises NotDone.
         """
         term = self.state.term
-        await self.snapshots.take()
+        await self.take_snapshot()
         manifest = self.snapshots.manifest
         if manifest is None:
             return  # nothing was ever applied: the newcomer gets the whole log
         chunk = announcement(manifest.index, manifest.term, manifest.rolling_hash)
         await self.call(lambda token: messages.ProposeSnapshot(chunk, token, term))
+
+    async def take_snapshot(self) -> None:
+        """Make a snapshot of what is applied durable now, for whoever is no part of this group.
+
+        Raises NotDone if the group ends meanwhile, as it does if its machine makes none: that stops this
+        replica alone, whoever finds out. StorageError if the disk or a file failed.
+        """
+        try:
+            await self.snapshots.take()
+        except MachineFailed as failed:
+            self._start_soon(_raise, failed)
+            raise NotDone(NotApplied(Reason.CLOSED)) from failed
 
     def wall(self) -> int:
         """The node's clock, ns since 1970."""
@@ -565,6 +577,10 @@ class Group:
             done(Unknown(Reason.CLOSED))
         self._progress()
         self.machine.close()
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

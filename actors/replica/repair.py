@@ -480,7 +480,10 @@ class Repair:
         return await self.mender.give(patient, numbers)
 
     async def give_snapshot(self, peer: int, at_least: int) -> int:
-        """Begin to send the newest snapshot, which is as of the index returned. Refusal if it is too old."""
+        """Begin to send the newest snapshot, which is as of the index returned.
+
+        Raises Refusal if it is too old; NotDone or StorageError if no newer one could be taken.
+        """
         group = self._group
         damage = group.machine.damage
         if group.state.unrestored or (damage is not None and not damage.whole):
@@ -491,7 +494,7 @@ class Repair:
         if manifest is None or manifest.index < at_least:
             if group.applier.applied < at_least:
                 raise Refusal(f"this replica has applied {group.applier.applied} only")
-            await group.snapshots.take()
+            await group.take_snapshot()
             manifest = group.snapshots.manifest
         if manifest is None or manifest.index < at_least:
             raise Refusal("there is no snapshot yet")
