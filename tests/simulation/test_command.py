@@ -45,7 +45,7 @@ def test_streams_are_independent_and_the_same_in_every_process() -> None:
 
 def test_a_report_survives_its_json() -> None:
     faults = FaultCount(crash=2, loss=0).sorted()
-    report = Report(7, "actor", "ab", 3, 1.5, faults, 2, 1, [Violation("reads", 0.25, "stale")], 4.0)
+    report = Report(7, "actor", "ab", 3, 1.5, faults, 2, 1, [Violation("reads", 0.25, "stale")], {}, 4.0)
     assert Report.from_json(report.to_json()) == report
     assert report.faults == {"crash": 2}
     assert report.replay == "python -m trimaran.testing run --tier actor --seed 7 --seconds 4"

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..actors.raft.log import EntryId
 from ..actors.raft.membership import Change, ChangeKind
-from ..actors.raft.messages import PeerDown, PeerUp, ProposeMembership, Transfer
+from ..actors.raft.messages import PeerDown, ProposeMembership, Transfer
 from ..actors.raft.outcomes import Applied, Outcome
 from ..actors.raft.state import GroupState
 from .cluster import Cluster
@@ -27,18 +27,20 @@ class Chaos:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._draw = cluster.streams.stream("chaos")
+        self._lull_until = 0.0
 
     def unleash(self) -> None:
         """Clients, operators and faults, until `Cluster.calm_down`."""
         cluster, mix = self._cluster, self._cluster.mix
         clients, work, network, disk, process = cluster.clients, mix.work, mix.network, mix.disk, mix.process
-        self._repeat(work.propose_every, clients.append)
-        self._repeat(10 * work.propose_every, clients.tick)
-        self._repeat(work.read_every, clients.read)
+        self._ask_often(work.propose_every, clients.append)
+        self._ask_often(10 * work.propose_every, clients.tick)
+        self._ask_often(work.read_every, clients.read)
         if cluster.checks.journal:
-            self._repeat(3 * work.propose_every, clients.write)
+            self._ask_often(3 * work.propose_every, clients.write)
             for session in clients.sessions:
-                self._repeat(4 * work.propose_every, session.next)
+                self._ask_often(4 * work.propose_every, session.next)
+        self._repeat(work.lull_every, self._lull)
         self._repeat(work.transfer_every, self._transfer)
         self._repeat(work.change_every, self._change)
         self._repeat(process.crash_every, self._crash)
@@ -62,6 +64,20 @@ class Chaos:
         if not self._cluster.calm:
             action()
             self._repeat(mean, action)
+
+    def _ask_often(self, mean: float, action: Callable[[], None]) -> None:
+        """What clients do, but in a lull."""
+
+        def ask() -> None:
+            if self._cluster.heap.time >= self._lull_until:
+                action()
+
+        self._repeat(mean, ask)
+
+    def _lull(self) -> None:
+        seconds = self._draw.expovariate(1 / self._cluster.mix.work.lull_for)
+        self._strike("lull")
+        self._lull_until = self._cluster.heap.time + seconds
 
     def _someone(self) -> Process:
         return self._draw.choice(list(self._cluster.processes.values()))
@@ -301,7 +317,7 @@ class Chaos:
             self._cluster.processes[a].step(PeerDown(b))
         for a, b in ((one, other), (other, one)):
             process = self._cluster.processes[a]
-            process.later(self._draw.uniform(0.001, 0.1), process.step, PeerUp(b))
+            process.later(self._draw.uniform(0.001, 0.1), self._cluster.connect, process, b)
 
     # --- disks ----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 | property | says |
 |---|---|
 | election safety, one vote, leader append-only, log matching, leader completeness, own term, state machine safety, commit monotone | the rules of `actors/raft/checker.py`, over all nodes and all their lives |
-| promises | a reply leaves only when the log has synced what it promises (thesis 10.2.1), and an acknowledgement counts only below the first batch that is known to be unreadable |
+| promises | a reply leaves only when the log has synced what it promises (thesis 10.2.1), nor in a term that it has not (Raft figure 2) |
 | durable commit | what a leader commits is synced, and readable but for bits that flipped since, on a majority of the voters at that moment |
 | recovery | a process that starts finds all that was synced, nothing that was never written, gives up nothing, and can read what it calls sound; the rules go on with just that |
 | damage | a batch that can't be read is one to the rules too, until its copy is synced |
@@ -21,6 +21,8 @@
 | liveness | once the faults end there is a leader, everyone catches up, and new proposals are applied |
 | log time | batch times never go back along a log |
 | every end | once the faults end, no proposal is left without an end |
+
+`step_checks.py` has what must hold of a single step.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from ..actors.raft.log import EntryId
 from ..actors.raft.membership import Membership
 from ..actors.raft.messages import AppendReply, BeatReply, PeerMessage, RequestVote, VoteReply
 from ..actors.raft.outcomes import Applied, NotApplied, Outcome
-from ..actors.raft.state import GroupState, Role
+from ..actors.raft.state import GroupState, RaftOptions, Role
 from ..actors.replica.sessions import Operation, SessionEntry, SessionStatus
 from ..codec import BatchHeader, Entries, EntryType, Kind
 from ..storage.index import GroupLog
@@ -151,14 +153,6 @@ class Checks:
             require(not done, "check-quorum", state.node, "leads and was removed at", state.commit)
         self.committed = max(self.committed, state.commit)
 
-    def check_acknowledgement(self, state: GroupState, message: PeerMessage) -> None:
-        """A reply was made, if only to be sent once something is synced."""
-        if isinstance(message, AppendReply) and message.accepted and message.counts and state.log.holes:
-            hole = min(state.log.holes)
-            require(
-                message.match < hole, "promises", state.node, "acknowledges", message.match, "lacks", hole
-            )
-
     def check_damage(self, state: GroupState, log: GroupLog, unsynced: Collection[int]) -> None:
         """`log` is what is synced; what of it can't be read is a hole, but for `unsynced` indexes."""
         for fault in log.faults():
@@ -178,14 +172,17 @@ class Checks:
             bound = options.uncommitted_bytes + options.max_batch_bytes
             require(queued <= bound, "order", state.node, "has queued", queued, "bytes")
 
-    def check_written(self, header: BatchHeader, members: Membership | None = None) -> None:
-        """A batch is on its way to a disk, with what it says about the members. Its time is not before that
-        of the one it follows."""
+    def check_written(
+        self, batch: bytes, header: BatchHeader, options: RaftOptions, members: Membership | None = None
+    ) -> None:
+        """A batch is on its way to a disk, with what it says about the members. It is no larger than one may
+        be (rule S8), and its time is not before that of the one it follows."""
+        require(len(batch) <= options.max_batch_bytes, "order", "a batch has", len(batch), "bytes")
         if members is not None:
             self._members[EntryId(header.index, header.term)] = members
-        place, batch = (header.index, header.term), (header.header_crc, header.time)
-        known = self._written.setdefault(place, batch)
-        require(known == batch, "log matching", place, "has two contents")
+        place, content = (header.index, header.term), (header.header_crc, header.time)
+        known = self._written.setdefault(place, content)
+        require(known == content, "log matching", place, "has two contents")
         before = self._written.get((header.index - 1, header.previous_term))
         require(before is None or before[1] <= header.time, "log time", place, "goes back")
 
@@ -209,7 +206,8 @@ class Checks:
             case RequestVote(pre=False, term=term):
                 require(term_kept >= term, "promises", node, "stands in", term, "has synced", term_kept)
                 self._check_vote(node, term, node)
-            case BeatReply(term=term):
+            case BeatReply(term=term) | AppendReply(term=term) | VoteReply(pre=False, term=term):
+                # Figure 2: the term is on the disk before anything is answered in it.
                 require(term_kept >= term, "promises", node, "answers in", term, "has synced", term_kept)
 
     def _check_vote(self, node: int, term: int, candidate: int) -> None:

@@ -12,7 +12,7 @@ from ..actors.raft.messages import PeerDown, PeerMessage, PeerUp
 from ..actors.raft.state import GroupState, RaftOptions, Role
 from ..actors.replica.user_machine import StateMachine
 from ..storage import MemoryDisk
-from .checks import Checks
+from .checks import Checks, holds, require
 from .clients import Clients
 from .heap import Heap
 from .journal import Journal
@@ -27,7 +27,7 @@ QUORUM_WITHIN = 3
 """Election timeouts: a leader that begins to count right after it heard of a majority does so twice."""
 RESTS_AFTER = 0.6
 """Seconds a leader must have rested until nobody may lack anything: what was under way has arrived."""
-AFTER_ELECTION = 0.1
+AFTER_ELECTION = (0.1, 0.5)
 """Seconds within which messages of long ago reach a new leader: before most of its followers answer."""
 
 
@@ -62,6 +62,8 @@ class Cluster:
         self.segment_bytes = segment_bytes
         self.heap = Heap()
         self.struck = FaultCount()
+        self.reached = FaultCount()
+        """How often each of the states of `reached.py` was met."""
         self.crashes = 0
         birth = Membership.of(voters)
         self.checks = Checks(birth, journal=make_machine is Journal)
@@ -121,10 +123,14 @@ class Cluster:
 
     def heal(self, *, notice: bool = True) -> None:
         """Every link works again; with `notice` as a new connection, else what was sent meanwhile is just
-        lost."""
+        lost. Whoever was told that a connection closed gets a new one in any case."""
         healed = self.weather.heal()
         if notice:
             self.notice(healed, down=False)
+        for process in self.up():
+            closed = process.state.closed_links if process.state is not None else ()
+            for peer in sorted(closed):
+                self.connect(process, peer)
 
     # --- processes ------------------------------------------------------------------------------------------
 
@@ -142,9 +148,23 @@ class Cluster:
         if self._draw.random() < 0.7:  # else the machine is gone without a word
             for other in self.processes.values():
                 if other is not process:
-                    other.later(self._draw.uniform(0, 0.05), other.step, PeerDown(process.id))
+                    other.later(self._draw.uniform(0, 0.05), self._hang_up, other, process, process.life)
         mean = down_for if down_for is not None else self.mix.process.down_for
         self.heap.after(self._draw.expovariate(1 / mean), self.restart, process)
+
+    def _hang_up(self, other: Process, process: Process, life: int) -> None:
+        """The end of a link to a process is noticed; once there is a new link to its next life, nobody asks
+        after the old one."""
+        if process.life == life:
+            other.step(PeerDown(process.id))
+
+    def connect(self, process: Process, peer: int) -> None:
+        """A process has a new connection to a peer, if that is up."""
+        if self.processes[peer].up:
+            process.step(PeerUp(peer))
+
+    def lose_power(self, process: Process) -> None:
+        self.crash(process, power=True)
 
     def power_cut(self, process: Process) -> None:
         """The power went inside an operation on files."""
@@ -180,6 +200,17 @@ class Cluster:
             self._crash_soon("crash after vote", process)
         if persist.truncate_from is not None and self._may(faults.crash_at_truncation):
             self._crash_soon("crash at truncation", process)
+        if persist.batches and self._may(self.mix.malice.cut_write):
+            self.struck["cut inside a write"] += 1
+            process.later(self._draw.uniform(0, self.mix.disk.sync), self.lose_power, process)
+
+    def persisted(self, process: Process, persist: Persist) -> None:
+        """Something is synced."""
+        if persist.hard_state is None or not self._may(self.mix.malice.flip_vote):
+            return
+        if process.log.damage_hard_state(self._draw):
+            self.struck["bit flip"] += 1
+            self._crash_soon("crash at a damaged vote", process)
 
     def term_changed(self, process: Process) -> None:
         if self._may(self.mix.process.crash_at_term_change):
@@ -189,13 +220,13 @@ class Cluster:
         """Messages of long ago come before its followers' answers, which may take a while."""
         if not self._may(self.mix.malice.late):
             return
-        self.weather.haunt(process.id, AFTER_ELECTION)
+        self.weather.haunt(process.id, self._draw.choice(AFTER_ELECTION))
         if self._draw.random() < 0.5:
             for peer in self.processes:
-                self.weather.clog((process.id, peer), self._draw.uniform(0, 4 * AFTER_ELECTION))
+                self.weather.clog((process.id, peer), self._draw.uniform(0, max(AFTER_ELECTION)))
 
     def read_takes(self) -> float:
-        """How long the answer to a read of the log is on its way."""
+        """How long the answer to a read of the log is on its way at most."""
         malice = self.mix.malice
         if not self._may(malice.slow_reads):
             return 0.0
@@ -288,6 +319,17 @@ class Cluster:
         voters = sorted(members.voters)
         holders = [voter for voter in voters if self.processes[voter].holds(entry)]
         self.checks.check_durable(entry, voters, holders)
+
+    def check_belief(self, leader: GroupState, peer: int, match: EntryId, vouched: EntryId) -> None:
+        """What a leader took for acknowledged. A peer in a newer term may have cut it off since."""
+        process = self.processes[peer]
+        log = process.log.log(GROUP)
+        if max(log.term, process.state.term if process.state is not None else 0) > leader.term:
+            return
+        named = not match.term or holds(log, match)
+        require(named, "belief", leader.node, "takes", match, "for synced on", peer)
+        readable = not vouched.term or process.holds(vouched)
+        require(readable, "belief", leader.node, "takes", vouched, "for readable on", peer)
 
     def check_handover(self, leader: GroupState, peer: int) -> None:
         target = self.processes[peer]

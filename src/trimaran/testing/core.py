@@ -55,6 +55,7 @@ def play(seed: int, options: Options) -> Report:
     report.virtual_seconds = cluster.heap.time
     report.crashes = cluster.crashes
     report.faults = cluster.struck.sorted()
+    report.reached = cluster.reached.sorted()
     return report
 
 
@@ -101,7 +102,12 @@ def drawn_mix(draw: Random, more: Random) -> Mix:
             crash_at_truncation=maybe(more, 0.5, 0.3, 1.0),
             crash_at_heal=maybe(more, 0.5, 0.2, 0.8),
         ),
-        work=replace(mix.work, change_every=maybe(more, 0.5, 0.05, 0.6, NEVER)),
+        work=replace(
+            mix.work,
+            change_every=maybe(more, 0.5, 0.05, 0.6, NEVER),
+            transfer_every=maybe(more, 0.4, 0.15, 1.0, NEVER),
+            lull_every=maybe(more, 0.4, 0.3, 1.5, NEVER),
+        ),
         malice=Malice.drawn(more),
     )
 

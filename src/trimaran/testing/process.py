@@ -26,7 +26,7 @@ from ..actors.raft.state import NEVER, GroupState, Role
 from ..actors.replica.recovered_log import LogEntry, recovered_log
 from ..actors.replica.repair import Verdict, is_copy
 from ..actors.replica.user_machine import StateMachine, UserMachine
-from ..codec import Kind, crc32c, read_header, walk_batch
+from ..codec import BatchHeader, Kind, crc32c, read_header, walk_batch
 from ..storage import Manifest, MemoryDisk, StorageFailed, encode_manifest, manifest_crc
 from ..storage.index import Fault, GroupLog
 from ..storage.records import BatchRecord, CompactPrefix, GroupCreate, HardState, Record, TruncateSuffix
@@ -35,7 +35,9 @@ from ..storage.segment import BATCH, COMPACT, REPAIR, TRUNCATE
 from .checks import Synced, require
 from .checks import holds as holds_entry
 from .heap import Action
+from .reached import Reached
 from .stable_log import StableLog, finish
+from .step_checks import StepChecks
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -49,6 +51,8 @@ START = 1_700_000_000 * 10**9
 RETRY = 0.05
 """Seconds after which something that could not be done is tried again."""
 READ_BYTES = 1 << 16
+COPY_TAKES = 0.2
+"""Seconds (at most) that a copy of a damaged batch is on its way."""
 
 
 class PowerCut(Exception):
@@ -163,6 +167,9 @@ class Process:
         self._sealed: dict[int, tuple[tuple[int, int, int], ...]] = {}
         self._reading: list[tuple[int, int]] = []
         self._untold = set[int]()
+        self._overdue: list[messages.Fetched] = []
+        self._step_checks = StepChecks(cluster.check_belief)
+        self._reached = Reached(cluster.reached)
         self._applying = self._healing = False
         self._armed = NEVER
         self._excused_since: float | None = None
@@ -207,6 +214,7 @@ class Process:
         index = manifest.index if manifest is not None else 0
         recovered = recovered_log(found)
         require(not recovered.forgetful, "recovery", self.id, "has entries without names")
+        self._reached.recovered(found, bool(recovered.records))
         if recovered.records:
             self.log.write_at_once(recovered.records)
         changes = [
@@ -332,8 +340,12 @@ class Process:
         if state is None:
             return
         role, term, members, commit = state.role, state.term, state.membership, state.commit
-        mending = bool(state.mending)
-        effects = roles.step(state, message, self.now())
+        mending, now = bool(state.mending), self.now()
+        self._reached.before(state, message, now)
+        self._step_checks.before(state, message, now)
+        effects = roles.step(state, message, now)
+        self._step_checks.after(state, message, effects, now)
+        self._reached.after(state, message)
         checks = self.cluster.checks
         for event in events_of(state, message, effects):
             checks.checker(event)
@@ -346,7 +358,6 @@ class Process:
             for effect in effects:
                 if isinstance(effect, asks.Commit) and role is Role.LEADER and state.term == term:
                     self._check_durable(state, commit, members)
-                self._check_effect(state, effect)
                 self._carry_out(effect)
         except PowerCut:
             self.cluster.power_cut(self)
@@ -362,15 +373,6 @@ class Process:
         """A leader has committed what lies behind the index `before`."""
         for index in range(max(before, state.log.compacted.index) + 1, state.commit + 1):
             self.cluster.check_durable(EntryId(index, state.log.term_at(index) or 0), members)
-
-    def _check_effect(self, state: GroupState, effect: Effect) -> None:
-        checks = self.cluster.checks
-        match effect:
-            case asks.Send(_, message):
-                checks.check_acknowledgement(state, message)
-            case asks.Persist(release=release):
-                for send in release:
-                    checks.check_acknowledgement(state, send.message)
 
     def _being_written(self) -> set[int]:
         """Indexes at which the log will have another batch, or none, once all is synced; and those about
@@ -428,10 +430,13 @@ class Process:
             case asks.Sealed(index, _, tokens):
                 self._sealed[index] = tokens
             case asks.Resolve(token, outcome):
+                self._reached.resolved(outcome)
                 self._resolve(token, outcome)
             case asks.ReadReady(token, index):
                 self._resolve(token, Applied(index))
             case asks.Fetch():
+                for overdue in self._overdue:  # a disk that stood still answers in turn
+                    self.later(0.0, self._answer_late, overdue)
                 self.later(self._sync_time(), self._fetch, effect)
             case asks.SendSnapshot(peer):
                 self._send_snapshot(peer)
@@ -487,7 +492,7 @@ class Process:
             records.append(CompactPrefix(GROUP, INCARNATION, at.index, at.term, self.manifest_crc))
         for batch in persist.batches:
             header = read_header(batch)
-            self.cluster.checks.check_written(header, follower.membership_in(batch, header))
+            self._check_written(batch, header)
             records.append(BatchRecord(batch))
         records.extend(BatchRecord(batch, repair=True) for batch in persist.repairs)
         if persist.hard_state is not None:
@@ -496,10 +501,16 @@ class Process:
         self.log.append(records, partial(self._on_synced, persist))
         self.cluster.persisting(self, persist)
 
+    def _check_written(self, batch: bytes, header: BatchHeader) -> None:
+        cluster = self.cluster
+        self._reached.sealed(len(batch), cluster.options.max_batch_bytes)
+        cluster.checks.check_written(batch, header, cluster.options, follower.membership_in(batch, header))
+
     def _on_synced(self, persist: asks.Persist) -> None:
         for batch in (*persist.batches, *persist.repairs):
             header = read_header(batch)
             self.bad.discard(EntryId(header.index, header.term))
+        self.cluster.persisted(self, persist)
         for send in persist.release:
             self._send(send.peer, send.message)
         # The rules may learn of it a little later than the peers do.
@@ -521,8 +532,14 @@ class Process:
         answer = messages.Fetched(fetch.peer, fetch.first, tuple(batches), failed=not batches)
         takes = self.cluster.read_takes()
         if takes:
-            self.later(takes, self.step, answer)
+            self._overdue.append(answer)
+            self.later(takes, self._answer_late, answer)
         else:
+            self.step(answer)
+
+    def _answer_late(self, answer: messages.Fetched) -> None:
+        if answer in self._overdue:
+            self._overdue.remove(answer)
             self.step(answer)
 
     def _note_damage(self, index: int) -> None:
@@ -734,8 +751,8 @@ class Process:
                 elif fault is faults[0]:
                     said[peer] = verdict
         first = faults[0]
-        if copies:
-            self.step(messages.Mended(tuple(copies.values())))
+        if copies:  # what they are for may be gone when they come
+            self.later(self._draw.uniform(0, COPY_TAKES), self.step, messages.Mended(tuple(copies.values())))
         elif first.index <= self.applied:
             self.take_snapshot()
         elif Verdict.COMPACTED in said.values():

@@ -42,6 +42,7 @@ class Report:
         crashes: processes that ended and machines that lost power.
         faults: how often each kind of fault struck.
         violations: empty if everything held.
+        reached: how often each state of `reached.py` was met (core tier).
     """
 
     seed: int
@@ -53,6 +54,7 @@ class Report:
     appends: int = 0
     crashes: int = 0
     violations: list[Violation] = field(default_factory=list)
+    reached: dict[str, int] = field(default_factory=dict)
     seconds: float | None = None
     """`Options.seconds` with which it was played: part of what must be said to play it again."""
 

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
+from operator import itemgetter
 
 import trio
 
+from .reached import STATES
 from .report import FaultCount, Report, Violation
 
 PATIENCE = 300.0
@@ -41,6 +43,8 @@ class Total:
     appends: int = 0
     crashes: int = 0
     faults: FaultCount = field(default_factory=FaultCount)
+    reached: FaultCount = field(default_factory=FaultCount)
+    """How many seeds met each state of `reached.py`."""
     failed: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
@@ -50,8 +54,14 @@ class Total:
         self.appends += report.appends
         self.crashes += report.crashes
         self.faults.update(report.faults)
+        self.reached.update(report.reached.keys())
         if report.violations:
             self.failed.append(report)
+
+    def rare(self) -> dict[str, int]:
+        """States that less than one of a hundred seeds met, or none, rarest first."""
+        found = {name: self.reached[name] for name in STATES}
+        return {name: met for name, met in sorted(found.items(), key=itemgetter(1)) if 100 * met < self.seeds}
 
     def line(self) -> str:
         return (
@@ -79,6 +89,9 @@ async def soak(plan: Plan, tell: Callable[[str], object]) -> Total:
     spent = os.times()
     tell(f"{total.line()}, {spent.children_user + spent.children_system:.0f} CPU seconds")
     tell("faults: " + ", ".join(f"{kind} {number}" for kind, number in total.faults.sorted().items()))
+    if total.reached:  # the actor tier counts none
+        rare = ", ".join(f"{name}: {met}" for name, met in total.rare().items())
+        tell(f"states that few seeds reached: {rare or 'none'}")
     for report in total.failed:
         tell(f"again: {report.replay}")
     return total

@@ -24,6 +24,7 @@ from ..storage.records import Record
 from ..storage.recovery import Opened, apply_item
 from ..storage.segment import (
     FRAME_SIZE,
+    HARD_STATE,
     Item,
     SegmentHeader,
     encode_record,
@@ -119,6 +120,8 @@ class StableLog:
         self._last_write_at = 0
         self._lane = FileLane(disk, Immediately(), self._failed)
         self.freed = 0
+        self._hard_state: tuple[int, int, int] | None = None
+        """(segment, offset, length) of the newest term and vote, if it was written in this life."""
         self._later(0.001, self._prepare_spare)
 
     def _failed(self, error: OSError) -> StorageFailed:
@@ -150,6 +153,8 @@ class StableLog:
         position = built.start + FRAME_SIZE
         for item in built.items:
             apply_item(self.index, item, built.segment.number, position)
+            if item.kind == HARD_STATE:
+                self._hard_state = (built.segment.number, position - FRAME_SIZE, FRAME_SIZE + len(item.body))
             position += FRAME_SIZE + len(item.body)
 
     def _write(self) -> None:
@@ -343,15 +348,27 @@ class StableLog:
         return [*flight, *(item for item, _ in self._queue if item is not None)]
 
     def damage(self, group: int, index: int, draw: Random) -> bool:
-        """Flip a bit of a synced batch where it lies. False if it isn't there."""
+        """Flip a bit of a synced batch, or of its frame, where it lies. False if it isn't there."""
         place = self.index.place(group, index)
         if place is None:
             return False
         path = segment_path(place.segment)
-        offset = place.offset + draw.randrange(place.length)
+        self._flip(path, place.offset - FRAME_SIZE, FRAME_SIZE + place.length, draw)
+        return True
+
+    def damage_hard_state(self, draw: Random) -> bool:
+        """The same for the newest term and vote, which their write's trailer repeats. False if it isn't
+        known where they are."""
+        if self._hard_state is None or self._hard_state[0] not in self._sizes:
+            return False
+        number, position, length = self._hard_state
+        self._flip(segment_path(number), position, length, draw)
+        return True
+
+    def _flip(self, path: str, start: int, length: int, draw: Random) -> None:
+        offset = start + draw.randrange(length)
         byte = self._disk.read(path)[offset]
         self._disk.damage(path, offset, bytes([byte ^ 1 << draw.randrange(8)]))
-        return True
 
 
 def _is_named(batch: bytes, group: int, index: int) -> bool:

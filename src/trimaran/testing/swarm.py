@@ -159,6 +159,10 @@ class Work:
     """Membership, or the number of replicas."""
     snapshot_after: int = 10**9
     """Applied batches."""
+    lull_every: float = NEVER
+    """Clients, but not operators, ask for nothing for `lull_for`: long enough for groups to rest. Core tier
+    only."""
+    lull_for: float = 0.7
 
     @classmethod
     def drawn(cls, draw: random.Random) -> Work:
@@ -190,8 +194,13 @@ class Malice:
     """Of leaders cut off: soon after they return they are asked to lead again."""
     flip_newest: float = 0.0
     """Of flipped bits: in the batch that was synced last, by a process that ends at once."""
+    cut_write: float = 0.0
+    """Of writes with batches: the power goes before they are synced."""
+    flip_vote: float = 0.0
+    """Of terms and votes just synced: a bit of them flips where they lie, and the process ends at once."""
     slow_reads: float = 0.0
-    """Of reads of the log for a follower: the answer, as of the begin, takes up to `slow_read`."""
+    """Of reads of the log for a follower: the answer, as of the begin, takes up to `slow_read`, or until the
+    next read is asked for."""
     slow_read: float = 2.0
     cut_install: float = 0.0
     """Of snapshots of a peer that were installed: the power goes before, or while, the log hears of it."""
@@ -211,8 +220,10 @@ class Malice:
             outdate=maybe(draw, 0.6 * likely, 0.3, 1.0),
             give_back=maybe(draw, likely, 0.4, 1.0),
             flip_newest=maybe(draw, likely, 0.2, 0.8),
-            slow_reads=maybe(draw, likely, 0.1, 0.6),
-            slow_read=draw.choice((0.05, 0.5, 2.0)),
+            cut_write=maybe(draw, 0.5 * likely, 0.001, 0.02),
+            flip_vote=maybe(draw, 0.4 * likely, 0.02, 0.2),
+            slow_reads=maybe(draw, likely, 0.1, 0.9),
+            slow_read=draw.choice((0.5, 2.0, 6.0)),
             cut_install=maybe(draw, likely, 0.2, 0.8),
             invite_again=maybe(draw, likely, 0.3, 1.0),
             blackout=draw.random() < 0.5,

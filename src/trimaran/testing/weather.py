@@ -24,7 +24,7 @@ SLOW = 20
 """How much longer everything takes on a slow link."""
 REMEMBERED = 60
 """So many messages of each kind to each node can still arrive late."""
-GHOSTS = 20
+GHOSTS = 30
 """At most so many of them at a time."""
 REPLAYED_AFTER = 1.0
 """Seconds (mean) after which a message comes once more: elections and restarts later."""
@@ -127,10 +127,10 @@ class Weather:
     def haunt(self, peer: int, seconds: float) -> None:
         """Within so many seconds a few of the messages that were ever sent to a node arrive there, once more
         or at last, in any order and whatever is cut: they were on their way for long. Each kind of them is as
-        likely, and in half of the cases they are of older terms, if there are such."""
+        likely, and mostly they are of older terms, if there are such."""
         kinds, draw = list(self._sent[peer].values()), self._draw
         newest = max((message.term for sent in kinds for _, message in sent), default=0)
-        old = draw.random() < 0.5
+        old = draw.random() < 0.7
         for _ in range(draw.randint(1, GHOSTS) if kinds else 0):
             sent = draw.choice(kinds)
             sender, message = draw.choice([each for each in sent if each[1].term < newest and old] or sent)
