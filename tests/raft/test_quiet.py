@@ -20,41 +20,46 @@ from trimaran.actors.raft.messages import (
     Transfer,
 )
 from trimaran.actors.raft.state import RaftOptions, Role
+from trimaran.testing.process import Process
 
-from .cluster import Cluster, Faults, Node
 from .replica import Replica, messages_in
+from .scenes import Scene
 
 OPTIONS = RaftOptions(quiet_after=0.5, quiet_heartbeat=1000.0)
 """No quiet beat comes to the rescue of what should have been woken."""
 
 
-class Quiet(Cluster):
+class Quiet(Scene):
     """Three nodes whose group has gone quiet. Counts the messages of the group."""
 
     def __init__(self, seed: int = 0, options: RaftOptions = OPTIONS) -> None:
-        super().__init__(seed, faults=Faults(), options=options)
+        super().__init__(seed, options=options)
         self.messages: list[PeerMessage] = []
+        transmit = self.weather.send
+
+        def send(sender: int, peer: int, message: PeerMessage | None) -> None:
+            if message is not None:
+                self.messages.append(message)
+            transmit(sender, peer, message)
+
+        self.weather.send = send  # type: ignore[method-assign]  # it listens, and changes nothing
         self.elect()
         self.settle()
-
-    def transmit(self, sender: int, peer: int, message: PeerMessage) -> None:
-        self.messages.append(message)
-        super().transmit(sender, peer, message)
 
     def settle(self) -> None:
         assert self.run_until(self.all_quiet, 5.0), "not quiet"
 
     def all_quiet(self) -> bool:
-        return all(node.state is not None and node.state.quiet for node in self.nodes.values())
+        return all(node.state is not None and node.state.quiet for node in self.processes.values())
 
     @property
-    def led(self) -> Node:
+    def led(self) -> Process:
         leader = self.leader()
         assert leader is not None
         return leader
 
-    def follower(self) -> Node:
-        return next(node for node in self.nodes.values() if node is not self.led)
+    def follower(self) -> Process:
+        return next(node for node in self.processes.values() if node is not self.led)
 
 
 def test_a_quiet_group_says_nothing_and_keeps_its_leader() -> None:
@@ -77,11 +82,9 @@ def test_a_proposal_wakes_it_and_is_not_slower_for_it() -> None:
 
 def test_a_read_wakes_it_and_is_confirmed_by_a_majority() -> None:
     cluster = Quiet()
-    token = cluster.token()
-    cluster.invariants.reads[token] = cluster.invariants.acknowledged
     cluster.messages.clear()
-    cluster.led.step(ReadIndex(token))
-    assert cluster.run_until(lambda: token not in cluster.invariants.reads, 0.5)
+    token = cluster.ask(cluster.led, ReadIndex)
+    assert cluster.run_until(lambda: token in cluster.outcomes, 0.5)
     assert any(isinstance(message, BeatReply) and message.read for message in cluster.messages)
 
 
@@ -89,9 +92,7 @@ def test_a_read_wakes_it_and_is_confirmed_by_a_majority() -> None:
 def test_a_quiet_leader_whose_links_close_is_replaced_at_once(seed: int) -> None:
     cluster = Quiet(seed)
     old, began = cluster.led, cluster.time
-    old.crash()
-    for node in cluster.up():
-        node.step(PeerDown(old.id))
+    cluster.stop(old, told=True)
     assert cluster.run_until(lambda: cluster.leader() not in (None, old), 2.0)
     assert cluster.time - began < 0.5
 
@@ -124,7 +125,7 @@ def test_a_silent_follower_changes_nothing() -> None:
 def test_a_restarted_follower_is_heard_and_fed() -> None:
     cluster = Quiet()
     away = cluster.follower()
-    cluster.crash(away)
+    cluster.stop(away)
     assert cluster.serves()
     cluster.restart(away)
     assert cluster.run_until(cluster.converged, 3.0)
@@ -134,8 +135,8 @@ def test_a_restarted_follower_is_heard_and_fed() -> None:
 def test_a_leader_restarted_so_fast_that_nobody_noticed_is_not_trusted_for_long() -> None:
     cluster = Quiet()
     old = cluster.led
-    old.crash()
-    old.start()
+    old.crash(power=False)
+    assert old.start()
     assert cluster.run_until(lambda: cluster.leader() is not None, 3.0)
     assert cluster.serves()
 
@@ -154,9 +155,9 @@ def test_what_should_have_woken_it_may_be_lost() -> None:
     old = cluster.led
     cluster.isolate(old.id, notice=False)
     old.step(StorageFailed())
-    for node in cluster.nodes.values():
+    for node in cluster.processes.values():
         node.liveness.fallen_silent(1e9)  # and nobody remembers to have heard anyone
-    cluster.cut.clear()
+    cluster.weather.heal()
     assert cluster.run_until(lambda: cluster.leader() not in (None, old), 25.0)
 
 
