@@ -93,7 +93,14 @@ def recycled(disk: Disk, size: int) -> str | None:
         if _size_of(disk, path) == size and _is_alone(disk, path):
             return path
         disk.unlink(path)  # of other options; or a power loss gave a segment its former name back
-    return RECYCLED if _size_of(disk, RECYCLED) == size else None
+    if _size_of(disk, RECYCLED) != size:
+        return None
+    if _is_alone(disk, RECYCLED):
+        return RECYCLED
+    disk.unlink(
+        RECYCLED
+    )  # a start that was cut had named it so, and the next one left the segment in its place
+    return None
 
 
 def use_reserve(disk: Disk, header: SegmentHeader, first_write: Sequence[Buffer] = ()) -> Segment | None:

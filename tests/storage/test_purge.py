@@ -11,6 +11,7 @@ import trio
 
 from trimaran.storage import CompactPrefix, DiskFull, MemoryDisk, Storage, StorageOptions
 from trimaran.storage.recovery import recover
+from trimaran.storage.segment import SegmentHeader
 from trimaran.storage.wal import (
     MORE_RECYCLED,
     NEW,
@@ -18,8 +19,11 @@ from trimaran.storage.wal import (
     WAL,
     drop_recycled,
     make_zeros,
+    prepare_segment,
+    read_segment_header,
     recycled,
     retire_segment,
+    segment_numbers,
     segment_path,
 )
 
@@ -101,6 +105,27 @@ def test_no_two_names_of_a_file_are_kept() -> None:
     assert disk.listdir(WAL) == ["0000000000000002.wal", "recycled.tmp"]
     disk.link(segment_path(2), MORE_RECYCLED[0])
     assert recycled(disk, SIZE) == RECYCLED and not disk.exists(MORE_RECYCLED[0])
+
+
+async def test_a_segment_that_kept_its_place_is_not_recycled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Start-up gave the empty segment behind the last one a second name, and was cut before it replaced it.
+    The power loss took the last one's only write as well, so the next start left the empty one in its place;
+    and the start after that refused it, since it had the header of a later one."""
+    disk = MemoryDisk()
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(), record(1)])
+        await settle(storage)
+    last = segment_numbers(disk)[-1]
+    disk.link(segment_path(last), RECYCLED)
+    node = read_segment_header(disk, last).node_id
+    prepare_segment(disk, SegmentHeader(last + 1, node, 0, 7, SIZE), recycle=False)
+    async with opened(disk, options=TINY) as storage:
+        storage.append([record(2)])
+        await settle(storage)
+    for number in segment_numbers(disk):
+        assert read_segment_header(disk, number).number == number
 
 
 def test_what_is_kept_is_given_back_where_space_is_short() -> None:
