@@ -291,9 +291,9 @@ class Cluster:
         return state
 
     def check_quorum(self, process: Process) -> None:
-        """Whoever leads is heard by a majority, unless it stood still, or has other members since."""
+        """Whoever leads is heard by a majority, unless it stood still, rested, or has other members since."""
         state, now, within = process.state, self.heap.time, QUORUM_WITHIN * self.options.election_min
-        since = max(process.paused_until, process.leads_since, process.members_since)
+        since = max(process.paused_until, process.leads_since, process.members_since, process.rested_until)
         if state is not None and not state.quiet and since < now - within:
             heard = [peer for peer, at in process.heard.items() if at >= now - within]
             self.checks.check_quorum(state, heard, within)

@@ -90,6 +90,8 @@ class Process:
         self.members_since = 0.0
         """When the members in effect changed."""
         self.rests_since = 0.0
+        self.rested_until = 0.0
+        """When it woke up last: it then trusts its followers for the time of one quorum check."""
         self.cut_in: int | None = None
         """The power goes before this many more operations on files."""
         self.bad: set[EntryId] = set()
@@ -340,6 +342,7 @@ class Process:
         if state is None:
             return
         role, term, members, commit = state.role, state.term, state.membership, state.commit
+        quiet = state.quiet
         mending, now = bool(state.mending), self.now()
         self._reached.before(state, message, now)
         self._step_checks.before(state, message, now)
@@ -353,7 +356,9 @@ class Process:
         if mending:
             checks.check_damage(state, self.log.log(GROUP), self._being_written())
         if members is not state.membership:
-            self.members_since = self.cluster.heap.time
+            self.members_since = now.monotonic
+        if quiet and not state.quiet:
+            self.rested_until = now.monotonic
         try:
             for effect in effects:
                 if isinstance(effect, asks.Commit) and role is Role.LEADER and state.term == term:
