@@ -424,15 +424,17 @@ def _resumptions(disk: Disk, headers: Sequence[SegmentHeader]) -> list[int | Non
     ends: list[int | None] = []
     for position, header in enumerate(headers):
         later = max((other.resumes_after for other in headers[position + 1 :]), default=0)
-        ends.append(header.resumes_after if header.resumes and _is_begun(disk, header, later) else None)
+        begun = header.resumes and _is_begun(disk, header, headers[:position], later)
+        ends.append(header.resumes_after if begun else None)
     return ends
 
 
-def _is_begun(disk: Disk, header: SegmentHeader, later: int) -> bool:
+def _is_begun(disk: Disk, header: SegmentHeader, before: Sequence[SegmentHeader], later: int) -> bool:
     """Whether a recovery ended that made this segment: its first write was synced before it returned.
 
     An unreadable first write was all the same if another one followed it, here or in a later recovery's
-    count.
+    count; or if what it names is not where it was copied from, in the segments `before`. A recovery that was
+    cut left that as it was, for the next one to copy.
     """
     path = segment_path(header.number)
     if read_toc_header(disk, path, header) is not None:
@@ -441,4 +443,13 @@ def _is_begun(disk: Disk, header: SegmentHeader, later: int) -> bool:
         return True
     writes = SegmentScan(read_file(disk, path), header).writes()
     first, second = [*itertools.islice(writes, 2), None, None][:2]
-    return first is not None and (first.intact or second is not None or first.sequence <= later)
+    if first is None or first.intact or second is not None or first.sequence <= later:
+        return first is not None
+    return first.vouch is not None and first.records != [] and not _has_original(disk, header, before)
+
+
+def _has_original(disk: Disk, header: SegmentHeader, before: Sequence[SegmentHeader]) -> bool:
+    """Whether the write that this segment's first one repeats can still be read."""
+    scans = (SegmentScan(read_file(disk, segment_path(other.number)), other) for other in reversed(before))
+    writes = itertools.chain.from_iterable(scan.writes() for scan in scans)
+    return any(write.intact and write.sequence > header.resumes_after for write in writes)

@@ -554,3 +554,29 @@ async def test_a_batch_found_bad_by_a_reader_is_told_once() -> None:
             with pytest.raises(LogDamaged):
                 await storage.read_batches(GROUP, 2, 2, 1)
         assert told == [(GROUP, 2)]
+
+
+async def test_a_copy_that_outlived_its_original_is_damaged_not_absent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Start-up copied the last write, synced the copy, and the replica promised what it says. Then the power
+    took the original, which had never been synced, and a bit of the copy flipped."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        storage.append([create(), state(1), record(1)])
+        await storage.drain()
+        await trio.sleep(1)
+    async with opened(disk) as storage:
+        storage.append([record(2)])
+        await storage.drain()
+    async with opened(disk):
+        pass
+    found = [(number, write) for number in segment_numbers(disk) for write in writes(disk, number)]
+    (original, first), (copy, second) = [
+        (number, write) for number, write in found if any(each.index == 2 for each in write.records)
+    ]
+    disk.damage(segment_path(original), first.start, bytes(first.end - first.start))
+    disk.damage(segment_path(copy), second.records[0].offset + 9, b"\xff")
+    async with opened(disk) as storage:
+        assert names(storage) == [(1, 1), (2, 1)]
+        assert storage.recovered.groups[GROUP].faulty == [Range(2, 2)]
