@@ -130,22 +130,22 @@ def test_a_process_that_is_held_does_nothing_until_it_is_released() -> None:
 
 
 def test_the_agenda_calls_in_the_order_of_time_and_then_of_asking() -> None:
-    done: list[str] = []
+    done: list[tuple[str, int]] = []
+    agenda = Agenda()
 
     async def main() -> None:
-        agenda = Agenda()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(agenda.run)
-            agenda.at(3.0, lambda: done.append("third"))
-            agenda.at(1.0, lambda: done.append("first"))
-            agenda.at(1.0, lambda: done.append("second"))
-            await trio.sleep(2)
-            agenda.after(0.5, lambda: done.append("in between"))
-            await trio.sleep(2)
-            nursery.cancel_scope.cancel()
+        def note(what: str) -> Callable[[], None]:
+            return lambda: done.append((what, round(10 * trio.current_time())))
 
-    simulate(main)
-    assert done == ["first", "second", "in between", "third"]
+        agenda.at(3.0, note("third"))
+        agenda.at(1.0, note("first"))
+        agenda.at(1.0, note("second"))
+        await trio.sleep(2)
+        agenda.after(0.5, note("in between"))
+        await trio.sleep(2)
+
+    run_simulated(1, SimulatedClock(Random(1), agenda), main, 100.0)
+    assert done == [("first", 10), ("second", 10), ("in between", 25), ("third", 30)]
 
 
 def test_what_a_held_process_wakes_is_not_lost() -> None:

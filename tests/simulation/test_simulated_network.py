@@ -18,9 +18,9 @@ PATIENCE_SECONDS = 60.0
 def carried(seed: int, send: Callable[[EagerStream], Awaitable[None]]) -> bytes:
     """What arrives at one machine of what another one sends there."""
     arrived = bytearray()
+    agenda = Agenda()
 
     async def main() -> None:
-        agenda = Agenda()
         network = SimulatedNetwork(
             agenda, Random(seed), NetworkFaults(), lambda *facts: None, lambda *facts: None
         )
@@ -31,7 +31,6 @@ def carried(seed: int, send: Callable[[EagerStream], Awaitable[None]]) -> bytes:
                 arrived.extend(data)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(agenda.run)
             nursery.start_soon(listener.serve, read)
             stream = await network.host("a").dial("b:1")
             assert isinstance(stream, EagerStream)
@@ -40,7 +39,7 @@ def carried(seed: int, send: Callable[[EagerStream], Awaitable[None]]) -> bytes:
             await trio.sleep(PATIENCE_SECONDS)
             nursery.cancel_scope.cancel()
 
-    run_simulated(1, SimulatedClock(Random(1)), main, 3600.0)
+    run_simulated(1, SimulatedClock(Random(1), agenda), main, 3600.0)
     return bytes(arrived)
 
 

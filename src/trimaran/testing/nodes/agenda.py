@@ -11,27 +11,28 @@ import trio
 
 
 class Agenda:
-    """Calls functions when they are due; `run` is the task that does. They must neither wait nor raise."""
+    """Calls functions when they are due. They must neither wait nor raise.
+
+    Its clock performs it, between two passes of Trio's loop: half of all passes were a task's that did.
+    """
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._news = trio.Event()
 
     def at(self, time: float, act: Callable[[], None]) -> None:
         """Call `act` at a virtual time (s); what is due at the same time comes in the order of the calls."""
-        if not self._due or time < self._due[0][0]:
-            self._news.set()
         heappush(self._due, (time, next(self._numbers), act))
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         self.at(trio.current_time() + seconds, act)
 
-    async def run(self) -> None:
-        while True:
-            self._news = trio.Event()
-            with trio.move_on_at(self._due[0][0] if self._due else inf):
-                await self._news.wait()
-            now = trio.current_time()
-            while self._due and self._due[0][0] <= now:
-                heappop(self._due)[2]()
+    @property
+    def next(self) -> float:
+        """When something is due; never: infinity."""
+        return self._due[0][0] if self._due else inf
+
+    def perform(self, now: float) -> None:
+        """Call what is due by now."""
+        while self._due and self._due[0][0] <= now:
+            heappop(self._due)[2]()

@@ -144,8 +144,9 @@ class Load:
             except Disconnected:
                 chair.leave()
 
-    def _text(self, chair: _Chair) -> bytes:
-        filler = self._random.choice(FILLERS)
+    def _text(self, chair: _Chair, filler: int | None = None) -> bytes:
+        if filler is None:
+            filler = self._random.choice(FILLERS)
         return f"{chair.name}-{next(chair.numbers)}-".encode() + b"." * filler
 
     # --- the stream
@@ -157,9 +158,9 @@ class Load:
 
     async def _publish_many(self, chair: _Chair) -> None:
         """Without waiting for answers in between: they fill batches, and more than may be uncommitted."""
-        client = await chair.client()
+        client, filler = await chair.client(), self._random.choice(FILLERS)
         appends = [
-            Append(self._text(chair), chair.name, trio.current_time(), doubtful=True)
+            Append(self._text(chair, filler), chair.name, trio.current_time(), doubtful=True)
             for _ in range(self._random.randrange(2, MOST_AT_ONCE))
         ]
         self.log.appends += appends

@@ -44,8 +44,9 @@ logger = logging.getLogger(__name__)
 def play(seed: int, options: Options) -> Report:
     """Play one seed. What goes wrong is in the report, also what a node raised."""
     streams = Streams(seed)
-    clock = SimulatedClock(streams.stream("clock"))
-    run = _Run(seed, options, streams, clock)
+    agenda = Agenda()
+    clock = SimulatedClock(streams.stream("clock"), agenda)
+    run = _Run(seed, options, streams, clock, agenda)
     try:
         run_simulated(seed, clock, run.main, LIMIT_SECONDS)
     except* Exception as errors:  # whatever a node raises is what this is for
@@ -59,11 +60,14 @@ def play(seed: int, options: Options) -> Report:
 
 
 class _Run:
-    def __init__(self, seed: int, options: Options, streams: Streams, clock: SimulatedClock) -> None:
+    def __init__(
+        self, seed: int, options: Options, streams: Streams, clock: SimulatedClock, agenda: Agenda
+    ) -> None:
         self._seed = seed
         self._options = options
         self._streams = streams
         self._clock = clock
+        self._agenda = agenda
         self._trace = Trace(options.story)
         self._violations: list[Violation] = []
         self._draw = streams.stream("run")
@@ -102,9 +106,7 @@ class _Run:
             nursery.cancel_scope.cancel()
 
     async def _play(self, nursery: trio.Nursery) -> None:
-        draw, streams = self._draw, self._streams
-        agenda = Agenda()
-        nursery.start_soon(agenda.run)
+        draw, streams, agenda = self._draw, self._streams, self._agenda
         excused: Callable[[str], bool] = lambda name: weather.frail.count(name) > 0  # noqa: E731
         promises = Promises(excused, self.complain)
         calm_network = replace(self.mix.network, loss=0.0, duplication=0.0, replay=0.0)

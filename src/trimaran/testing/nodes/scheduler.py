@@ -27,6 +27,8 @@ from typing import TypeVar
 import trio
 from trio._core import _run
 
+from .agenda import Agenda
+
 Result = TypeVar("Result")
 
 READING_SECONDS = 1e-6
@@ -36,10 +38,12 @@ READING_SECONDS = 1e-6
 class SimulatedClock(trio.abc.Clock):
     """Virtual time in seconds, from 0: it jumps to the next deadline as soon as nobody has anything to do."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, agenda: Agenda | None = None) -> None:
+        """`agenda` has what happens besides the tasks."""
         self.now = 0.0
         """The time without looking at the clock, for traces."""
         self._random = random
+        self._agenda = agenda if agenda is not None else Agenda()
 
     def start_clock(self) -> None:
         return
@@ -49,10 +53,14 @@ class SimulatedClock(trio.abc.Clock):
         return self.now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Trio asks when all tasks wait: for the next deadline, then, since there is no outside.
+        """Trio asks when all tasks wait: for the next deadline, then, or for what is on the agenda before it,
+        since there is no outside.
 
         While `main` runs there always is one: the limit of the run."""
-        if deadline < inf:
+        if self._agenda.next < deadline:
+            self.now = max(self.now, self._agenda.next)
+            self._agenda.perform(self.now)
+        elif deadline < inf:
             self.now = max(self.now, deadline)
         return 0.0
 
