@@ -244,7 +244,7 @@ class GroupDirectory:
         move_aside(self.disk, self.path, others, self.disk.listdir(aside) if self.disk.exists(aside) else ())
 
     def set_apart(self) -> None:
-        """Moves the manifest and all files to a place where nothing removes them. Durable on return."""
+        """Moves the manifest and all files to a place where they stay until `remove`. Durable on return."""
         aside = f"{self.path}/{EVIDENCE}"
         self._make()
         self.disk.mkdir(aside)
@@ -266,7 +266,7 @@ class GroupDirectory:
         replace_file(self.disk, self.path, f"{self.path}/{INCOMING}.tmp", f"{self.path}/{INCOMING}", encoded)
 
     def remove(self) -> None:
-        """The group is deleted: its directory goes, files first."""
+        """The group is no longer here: its directory goes, with what was set apart, files first."""
         if not self.disk.exists(self.path):
             return
         for aside in (f"{self.path}/{QUARANTINE}", f"{self.path}/{EVIDENCE}"):

@@ -1,4 +1,5 @@
-"""Where clients' bytes come in and go out: a `Port` of `Wire`s, over sockets or in memory.
+"""Where clients' bytes come in and go out: a `Port` of `Wire`s, here over sockets.
+`memory_port.py` has one in memory.
 
 One wake-up serves every client that has something to say. `SocketPort` keeps all sockets in one epoll object
 that is itself awaited, so that Trio's cost per wait is paid once per pass and not once per client (DESIGN
@@ -8,11 +9,8 @@ section 12).
 from __future__ import annotations
 
 import errno
-import select
-import selectors
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
@@ -21,8 +19,9 @@ import trio
 
 from ...storage.readiness import Wake, each_readable
 from .access import Certificate
+from .poller import new_poller
 
-__all__ = ["MemoryPeer", "MemoryPort", "Port", "Ready", "SocketPort", "Wire"]
+__all__ = ["Port", "Ready", "SocketPort", "Wire"]
 
 RECEIVE_PASS: Final = 256
 """Sockets served in one pass; the others are ready in the next. Bounds how long one pass keeps the loop."""
@@ -107,94 +106,6 @@ class Port(Protocol):
 
 
 # --- sockets ---------------------------------------------------------------------------------------------
-
-
-class _Poller(Protocol):
-    """Readiness of many sockets behind one descriptor that can itself be awaited."""
-
-    def fileno(self) -> int: ...
-
-    def watch(self, fd: int, *, read: bool, write: bool) -> None: ...
-
-    def change(self, fd: int, *, read: bool, write: bool) -> None: ...
-
-    def forget(self, fd: int) -> None: ...
-
-    def poll(self, limit: int) -> list[tuple[int, bool, bool]]:
-        """(descriptor, readable or broken, writable or broken), without waiting."""
-
-    def close(self) -> None: ...
-
-
-if sys.platform == "linux":
-
-    class _EpollPoller:
-        _READ = select.EPOLLIN | select.EPOLLRDHUP
-        _BROKEN = select.EPOLLERR | select.EPOLLHUP
-
-        def __init__(self) -> None:
-            self._epoll = select.epoll()
-
-        def fileno(self) -> int:
-            return self._epoll.fileno()
-
-        def watch(self, fd: int, *, read: bool, write: bool) -> None:
-            self._epoll.register(fd, self._mask(read, write))
-
-        def change(self, fd: int, *, read: bool, write: bool) -> None:
-            self._epoll.modify(fd, self._mask(read, write))
-
-        def forget(self, fd: int) -> None:
-            self._epoll.unregister(fd)
-
-        def poll(self, limit: int) -> list[tuple[int, bool, bool]]:
-            readable, writable = self._READ | self._BROKEN, select.EPOLLOUT | self._BROKEN
-            return [
-                (fd, bool(seen & readable), bool(seen & writable)) for fd, seen in self._epoll.poll(0, limit)
-            ]
-
-        def close(self) -> None:
-            self._epoll.close()
-
-        def _mask(self, read: bool, write: bool) -> int:
-            return (self._READ if read else 0) | (select.EPOLLOUT if write else 0)
-
-    _new_poller: Callable[[], _Poller] = _EpollPoller
-
-else:
-
-    class _KqueuePoller:
-        """The same over the standard library's kqueue selector, whose descriptor can be awaited too."""
-
-        def __init__(self) -> None:
-            self._selector = selectors.KqueueSelector()
-
-        def fileno(self) -> int:
-            return self._selector.fileno()
-
-        def watch(self, fd: int, *, read: bool, write: bool) -> None:
-            self.change(fd, read=read, write=write)
-
-        def change(self, fd: int, *, read: bool, write: bool) -> None:
-            events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
-            self.forget(fd)
-            if events:
-                self._selector.register(fd, events)
-
-        def forget(self, fd: int) -> None:
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
-
-        def poll(self, limit: int) -> list[tuple[int, bool, bool]]:
-            return [
-                (key.fd, bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
-                for key, events in self._selector.select(0)[:limit]
-            ]
-
-        def close(self) -> None:
-            self._selector.close()
-
-    _new_poller = _KqueuePoller
 
 
 class _SocketWire:
@@ -419,7 +330,7 @@ class SocketPort:
         self._again: dict[_SocketWire, None] = {}
         self._wake = Wake()
         """Makes the poller readable when there is something in `_again`."""
-        self.poller = _new_poller()
+        self.poller = new_poller()
         self.poller.watch(self._wake.fileno(), read=True, write=False)
 
     async def open(self) -> tuple[str, int]:
@@ -537,193 +448,3 @@ def read_certificate(shown: Mapping[str, object]) -> Certificate:
         hosts=tuple(value for kind, value in alternatives if kind == "DNS"),
         subject=",".join(reversed(names)),
     )
-
-
-# --- memory ----------------------------------------------------------------------------------------------
-
-
-class _MemoryWire:
-    """The gateway's end of a connection that is two byte strings."""
-
-    def __init__(self, port: MemoryPort, peer: MemoryPeer) -> None:
-        self._port = port
-        self._peer = peer
-        self.arrived = bytearray()
-        self.ended = False
-        self.reading = True
-        self.open = True
-        self._closing = False
-        self._unsent = bytearray()
-
-    @property
-    def address(self) -> str:
-        return "memory"
-
-    @property
-    def port(self) -> int:
-        return 0
-
-    @property
-    def securing(self) -> bool:
-        return False
-
-    @property
-    def certificate(self) -> Certificate | None:
-        return None
-
-    def secure(self, context: ssl.SSLContext) -> None:
-        """Nobody listens in on a byte string."""
-
-    @property
-    def pending(self) -> int:
-        return len(self._unsent)
-
-    def receive(self, into: memoryview) -> int | None:
-        count = min(len(into), len(self.arrived))
-        if not count:
-            return 0 if self.ended or not self.open else None
-        into[:count] = self.arrived[:count]
-        del self.arrived[:count]
-        return count
-
-    def write(self, data: bytes | bytearray) -> None:
-        if self.open and not self._closing:
-            self._unsent += data
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._peer.stalled:
-            self._peer.received += self._unsent
-            self._unsent.clear()
-            if self._closing:
-                self.abort()
-            self._peer.changed()
-
-    def pause(self) -> None:
-        self.reading = False
-
-    def resume(self) -> None:
-        self.reading = True
-        self._port.changed()
-
-    def close(self) -> None:
-        if self.open and not self._closing:
-            self._closing = True
-            self.reading = False
-            self.flush()
-
-    def abort(self) -> None:
-        if self.open:
-            self.open = False
-            self._unsent.clear()
-            self._port.wires.remove(self)
-            self._peer.closed = True
-            self._peer.changed()
-
-
-class MemoryPeer:
-    """The client's end of a connection in memory."""
-
-    def __init__(self, port: MemoryPort) -> None:
-        self._wire = _MemoryWire(port, self)
-        self._port = port
-        self._news = trio.Event()
-        self.received = bytearray()
-        """Everything the gateway has sent so far; the owner may cut it."""
-        self.closed = False
-        """The gateway closed the connection."""
-        self.stalled = False
-        """While True the client takes nothing: what is written to it stays pending."""
-
-    @property
-    def wire(self) -> Wire:
-        return self._wire
-
-    def send(self, data: bytes) -> None:
-        self._wire.arrived += data
-        self._port.changed()
-
-    def close(self) -> None:
-        self._wire.ended = True
-        self._port.changed()
-
-    def unstall(self) -> None:
-        self.stalled = False
-        self._wire.flush()
-
-    def changed(self) -> None:
-        news, self._news = self._news, trio.Event()
-        news.set()
-
-    async def until(self, condition: Callable[[MemoryPeer], bool]) -> None:
-        """Wait until `condition(self)` holds; asked again when bytes arrive or the connection closes."""
-        while not condition(self):
-            await self._news.wait()
-
-    async def receive_until(self, end: bytes) -> bytes:
-        """Wait for `end`, and take everything received up to and with it. Raises EOFError."""
-        await self.until(lambda peer: end in peer.received or peer.closed)
-        cut = self.received.find(end)
-        if cut < 0:
-            raise EOFError(bytes(self.received))
-        cut += len(end)
-        taken = bytes(self.received[:cut])
-        del self.received[:cut]
-        return taken
-
-
-class MemoryPort:
-    """Clients inside the same program: for tests, embedding and the simulator.
-
-    Args:
-        address: what it says it is bound to; port 0: nowhere that a client could be told of.
-    """
-
-    def __init__(self, address: tuple[str, int] = ("memory", 0)) -> None:
-        self._address = address
-        self._news = trio.Event()
-        self._accepted: list[Wire] = []
-        self.wires: list[_MemoryWire] = []
-        self.listening = False
-
-    def connect(self) -> MemoryPeer:
-        """Connect a client. Raises ConnectionRefusedError when the port does not listen."""
-        if not self.listening:
-            raise ConnectionRefusedError("the memory port does not listen")
-        peer = MemoryPeer(self)
-        self.wires.append(peer._wire)
-        self._accepted.append(peer.wire)
-        self.changed()
-        return peer
-
-    async def open(self) -> tuple[str, int]:
-        await trio.lowlevel.checkpoint()
-        self.listening = True
-        return self._address
-
-    async def serve(self, take: Callable[[Ready], None]) -> None:
-        while True:
-            await trio.lowlevel.checkpoint()
-            while not self._accepted and not any(_has_news(wire) for wire in self.wires):
-                self._news = trio.Event()
-                await self._news.wait()
-            accepted, self._accepted = self._accepted, []
-            take(Ready(accepted, [wire for wire in self.wires if _has_news(wire)]))
-
-    def unsent(self) -> int:
-        return sum(wire.pending for wire in self.wires)
-
-    def stop_listening(self) -> None:
-        self.listening = False
-
-    def close(self) -> None:
-        self.stop_listening()
-        for wire in list(self.wires):
-            wire.abort()
-
-    def changed(self) -> None:
-        self._news.set()
-
-
-def _has_news(wire: _MemoryWire) -> bool:
-    return wire.reading and (bool(wire.arrived) or wire.ended)

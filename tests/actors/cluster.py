@@ -14,7 +14,7 @@ from random import Random
 import trio
 
 from trimaran import GroupHandle, Node, Options, World, open_group
-from trimaran.actors.gateway.port import MemoryPort
+from trimaran.actors.gateway.memory_port import MemoryPort
 from trimaran.actors.node import NodeFailed, NodeRemoved
 from trimaran.actors.peers.network import MemoryNetwork
 from trimaran.actors.peers.wire import PROTOCOL_VERSION

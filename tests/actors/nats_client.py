@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import trio
 
-from trimaran.actors.gateway.port import MemoryPeer, MemoryPort
+from trimaran.actors.gateway.memory_port import MemoryPeer, MemoryPort
 
 HELLO = b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\nPING\r\n'
 

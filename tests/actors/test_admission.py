@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import OPTIONS, Cluster, until
 from tests.actors.test_nodes import meta_voters
-from trimaran.actors.gateway.port import MemoryPeer
+from trimaran.actors.gateway.memory_port import MemoryPeer
 
 OPEN = replace(OPTIONS, admit="anybody")
 HELLO = b'CONNECT {"verbose":false,"protocol":1}\r\nPING\r\n'

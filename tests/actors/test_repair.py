@@ -16,7 +16,7 @@ from tests.actors.damage import batches, hurt_batches, hurt_creation, lose_group
 from tests.actors.test_cluster import count_until_taken
 from trimaran import GroupHandle, Node, NotDone, open_stream
 from trimaran.actors.cluster.meta_state import META_GROUP
-from trimaran.actors.gateway.port import MemoryPort
+from trimaran.actors.gateway.memory_port import MemoryPort
 from trimaran.actors.raft.membership import Change, ChangeKind
 from trimaran.actors.raft.state import Role
 from trimaran.actors.replica.group import Group

@@ -11,7 +11,8 @@ import trio
 
 from trimaran.actors.gateway.backend import StreamRef
 from trimaran.actors.gateway.gateway import Gateway, Settings
-from trimaran.actors.gateway.port import MemoryPeer, MemoryPort, Port
+from trimaran.actors.gateway.memory_port import MemoryPeer, MemoryPort
+from trimaran.actors.gateway.port import Port
 from trimaran.actors.gateway.subjects import matches
 from trimaran.actors.raft.outcomes import Applied, Outcome
 from trimaran.codec import Chunk

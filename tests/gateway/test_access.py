@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from tests.gateway.fakes import Running, ask, running
 from trimaran.actors.gateway.access import Access, Permissions, Responses, Rules, User, is_user_nkey
 from trimaran.actors.gateway.client import Settings
-from trimaran.actors.gateway.port import MemoryPeer
+from trimaran.actors.gateway.memory_port import MemoryPeer
 
 HASHED = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
 

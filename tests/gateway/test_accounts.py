@@ -7,7 +7,7 @@ import pytest
 
 from tests.gateway.fakes import FakeNode, Running, link, running
 from trimaran.actors.gateway.conf import BadConf, load_conf
-from trimaran.actors.gateway.port import MemoryPeer
+from trimaran.actors.gateway.memory_port import MemoryPeer
 from trimaran.actors.security import access_from, limits_from
 from trimaran.actors.stream.account_limits import UNLIMITED, AccountLimits
 

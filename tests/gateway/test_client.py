@@ -8,7 +8,7 @@ import trio
 from tests.gateway.fakes import CONNECT, ask, running
 from trimaran.actors.gateway.access import Access
 from trimaran.actors.gateway.gateway import Settings
-from trimaran.actors.gateway.port import MemoryPeer
+from trimaran.actors.gateway.memory_port import MemoryPeer
 
 VERBOSE = b'CONNECT {"verbose":true,"pedantic":true,"headers":true,"protocol":1}\r\n'
 

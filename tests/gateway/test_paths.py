@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.gateway.fakes import FakeNode, running
 from tests.stream.support import MemoryFiles, machine_on
-from trimaran.actors.gateway.port import MemoryPeer
+from trimaran.actors.gateway.memory_port import MemoryPeer
 from trimaran.actors.raft.outcomes import Applied, Outcome
 from trimaran.actors.stream.commands import configure
 from trimaran.actors.stream.config import from_request

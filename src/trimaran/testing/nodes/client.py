@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from ...actors.gateway.port import MemoryPeer, MemoryPort
+from ...actors.gateway.memory_port import MemoryPeer, MemoryPort
 
 HELLO: Final = b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\nPING\r\n'
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from ...actors.gateway.port import MemoryPort
+from ...actors.gateway.memory_port import MemoryPort
 from ...actors.node import MakeStateMachine, Node
 from ...actors.options import Options as NodeOptions
 from ...actors.raft.events import Event as GroupEvent
