@@ -166,6 +166,10 @@ class Node:
         self.storage = await self._open_storage()
         try:
             await self._run_tree(task_status)
+        except* StorageFailed:
+            if self._failure is None:
+                raise
+            # Somebody who waited for the disk found out, too: it is told below, once.
         finally:
             with trio.CancelScope(shield=True):
                 await self.storage.close()

@@ -1,4 +1,4 @@
-"""Clients without sockets, for tests and the simulator: a `Port` whose connections are two byte strings each."""
+"""Clients without sockets, for tests and the simulator: a `Port` whose connections are byte strings."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from trimaran import GroupHandle, NotDone, StreamHandle, Unknown, open_group, op
 from trimaran.actors.node import NodeFailed
 from trimaran.actors.peers.wire import FrameKind
 from trimaran.actors.raft.outcomes import Reason
+from trimaran.actors.scrub import Scrub
 from trimaran.storage.disk import Lane
 from trimaran.storage.errors import StorageFailed
 
@@ -71,6 +72,25 @@ async def test_a_node_whose_disk_fails_ends_and_the_others_go_on(
         cluster.members["c"].disk.before = None
         await cluster.start("c")
         await cluster.ready()
+
+
+async def test_whoever_else_finds_out_that_the_disk_failed_changes_nothing_about_the_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery that waits for a read, say: its error goes through the nursery of the whole node."""
+
+    async def finds_out(scrub: Scrub) -> None:
+        while scrub._storage.failed is None:  # noqa: ASYNC110  # nothing tells it; the clock is virtual
+            await trio.sleep(0.01)
+        raise scrub._storage.failed
+
+    monkeypatch.setattr(Scrub, "run", finds_out)
+    async with open_memory_cluster() as cluster:
+        monkeypatch.setattr(cluster["c"].groups, "end", trio.sleep_forever)  # last words that take long
+        handle = await cluster.counter("a")
+        break_disk(cluster, "c", "sync", "wal")
+        await handle.propose(b"1")
+        await is_gone(cluster, "c")
 
 
 @pytest.mark.parametrize("who", ["client", "program", "other node"])
