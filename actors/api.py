@@ -263,6 +263,10 @@ class ApiDesk:
         return self._clock.wall()
 
     @property
+    def level(self) -> int:
+        return self._meta.state.level
+
+    @property
     def limits(self) -> AccountLimits:
         return self._limits()
 

@@ -69,6 +69,18 @@ class Plan:
     """(inbox, status) of requests that end once the picks are out."""
 
 
+@dataclass(slots=True)
+class Pin:
+    """The client of a group with pinned clients that gets all messages. The leader's own: the next one pins
+    anew, as in the reference."""
+
+    id: str
+    since: int
+    """Ns since 1970."""
+    deadline: float
+    """Unless it asks for messages before this time, another client gets them."""
+
+
 class LedConsumer:
     """A consumer on the leader.
 
@@ -77,6 +89,8 @@ class LedConsumer:
         volatile: it is in no log.
         listens: whether anybody subscribes to an inbox.
         send: sends a status.
+        draw: an id that no other client has.
+        pinned: told of a new pin's id, or, without one, why the last one is gone.
     """
 
     def __init__(
@@ -89,6 +103,8 @@ class LedConsumer:
         volatile: bool,
         listens: Callable[[bytes], bool],
         send: Send,
+        draw: Callable[[], str],
+        pinned: Callable[[str, str], None],
         now: float,
     ) -> None:
         self.consumer = consumer
@@ -117,6 +133,9 @@ class LedConsumer:
         self._stream = stream.encode()
         self._listens = listens
         self._send = send
+        self._draw = draw
+        self._tell_pinned = pinned
+        self.pin: Pin | None = None
         self._again: deque[int] = deque()
         self._queued: set[int] = set()
         self._exhausted: list[int] = []
@@ -181,6 +200,67 @@ class LedConsumer:
         """Whether anybody would take a message."""
         return bool(self.waiting) or self.bound
 
+    # --- priority groups --------------------------------------------------------------------------------
+
+    def enqueue(self, request: PullRequest) -> None:
+        """A request waits, behind all that are as urgent."""
+        place = len(self.waiting)
+        if self.consumer.config.priority_policy == "prioritized":
+            while place and self.waiting[place - 1].priority > request.priority:
+                place -= 1
+        self.waiting.insert(place, request)
+
+    def is_stranger(self, request: PullRequest) -> bool:
+        """Whether somebody else is pinned; the pinned client's own request keeps its pin."""
+        if not request.pin or self.pin is None:
+            return False
+        return request.pin != self.pin.id
+
+    def keep_pin(self, now: float) -> None:
+        """The pinned client is alive."""
+        if self.pin is not None:
+            self.pin.deadline = now + self.consumer.config.priority_timeout / 1e9
+
+    def unpin(self, reason: str) -> None:
+        """Whoever asks next gets the messages."""
+        self.pin = None
+        self._tell_pinned("", reason)
+
+    def _choose(self, pending: int, unacknowledged: int, now: float, wall: int) -> PullRequest | None:
+        """Take the request out of the queue that gets the next message.
+
+        Args:
+            pending: messages that were never delivered, with this one if it is.
+        """
+        policy = self.consumer.config.priority_policy
+        if not policy or policy == "prioritized":
+            return self.waiting.popleft() if self._taker(now) else None
+        for request in list(self.waiting):
+            if not self._stands(request, now):
+                self.waiting.remove(request)
+            elif policy == "overflow":
+                if request.overflows(pending, unacknowledged):
+                    return self._take_out(request)
+            elif request.pin and (self.pin is None or request.pin != self.pin.id):
+                self.waiting.remove(request)
+                self._send(request.reply, status(423, "Nats-Wrong-Pin-Id", *request.pending()))
+            elif request.pin or self.pin is None:
+                return self._take_out(self._pinned(request, now, wall))
+        return None
+
+    def _take_out(self, request: PullRequest) -> PullRequest:
+        self.waiting.remove(request)
+        return request
+
+    def _pinned(self, request: PullRequest, now: float, wall: int) -> PullRequest:
+        """The request, with the pin that it has or gets."""
+        if self.pin is None:
+            self.pin = Pin(self._draw(), wall, 0.0)
+            self.keep_pin(now)
+            request.pin = self.pin.id
+            self._tell_pinned(request.pin, "")
+        return request
+
     # --- flow control of push consumers ---------------------------------------------------------------
 
     def restart_window(self) -> None:
@@ -215,6 +295,8 @@ class LedConsumer:
                     self._requeue(sequence)
         if not self.busy:
             self._expire(now)
+        if self.pin is not None and self.pin.deadline <= now:
+            self.unpin("timeout")
         self._beat(now)
 
     def _expire(self, now: float) -> None:
@@ -259,6 +341,8 @@ class LedConsumer:
             times.append(self.next_beat)
         if self.resume_at > now and self.waits:
             times.append(self.resume_at)
+        if self.pin is not None:
+            times.append(self.pin.deadline)
         config = self.consumer.config
         if config.pause_until and config.paused_until > wall:
             times.append(now + (config.paused_until - wall) / 1e9)
@@ -300,7 +384,8 @@ class LedConsumer:
                 position = sequence
                 fresh += 1
                 left = self.pending_after(sequence) if left is None else left - 1
-            pick = self._assign(plan, sequence, self.pending_after(position) if left is None else left, now)
+            behind = self.pending_after(position) if left is None else left
+            pick = self._assign(plan, sequence, behind, fresh, now, wall)
             if pick is None:
                 # Nobody took it; for a message of its first delivery nothing has happened.
                 if sequence in self.consumer.pending:
@@ -370,14 +455,21 @@ class LedConsumer:
     def _held_up(self) -> bool:
         return self.consumer.config.flow_control and self.unconfirmed >= self.window
 
-    def _assign(self, plan: Plan, sequence: int, left: int, now: float) -> Pick | None:
+    def _assign(self, plan: Plan, sequence: int, left: int, fresh: int, now: float, wall: int) -> Pick | None:
+        """Give a message to whoever gets it; None: nobody does.
+
+        Args:
+            left: wanted messages behind it that were never delivered.
+            fresh: messages of this plan that were not delivered before, with this one if it is.
+        """
         accounted = self._store.size_at(sequence)
         config = self.consumer.config
         if not config.is_pull:
             self.unconfirmed += accounted
             return Pick(sequence, config.deliver_subject.encode(), accounted, None, left)
-        while self._taker(now):
-            request = self.waiting.popleft()
+        new = sequence not in self.consumer.pending
+        unacknowledged = len(self.consumer.pending) + fresh - new
+        while (request := self._choose(left + new, unacknowledged, now, wall)) is not None:
             size = self._shown_size(sequence, accounted, left)
             if request.bounded and size > request.bytes_left:
                 text = "Message Size Exceeds MaxBytes"
@@ -389,7 +481,7 @@ class LedConsumer:
                 request.bytes_left -= size
             request.next_beat = now + request.heartbeat
             if request.left:
-                self.waiting.append(request)
+                self.enqueue(request)
             completes = request.left == 0 and request.bounded
             return Pick(sequence, request.reply, accounted, request, left, size, completes)
         return None
@@ -408,7 +500,7 @@ class LedConsumer:
             if request.bounded:
                 request.bytes_left += pick.counted
             if request not in self.waiting:
-                self.waiting.append(request)
+                self.enqueue(request)
 
     def _shown_size(self, sequence: int, accounted: int, left: int) -> int:
         """What a message counts against `max_bytes`: subject, acknowledgement subject, headers, payload."""

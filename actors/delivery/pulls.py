@@ -48,6 +48,20 @@ class PullRequest:
     """Seconds of silence after which it is told that the leader is there; 0: never."""
     next_beat: float = 0.0
     sent: int = 0
+    pin: str = ""
+    """Of a group with a pinned client: the id that this one was given, or none."""
+    priority: int = 0
+    """Of a prioritized group: lower ones come first."""
+    min_pending: int = 0
+    """Of an overflow group: it takes messages while so many wait to be delivered, or so many to be
+    acknowledged."""
+    min_ack_pending: int = 0
+
+    def overflows(self, pending: int, unacknowledged: int) -> bool:
+        """Whether there is so much to do that this client is to help."""
+        asked = self.min_pending or self.min_ack_pending
+        much = 0 < self.min_pending <= pending or 0 < self.min_ack_pending <= unacknowledged
+        return not asked or much
 
     def pending(self) -> tuple[tuple[str, object], ...]:
         """The headers of a status that ends it early."""
@@ -60,15 +74,15 @@ def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) 
     batch = max(1, _number(fields, "batch"))
     expires, heartbeat = _number(fields, "expires"), _number(fields, "idle_heartbeat")
     max_bytes = max(0, _number(fields, "max_bytes"))
+    if heartbeat > 0 and heartbeat * 2 > expires:
+        raise Refused(400, "Bad Request - heartbeat value too large")
     if 0 < config.max_batch < batch:
         raise Refused(409, f"Exceeded MaxRequestBatch of {config.max_batch}")
     if 0 < config.max_expires < expires:
         raise Refused(409, f"Exceeded MaxRequestExpires of {show_duration(config.max_expires)}")
     if 0 < config.max_bytes < max_bytes:
         raise Refused(409, f"Exceeded MaxRequestMaxBytes of {config.max_bytes}")
-    if heartbeat > 0 and heartbeat * 2 > expires:
-        raise Refused(400, "Bad Request - heartbeat value too large")
-    _check_priority(fields)
+    _check_priority(fields, config)
     heartbeat_seconds = max(heartbeat * NANOSECOND, SHORTEST_HEARTBEAT) if heartbeat > 0 else 0.0
     return PullRequest(
         reply,
@@ -79,17 +93,27 @@ def read_pull(payload: bytes, reply: bytes, config: ConsumerConfig, now: float) 
         bounded=max_bytes > 0,
         heartbeat=heartbeat_seconds,
         next_beat=now + heartbeat_seconds,
+        pin=_text(fields, "id"),
+        priority=_number(fields, "priority"),
+        min_pending=max(0, _number(fields, "min_pending")),
+        min_ack_pending=max(0, _number(fields, "min_ack_pending")),
     )
 
 
-def _check_priority(fields: dict[str, object]) -> None:
-    """No consumer here has priority groups; a request that counts on one is told so, as by the reference."""
-    if fields.get("id"):
-        raise Refused(400, "Bad Request - Not a Pinned Client Priority consumer")
-    if _number(fields, "min_pending") > 0 or _number(fields, "min_ack_pending") > 0:
+def _check_priority(fields: dict[str, object], config: ConsumerConfig) -> None:
+    """What a request counts on must be what the consumer has, in the reference's order."""
+    policy = config.priority_policy
+    if policy != "overflow" and (_number(fields, "min_pending") or _number(fields, "min_ack_pending")):
         raise Refused(400, "Bad Request - Not a Overflow Priority consumer")
+    if policy != "pinned_client" and _text(fields, "id"):
+        raise Refused(400, "Bad Request - Not a Pinned Client Priority consumer")
     if not 0 <= _number(fields, "priority") <= LOWEST_PRIORITY:
         raise Refused(400, f"Bad Request - Priority must be between 0 and {LOWEST_PRIORITY}")
+    group = _text(fields, "group")
+    if policy and not group:
+        raise Refused(400, "Bad Request - Priority Group missing")
+    if policy and group not in config.priority_groups:
+        raise Refused(400, "Bad Request - Invalid Priority Group")
 
 
 def _fields(payload: bytes) -> dict[str, object]:
@@ -112,6 +136,13 @@ def _number(fields: dict[str, object], name: str) -> int:
         return 0
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 1 << 63:
         raise Refused(400, f"Bad Request - {name} is no number")
+    return value
+
+
+def _text(fields: dict[str, object], name: str) -> str:
+    value = fields.get(name) or ""
+    if not isinstance(value, str):
+        raise Refused(400, f"Bad Request - {name} is no text")
     return value
 
 

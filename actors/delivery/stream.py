@@ -54,6 +54,8 @@ RETRY_SECONDS: Final = 0.05
 NAME_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 ADVISORY_ID: Final = 22
 """Letters of an advisory's id."""
+ACCOUNT: Final = "$G"
+"""What the account with the streams is called."""
 ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
 
@@ -291,6 +293,8 @@ class StreamDelivery:
             self._logged[number] = self._lead(consumer, volatile=False)
         else:
             led.selection = self._select(consumer.config)
+            if consumer.config.priority_policy != "pinned_client":
+                led.pin = None
             self._touch(led)
 
     def _lead(self, consumer: Consumer, *, volatile: bool) -> LedConsumer:
@@ -303,6 +307,8 @@ class StreamDelivery:
             volatile=volatile,
             listens=self._carrier.listens,
             send=self._status,
+            draw=self._draw_id,
+            pinned=partial(self._advise_pin, consumer),
             now=now,
         )
         led.take_over(now, self._clock.wall())
@@ -397,7 +403,12 @@ class StreamDelivery:
             self._status(message.reply, status(409, "Exceeded MaxWaiting"))
             return
         led.used = now
-        led.waiting.append(request)
+        if led.is_stranger(request):
+            self._status(message.reply, status(423, "Nats-Pin-Id mismatch"))
+            return
+        if request.pin:
+            led.keep_pin(now)
+        led.enqueue(request)
         self._touch(led)
 
     def _nobody(self, message: ClientMessage) -> None:
@@ -547,6 +558,30 @@ class StreamDelivery:
                     led.arm(sequence, again)
         self._touch(led)
 
+    def _draw_id(self) -> str:
+        return "".join(self._random.choices(NAME_LETTERS, k=ADVISORY_ID))
+
+    def _advise_pin(self, consumer: Consumer, pin: str, reason: str) -> None:
+        """Tell whoever listens that a client of a group was pinned, or why it is no more."""
+        stream, action = self._machine.name, "pinned" if pin else "unpinned"
+        advisory = {
+            "type": f"io.nats.jetstream.advisory.v1.consumer_group_{action}",
+            "id": self._draw_id(),
+            "timestamp": rfc3339(self._clock.wall()),
+            "account": ACCOUNT,
+            "stream": stream,
+            "consumer": consumer.name,
+            "group": consumer.config.priority_groups[0] if consumer.config.priority_groups else "",
+            **({"pinned_id": pin} if pin else {"reason": reason}),
+        }
+        subject = f"$JS.EVENT.ADVISORY.CONSUMER.{action.upper()}.{stream}.{consumer.name}"
+        self._carrier.tell(subject.encode(), json.dumps(advisory, separators=(",", ":")).encode())
+
+    def unpin(self, led: LedConsumer) -> None:
+        """An operator wants another client to get the messages."""
+        led.unpin("admin")
+        self._touch(led)
+
     def _advise(self, led: LedConsumer, exhausted: Iterable[int]) -> None:
         """Tell whoever listens that a message was given up."""
         stream, name = self._machine.name, led.consumer.name
@@ -554,7 +589,7 @@ class StreamDelivery:
         for sequence in exhausted:
             advisory = {
                 "type": "io.nats.jetstream.advisory.v1.max_deliver",
-                "id": "".join(self._random.choices(NAME_LETTERS, k=ADVISORY_ID)),
+                "id": self._draw_id(),
                 "timestamp": rfc3339(self._clock.wall()),
                 "stream": stream,
                 "consumer": name,
@@ -620,6 +655,8 @@ class StreamDelivery:
                 continue
             reply = led.ack_subject(pick.sequence, count, first + position, message.time, pick.left)
             header, body = _shown(message, config.headers_only)
+            if pick.request is not None and pick.request.pin:
+                header = _with_pin(header, pick.request.pin)
             self._carrier.carry(pick.inbox, message.subject, reply, len(header), header + body)
             if pick.completes and pick.request is not None:
                 self._status(pick.inbox, status(409, "Batch Completed", *pick.request.pending()))
@@ -657,6 +694,11 @@ def _shown(message: StoredMessage, headers_only: bool) -> tuple[bytes, bytes]:
         return message.headers, message.payload
     lines = message.headers[:-2] if message.headers else b"NATS/1.0\r\n"
     return b"%bNats-Msg-Size: %d\r\n\r\n" % (lines, len(message.payload)), b""
+
+
+def _with_pin(header: bytes, pin: str) -> bytes:
+    """A header block that tells a pinned client its id."""
+    return b"%bNats-Pin-Id: %b\r\n\r\n" % (header[:-2] if header else b"NATS/1.0\r\n", pin.encode())
 
 
 def _republished(stream: str, news: News, headers_only: bool) -> tuple[bytes, bytes]:

@@ -139,6 +139,10 @@ class ApiHost(Protocol):
     """The node, as the JetStream API uses it on the node that leads the request's target group."""
 
     @property
+    def level(self) -> int:
+        """The protocol that all nodes of the cluster speak."""
+
+    @property
     def limits(self) -> AccountLimits:
         """Of the account that has the streams."""
 

@@ -10,6 +10,7 @@ from ..stream import commands
 from ..stream.config import decode_json
 from ..stream.consumer import Position
 from ..stream.consumer_config import (
+    PRIORITY_SINCE,
     ConsumerConfig,
     ConsumerRequest,
     check_config,
@@ -20,7 +21,7 @@ from ..stream.consumer_config import (
     with_account_limit,
     with_limits,
 )
-from ..stream.errors import ApiError, api_error
+from ..stream.errors import ApiError, api_error, json_error
 from ..stream.views import ZERO_TIME, listed, rfc3339
 from .request_json import check_empty, offset_of, read_request, text_of
 
@@ -104,6 +105,8 @@ class Body:
     offset: int = 0
     until: str = ""
     """Until when a consumer is to be paused; empty: not at all."""
+    group: str = ""
+    """Whose pinned client is to be another one."""
 
 
 def read_body(question: ConsumerQuestion, payload: bytes) -> Body:
@@ -118,6 +121,13 @@ def read_body(question: ConsumerQuestion, payload: bytes) -> Body:
             return Body()
         case "names" | "list":
             return Body(offset=offset_of(read_request(payload, "offset")))
+        case "unpin":
+            if not payload.strip():
+                raise json_error("unexpected end of JSON input")
+            group = text_of(read_request(payload, "group"), "group")
+            if not group:
+                raise json_error("consumer group not specified")
+            return Body(group=group)
         case "pause":
             until = text_of(read_request(payload, "pause_until"), "pause_until")
             if not until or until.startswith("0001-"):
@@ -141,6 +151,7 @@ class ConsumerHost:
         cluster: Mapping[str, object],
         wall: int,
         limits: AccountLimits,
+        level: int,
     ) -> None:
         self.assignment = assignment
         self.machine = machine
@@ -150,6 +161,8 @@ class ConsumerHost:
         self.cluster = cluster
         self.wall = wall
         self.limits = limits
+        self.level = level
+        """The protocol that all nodes speak."""
 
     @property
     def config(self) -> StreamConfig:
@@ -182,6 +195,8 @@ class ConsumerApi:
                 return {**page, "consumers": [listed(self._info(self._find(name))) for name in found]}
             case "pause":
                 return await self._pause(question.name, body.until)
+            case "unpin":
+                return self._unpin(question.name, body.group)
             case _:
                 raise NOT_SUPPORTED.fresh()
 
@@ -192,6 +207,8 @@ class ConsumerApi:
         config, action = with_limits(request, host.config.consumer_limits), request.action
         config = with_account_limit(request, config, host.limits.max_ack_pending)
         check_config(config, host.config, host.nodes)
+        if config.has_priority and host.level < PRIORITY_SINCE:
+            raise ApiError(503, 10036, "priority groups need a newer program on every node of the cluster")
         name = config.name or host.delivery.new_name()
         standing = host.delivery.find(name)
         if standing is not None:
@@ -244,6 +261,13 @@ class ConsumerApi:
         shown: dict[str, object] = {"paused": left > 0, "pause_until": until or ZERO_TIME}
         return shown | {"pause_remaining": left} if left > 0 else shown
 
+    def _unpin(self, name: str, group: str) -> dict[str, object]:
+        led = self._find(name)
+        if group not in led.consumer.config.priority_groups:
+            raise api_error(10160)
+        self._host.delivery.unpin(led)
+        return {}
+
     def check_there(self, name: str) -> None:
         """Raises ApiError 10014 if there is no such consumer."""
         self._find(name)
@@ -290,10 +314,22 @@ def consumer_json(
     }
     if led.bound:
         shown["push_bound"] = True
+    if config.priority_groups:
+        shown["priority_groups"] = [_group(led)]
     remaining = config.paused_until - wall
     if remaining > 0:
         shown |= {"paused": True, "pause_remaining": remaining}
     return shown | {"ts": rfc3339(wall)}
+
+
+def _group(led: LedConsumer) -> dict[str, object]:
+    """The first group, which is the only one that is served, as in the reference."""
+    pin = led.pin
+    return {
+        "group": led.consumer.config.priority_groups[0],
+        **({"pinned_client_id": pin.id} if pin is not None else {}),
+        "pinned_ts": rfc3339(pin.since) if pin is not None else ZERO_TIME,
+    }
 
 
 def _position(position: Position) -> dict[str, object]:

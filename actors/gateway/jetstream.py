@@ -217,6 +217,7 @@ class JetStreamApi:
             cluster_json(self._host.cluster_of(assignment.group)),
             self._wall(),
             self._host.limits,
+            self._host.level,
         )
 
     def _count(self, error: ApiError | None) -> None:

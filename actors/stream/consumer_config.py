@@ -23,6 +23,9 @@ MAX_WAITING: Final = 512
 INACTIVE_THRESHOLD: Final = 5_000_000_000
 """An ephemeral consumer that nobody uses goes after this long, unless it says otherwise (ns)."""
 SHORTEST_HEARTBEAT: Final = 100_000_000
+PRIORITY_TIMEOUT: Final = 120_000_000_000
+PRIORITY_SINCE: Final = 4
+"""The protocol of nodes that know priority groups."""
 SHORTEST_EXPIRES: Final = 1_000_000
 MAX_DESCRIPTION: Final = 4096
 MAX_NAME: Final = 255
@@ -65,6 +68,11 @@ class ConsumerConfig:
     mem_storage: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     pause_until: str = ""
+    priority_groups: tuple[str, ...] = ()
+    priority_policy: str = ""
+    """How a group shares: `overflow`, `pinned_client` or `prioritized`; empty: there is none."""
+    priority_timeout: int = 0
+    """How long a pinned client may be silent."""
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -97,6 +105,11 @@ class ConsumerConfig:
         """
         return not self.durable_name and retention == "limits" and (not self.acknowledges or self.mem_storage)
 
+    @property
+    def has_priority(self) -> bool:
+        """Whether it says anything of priority groups: nodes of `PRIORITY_SINCE` know them."""
+        return bool(self.priority_groups or self.priority_policy or self.priority_timeout)
+
     def wait_before(self, count: int) -> int:
         """How long (ns) delivery number `count` of a message may stay unacknowledged."""
         if not self.backoff:
@@ -110,7 +123,7 @@ class ConsumerConfig:
             value = getattr(self, name)
             if value or name in _ALWAYS:
                 echo[name] = list(value) if isinstance(value, tuple) else value
-        level = "1" if self.pause_until else "0"
+        level = "1" if self.pause_until or self.has_priority else "0"
         versions = {
             "_nats.level": str(API_LEVEL),
             "_nats.req.level": level,
@@ -157,12 +170,6 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
 }
 _LISTS: Final = ("filter_subjects", "backoff", "priority_groups")
 _KNOWN: Final = frozenset({*_INTEGERS, *_BOOLEANS, *_TEXTS, *_WORDS, *_LISTS, "metadata"})
-
-UNSUPPORTED: Final = {
-    "priority_groups": "priority groups are not supported yet",
-    "priority_timeout": "priority groups are not supported yet",
-}
-"""Fields whose absence (or zero value) alone is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +286,30 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
     _check_limits(config, stream.consumer_limits)
     _check_filters(config)
     _check_start(config)
+    _check_priority(config)
     if stream.retention == "workqueue":
         _check_workqueue(config)
+
+
+_GROUP: Final = re.compile(r"[A-Za-z0-9\-_/=]{1,16}", re.ASCII)
+
+
+def _check_priority(config: ConsumerConfig) -> None:
+    if not config.priority_policy:
+        if config.priority_groups:
+            raise api_error(10196)
+        if config.priority_timeout:
+            raise api_error(10197)
+        return
+    if not config.is_pull:
+        raise api_error(10178)
+    if not config.priority_groups:
+        raise api_error(10159)
+    for group in config.priority_groups:
+        if not group:
+            raise api_error(10161)
+        if not _GROUP.fullmatch(group):
+            raise api_error(10162)
 
 
 _START_TEXTS: Final = {"all": "all", "last": "last", "new": "new", "last_per_subject": "last per subject"}
@@ -450,11 +479,6 @@ def _parse(request: Mapping[str, object]) -> dict[str, object]:
             raise json_error(f'json: unknown field "{name}"')
         if value is not None:
             fields[name] = _typed(name, value)
-    for name, text in UNSUPPORTED.items():
-        if fields.get(name):
-            raise ApiError(501, 10036, text)
-    if fields.get("priority_policy") not in (None, "", "none"):
-        raise ApiError(501, 10036, "priority groups are not supported yet")
     return fields
 
 
@@ -499,7 +523,7 @@ def _complete(fields: Mapping[str, object]) -> ConsumerConfig:
     """Defaults where nothing (or JetStream's zero) was given."""
     # `_parse` has checked the type of each.
     chosen: dict[str, Any] = {name: value for name, value in fields.items() if name in _ORDER}
-    for name in ("backoff", "filter_subjects"):
+    for name in ("backoff", "filter_subjects", "priority_groups"):
         chosen[name] = tuple(chosen.get(name) or [])
     chosen["metadata"] = {
         key: value for key, value in chosen.get("metadata", {}).items() if key not in _ECHOED
@@ -509,6 +533,10 @@ def _complete(fields: Mapping[str, object]) -> ConsumerConfig:
     default_wait = ACK_WAIT if acknowledges else 0
     pending = config.max_ack_pending or (MAX_ACK_PENDING if acknowledges else 0)
     ephemeral = not config.durable_name
+    if config.priority_policy == "none":
+        config = replace(config, priority_policy="")
+    if config.priority_policy == "pinned_client" and config.priority_timeout <= 0:
+        config = replace(config, priority_timeout=PRIORITY_TIMEOUT)
     return replace(
         config,
         ack_wait=backoff[0] if backoff else config.ack_wait or default_wait,

@@ -116,12 +116,22 @@ ERRORS: Final[dict[int, tuple[int, str]]] = {
     10183: (400, "consumer ack wait needs to be positive"),
     10128: (400, "Stream name can not contain path separators"),
     10133: (400, "replicas count cannot be negative"),
+    10159: (400, "Setting PriorityPolicy requires at least one PriorityGroup to be set"),
+    10160: (400, "Provided priority group does not exist for this consumer"),
+    10161: (400, "Group name cannot be an empty string"),
+    10162: (
+        400,
+        "Valid priority group name must match A-Z, a-z, 0-9, -_/=)+ and may not exceed 16 characters",
+    ),
     10165: (400, "invalid per-message TTL"),
     10166: (400, "per-message TTL is disabled"),
     10168: (400, "message counters is disabled"),
     10174: (400, "atomic publish is disabled"),
+    10178: (400, "priority groups can not be used with push consumers"),
     10188: (400, "message schedules is disabled"),
     10193: (400, "missing sequence for expected last sequence per subject"),
+    10196: (400, "consumer can not have priority groups when policy is none"),
+    10197: (400, "PinnedTTL cannot be set when PriorityPolicy is none"),
 }
 
 # Refusals of which one code has several texts: (err_code, detail) -> description.

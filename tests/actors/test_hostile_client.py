@@ -22,7 +22,7 @@ STREAM_FIELDS: Final = (
     *StreamConfig.__dataclass_fields__,
     *("mirror", "sources", "republish", "subject_transform", "persist_mode"),
 )
-CONSUMER_FIELDS: Final = (*ConsumerConfig.__dataclass_fields__, "priority_groups", "priority_timeout")
+CONSUMER_FIELDS: Final = tuple(ConsumerConfig.__dataclass_fields__)
 OTHER_FIELDS: Final = (
     *("seq", "last_by_subj", "next_by_subj", "start_time", "batch", "filter", "keep", "no_erase", "offset"),
     *("subject", "subjects_filter", "deleted_details", "placement", "expires", "max_bytes", "idle_heartbeat"),

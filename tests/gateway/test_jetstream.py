@@ -11,6 +11,7 @@ import pytest
 
 from trimaran.actors.gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from trimaran.actors.gateway.jetstream import JetStreamApi, Target, api_target
+from trimaran.actors.peers.wire import PROTOCOL_VERSION
 from trimaran.actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from trimaran.actors.stream import commands
 from trimaran.actors.stream.account_limits import UNLIMITED, AccountLimits, Held
@@ -59,6 +60,7 @@ class Host:
     transfers: list[tuple[int, str | None]] = field(default_factory=list)
     index: int = 10
     limits: AccountLimits = UNLIMITED
+    level: int = PROTOCOL_VERSION
     api: "JetStreamApi" = field(init=False)
 
     def __post_init__(self) -> None:
