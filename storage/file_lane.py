@@ -161,6 +161,10 @@ class FileLane:
         self.failed: StorageFailed | None = None
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to write behind; set by the actor."""
+        self.syncing: dict[str, OSError | None] = {}
+        """Files whose sync is under way in another lane, or failed there with this error. A system tells of
+        writes that it lost once, and then takes the file for clean: what another sync says of it is worth
+        nothing before the end of that one is known. Changed in the BACKGROUND lane only."""
         self.quarantine = Quarantine(disk, quarantine_bytes)
         self.on_no_space: Callable[[], None] = lambda: None
         """Called after each job behind which a write waits for space; set by the actor."""
@@ -213,6 +217,10 @@ class FileLane:
     async def flush(self) -> None:
         """Everything deferred before is written, or waits for space."""
         await self.run(_nothing)
+
+    async def wait_apart(self) -> None:
+        """What is under way in the background has ended."""
+        await self.run_apart(_nothing)
 
     @property
     def idle(self) -> bool:

@@ -134,7 +134,10 @@ class GroupFiles:
 
     async def sync(self, names: Sequence[str]) -> None:
         """Everything written to these files before the call is durable (their names too)."""
-        await self._lane.commit(self._directory.sync, tuple(names))
+        unsure = await self._lane.commit(self._directory.sync, tuple(names))
+        while unsure:
+            await self._lane.wait_apart()
+            unsure = await self._lane.commit(self._directory.sync, tuple(unsure))
 
     def sync_in_background(self, name: str) -> None:
         """For a full file: lets it reach the disk early, so that the next snapshot needs not wait for it."""

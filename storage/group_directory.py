@@ -141,13 +141,21 @@ class GroupDirectory:
     def read(self, name: str, offset: int, length: int) -> bytes:
         return self._lane.read(f"{self.path}/{name}", length, offset)
 
-    def sync(self, names: Sequence[str]) -> None:
+    def sync(self, names: Sequence[str]) -> list[str]:
+        """Those that are to be synced again: `sync_apart` is at them, and if it fails this one means nothing."""
         for name in names:
             descriptor = self.open.get(f"{self.path}/{name}", write=False)
             sync_strictly(self.disk.fdatasync, descriptor)
         if self._new_names and self._exists:
             self.disk.sync_directory(self.path)
             self._new_names = False
+        syncing = dict(self._lane.syncing)
+        unsure = [name for name in names if f"{self.path}/{name}" in syncing]
+        for name in unsure:
+            error = syncing[f"{self.path}/{name}"]
+            if error is not None:
+                raise OSError(error.errno, f"a sync in the background failed: {error.strerror}") from error
+        return unsure
 
     def sync_apart(self, name: str) -> None:
         """As `sync` for one full file, with a descriptor of its own: it runs in another lane.
@@ -156,7 +164,14 @@ class GroupDirectory:
         written to. A system that must find new memory for all that is ever written spends more on that than
         on the writing, and reads go to the newest files, mostly.
         """
-        self._apart(name, lambda descriptor: sync_strictly(self.disk.fdatasync, descriptor))
+        path, syncing = f"{self.path}/{name}", self._lane.syncing
+        syncing[path] = None
+        try:
+            self._apart(name, lambda descriptor: sync_strictly(self.disk.fdatasync, descriptor))
+        except OSError as error:
+            syncing[path] = error
+            raise
+        del syncing[path]
         self._cached.append(name)
         if len(self._cached) > CACHED_FILES:
             self._apart(self._cached.popleft(), self.disk.drop_cache)

@@ -535,6 +535,52 @@ async def test_a_full_block_is_synced_in_the_background(autojump_clock: trio.tes
         assert ("sync", f"{DIRECTORY}/a") in disk.operations
 
 
+async def test_a_file_whose_background_sync_failed_is_durable_by_no_later_sync() -> None:
+    """The system took its writes for clean by then: a manifest named bytes that were not on the disk."""
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        files.write("a", 0, b"full" * 100)
+        await files.settle(0)
+        fail_syncs_of(disk, f"{DIRECTORY}/a")
+        with pytest.raises(OSError, match="no luck"):
+            files._directory.sync_apart("a")  # as another thread does; the actor hears of it a moment later
+        disk.before = None
+        with pytest.raises(StorageFailed, match="no luck"):
+            await files.sync_for(manifest(1, {"a": b"full" * 100}))
+
+
+def fail_syncs_of(disk: MemoryDisk, failing: str) -> None:
+    def before(operation: str, path: str) -> None:
+        if (operation, path) == ("sync", failing):
+            raise OSError(errno.EIO, "no luck")
+
+    disk.before = before
+
+
+async def test_a_sync_waits_for_one_of_the_same_file_in_the_background(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        files = own(storage)
+        files.write("a", 0, b"full" * 100)
+        await files.settle(0)
+        syncing = files._lane.syncing
+        syncing[f"{DIRECTORY}/a"] = None
+        waited: list[str] = []
+
+        async def wait_apart() -> None:
+            await trio.lowlevel.checkpoint()
+            waited.extend(syncing)
+            syncing.clear()
+
+        monkeypatch.setattr(files._lane, "wait_apart", wait_apart)
+        await files.sync(["a"])
+        assert waited == [f"{DIRECTORY}/a"]
+        assert disk.operations.count(("sync", f"{DIRECTORY}/a")) == 2, "once before, which proved nothing"
+
+
 async def test_only_the_newest_full_files_stay_in_the_page_cache(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
