@@ -142,7 +142,7 @@ class GroupDirectory:
         return self._lane.read(f"{self.path}/{name}", length, offset)
 
     def sync(self, names: Sequence[str]) -> list[str]:
-        """Those that are to be synced again: `sync_apart` is at them, and if it fails this one means nothing."""
+        """Those that are to be synced again: `sync_apart` is at them, and may fail yet."""
         for name in names:
             descriptor = self.open.get(f"{self.path}/{name}", write=False)
             sync_strictly(self.disk.fdatasync, descriptor)
