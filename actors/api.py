@@ -332,6 +332,18 @@ class ApiDesk:
         stream = self._meta.state.named("stream", name)
         return await self.router.stream_info(name, stream.version) if stream is not None else None
 
+    async def consumers(self, name: str) -> list[dict[str, object]] | None:
+        found: list[dict[str, object]] = []
+        while True:
+            page = json.dumps({"offset": len(found)}).encode()
+            answer = _object(await self.router.ask(f"$JS.API.CONSUMER.LIST.{name}", page))
+            if answer is None or "error" in answer:
+                return None
+            listed = cast("list[dict[str, object]]", answer["consumers"])
+            found += listed
+            if not listed or len(found) >= cast("int", answer["total"]):
+                return found
+
     def machine(self, group: int) -> StreamMachine | None:
         hosted = self._groups.get(group)
         return hosted.machine if hosted is not None and isinstance(hosted.machine, StreamMachine) else None

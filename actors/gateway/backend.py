@@ -173,6 +173,12 @@ class ApiHost(Protocol):
         None: no leader answered in time.
         """
 
+    async def consumers(self, name: str) -> list[dict[str, object]] | None:
+        """The information of all consumers of a stream, from its leader, wherever that is.
+
+        None: no leader answered in time.
+        """
+
     def machine(self, group: int) -> StreamMachine | None:
         """The stream's state machine, where this node hosts it."""
 

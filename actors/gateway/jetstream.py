@@ -10,7 +10,7 @@ import enum
 import functools
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
@@ -30,7 +30,7 @@ from ..stream.config import (
     from_request,
     same_config,
 )
-from ..stream.consumer_config import parse_time
+from ..stream.consumer_config import beyond_limits, parse_time
 from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import subject_matches, subjects_overlap
@@ -297,15 +297,28 @@ class JetStreamApi:
 
     async def _update(self, name: str, payload: bytes) -> dict[str, object]:
         config = from_request(name, self._request(payload), creates=False)
+        beyond = await self._beyond_limits(name, config)
         async with self._alone():
-            await self._update_one(name, config)
+            await self._update_one(name, config, beyond)
         return await self._standing(name)
 
-    async def _update_one(self, name: str, config: StreamConfig) -> None:
+    async def _beyond_limits(self, name: str, config: StreamConfig) -> list[str]:
+        """The consumers that new limits of consumers would not allow. Others may be made until these hold."""
+        standing = self._assignment(name).config.get("consumer_limits")
+        if not config.consumer_limits or config.consumer_limits == standing:
+            return []
+        consumers = await self._host.consumers(name)
+        if consumers is None:
+            raise UNAVAILABLE.fresh()
+        return beyond_limits(config.consumer_limits, consumers)
+
+    async def _update_one(self, name: str, config: StreamConfig, beyond: Sequence[str]) -> None:
         standing = self._assignment(name)
         check_nodes(config, len(self._host.node_names()))
         config = check_update(StreamConfig.from_json(standing.config), config)
         self._host.limits.check_stream(config)
+        if beyond:
+            raise ApiError(500, 10069, f"change to limits violates consumers: {', '.join(beyond)}")
         self._check_overlap(config)
         self._check_reserved(config)
         command = {"op": "update_stream", "name": name, "config": config.to_json()}

@@ -18,6 +18,8 @@ from .transforms import BadTransform, SubjectTransform
 
 MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 4096
+MAX_METADATA: Final = 128 << 10
+"""Bytes of all names and values."""
 MAX_REPLICAS: Final = 5
 MAX_FIRST: Final = 1 << 55
 """Where a stream may begin, or be purged to. Results have 56 bits for a sequence; half of them stay free."""
@@ -215,10 +217,12 @@ def from_request(
         raise api_error(10056)
     if creates and fields.get("sealed"):
         raise configuration_error("stream configuration for create can not be sealed")
-    if len(cast("str", fields.get("description", ""))) > MAX_DESCRIPTION:
-        raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
     if fields.get("mirror_direct"):
         raise configuration_error("stream has no mirror but does have mirror direct")
+    if len(cast("str", fields.get("description", ""))) > MAX_DESCRIPTION:
+        raise configuration_error(f"stream description is too long, maximum allowed is {MAX_DESCRIPTION}")
+    if metadata_bytes(_own_or_user(cast("dict[str, str]", fields.get("metadata", {})))) > MAX_METADATA:
+        raise configuration_error(f"stream metadata exceeds maximum size of {MAX_METADATA} bytes")
     if cast("int", fields.get("num_replicas", 0)) > MAX_REPLICAS:
         raise configuration_error(f"maximum replicas is {MAX_REPLICAS}")
     if fields.get("deny_purge") and fields.get("allow_rollup_hdrs"):
@@ -416,6 +420,12 @@ def _own_or_user(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key not in _ECHOED}
 
 
+def metadata_bytes(metadata: Mapping[str, str]) -> int:
+    """What counts against `MAX_METADATA`: the user's part, and the level that each configuration requires."""
+    sizes = (len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    return sum(sizes, len("_nats.req.level") + len("0"))
+
+
 def _check_name(name: str) -> None:
     if "/" in name or "\\" in name:
         raise api_error(10128)
@@ -474,6 +484,9 @@ def transform_of(fields: Mapping[str, object]) -> SubjectTransform:
 
 def _check_transforms(config: StreamConfig) -> None:
     if config.subject_transform:
+        pattern = str(config.subject_transform.get("src") or ">")
+        if not is_subject(pattern):
+            raise ApiError(400, 10155, f"stream transform source: invalid subject {pattern}")
         try:
             transform_of(config.subject_transform)
         except BadTransform as error:

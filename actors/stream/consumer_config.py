@@ -7,12 +7,12 @@ refused, never silently ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, cast
 
-from .config import API_LEVEL, COMPATIBLE_VERSION, StreamConfig
+from .config import API_LEVEL, COMPATIBLE_VERSION, MAX_METADATA, StreamConfig, metadata_bytes
 from .durations import show_duration
 from .errors import FIXED_IN_CONSUMERS, ApiError, api_error, configuration_error, json_error
 from .subjects import is_subject, subject_matches, subjects_overlap
@@ -270,6 +270,8 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
         raise api_error(10074 if nodes == 1 else 10005)
     if len(config.description) > MAX_DESCRIPTION:
         raise api_error(10107, MAX_DESCRIPTION)
+    if metadata_bytes(config.metadata) > MAX_METADATA:
+        raise api_error(10135)
     if any(wait < 0 for wait in config.backoff):
         raise ApiError(400, 10184, "consumer backoff needs to be positive")
     if config.ack_wait < 0:
@@ -348,6 +350,18 @@ def _check_sampling(frequency: str) -> None:
     if digits and re.fullmatch(r"[+-]?\d{1,18}", digits, re.ASCII) is None:
         text = f'strconv.Atoi: parsing "{digits}": invalid syntax'
         raise ApiError(400, 10095, f"failed to parse consumer sampling configuration: {text}")
+
+
+def beyond_limits(limits: Mapping[str, object], consumers: Iterable[Mapping[str, object]]) -> list[str]:
+    """The names of the consumers, given as their information, that `consumer_limits` of a stream forbid."""
+    longest, most = _limits(limits)
+    found: list[str] = []
+    for each in consumers:
+        config = cast("Mapping[str, object]", each["config"])
+        threshold, pending = config.get("inactive_threshold", 0), config.get("max_ack_pending", 0)
+        if 0 < longest < cast("int", threshold) or 0 < most < cast("int", pending):
+            found.append(str(each["name"]))
+    return sorted(found)
 
 
 def _check_limits(config: ConsumerConfig, limits: Mapping[str, object]) -> None:

@@ -116,6 +116,7 @@ ERRORS: Final[dict[int, tuple[int, str]]] = {
     10183: (400, "consumer ack wait needs to be positive"),
     10128: (400, "Stream name can not contain path separators"),
     10133: (400, "replicas count cannot be negative"),
+    10135: (400, "consumer metadata exceeds maximum size of 128KB"),
     10159: (400, "Setting PriorityPolicy requires at least one PriorityGroup to be set"),
     10160: (400, "Provided priority group does not exist for this consumer"),
     10161: (400, "Group name cannot be an empty string"),

@@ -52,7 +52,9 @@ class SubjectTransform:
         self._wild = [number for number, token in enumerate(self._pattern) if token == b"*"]
         tokens = re.split(r"\.(?![^{]*\}\})", self.destination)
         self._rest = tokens[-1] == ">"
-        if len(tokens) > MAX_TOKENS or self._rest != self._open:
+        if any(not token or (token.split() != [token] and "{{" not in token) for token in tokens):
+            raise BadTransform("invalid mapping destination: invalid transform")
+        if len(tokens) > MAX_TOKENS or self._rest != self._open or "*" in tokens:
             raise BadTransform("invalid subject")
         if self._rest:
             tokens.pop()

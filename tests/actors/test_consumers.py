@@ -797,3 +797,21 @@ async def test_a_push_consumer_keeps_to_its_rate(autojump_clock: MockClock) -> N
         got = await it.client.take(inbox, 41, seconds=60)
         assert sequences(got) == list(range(1, 42))
         assert trio.current_time() - began == pytest.approx(4.0, abs=0.5), "ten a second"
+
+
+async def test_limits_that_a_consumer_is_beyond_are_refused(autojump_clock: MockClock) -> None:
+    """The stream's leader knows its consumers; whoever changes the stream asks it, page by page."""
+    async with harness("a", "b", "c") as it:
+        for number in range(300):
+            await it.consumer(f"c{number:03}", max_ack_pending=10, inactive_threshold=5 * SECOND)
+        await it.consumer("large", max_ack_pending=20)
+
+        async def limited(**limits: int) -> object:
+            answer = await it.client.api("STREAM.UPDATE.S", name="S", num_replicas=3, consumer_limits=limits)
+            return answer.get("error", {}).get("description")
+
+        assert await limited(max_ack_pending=20, inactive_threshold=5 * SECOND) is None
+        assert await limited(max_ack_pending=19) == "change to limits violates consumers: large"
+        refused = str(await limited(inactive_threshold=4 * SECOND))
+        assert refused.startswith("change to limits violates consumers: c000, c001,")
+        assert await limited(max_ack_pending=30) is None

@@ -70,11 +70,6 @@ DIFFERENCES: Final[dict[str, list[Command]]] = {
         consumer(),
         ("pull", "S.c", 1, {"max_bytes": 70}),
     ],
-    "lower limits of consumers": [
-        stream(),
-        consumer(ack_policy="explicit"),
-        update(consumer_limits={"max_ack_pending": 1}),
-    ],
     "`mirror_direct` of an update": [stream(), update(mirror_direct=True)],
     "an empty `subject_transform`": [stream(subject_transform={})],
     "a purge that is no JSON": [stream(), publish(), ("raw", "$JS.API.STREAM.PURGE.S", "bad")],

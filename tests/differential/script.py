@@ -50,6 +50,8 @@ def _forgive(value: object) -> object:
     text = _WITHOUT_VALUE.get(code)
     if text is not None and str(value["description"]).startswith(text):
         return {"err_code": code}
+    if code == 10069:  # it names consumers, in an order of chance
+        return {"err_code": code, "consumers": set(str(value["description"]).rpartition(": ")[2].split(", "))}
     left_out = {"cluster"}
     if value.get("deleted") == [0]:
         left_out |= {"deleted", "num_deleted"}

@@ -68,7 +68,7 @@ update_fields = some(
     **{
         name: each
         for name, each in stream_options.items()
-        if name not in ("retention", "consumer_limits") and not name.startswith("max_")
+        if name != "retention" and not name.startswith("max_")
     }
 )
 
@@ -121,6 +121,7 @@ odd_consumer_fields = some(
     replay_policy=st.sampled_from(["instant", "original", "never"]),
     rate_limit_bps=st.sampled_from([0, 100_000]),
     sample_freq=st.sampled_from(["", "50%", "101", "many"]),
+    metadata=st.sampled_from([{}, {"owner": "me"}, {"a": "b" * 131_056}]),
     description=st.sampled_from(["", "d" * 5000]),
     headers_only=st.booleans(),
     unknown=st.just(1),
@@ -141,7 +142,16 @@ odd_stream_fields = some(
     mirror_direct=st.booleans(),
     subject_delete_marker_ttl=st.sampled_from([-1, 0, 1, SECOND]),
     republish=st.sampled_from([{"src": "s.>", "dest": "s.>"}, {"src": "a.*", "dest": "b.*.*"}]),
-    subject_transform=st.sampled_from([{"src": "s.*", "dest": "t.$2"}, {"src": "s.>", "dest": "t.>"}]),
+    subject_transform=st.sampled_from(
+        [
+            *(
+                {"src": "s.*", "dest": dest}
+                for dest in ("t.$2", "a b", "t..$1", "t.*", "t.>", "t.{{what(1)}}")
+            ),
+            *({"src": "s.>", "dest": "t.>"}, {"src": "a b", "dest": "t"}, {"src": "s..1", "dest": "t"}),
+        ]
+    ),
+    metadata=st.sampled_from([{}, {"owner": "me"}, {"a": "b" * 131_055}, {"a": "b" * 131_056}]),
     description=st.sampled_from(["", "d" * 5000]),
     compression=st.sampled_from(["none", "s2", "zip"]),
     storage=st.sampled_from(["file", "tape"]),

@@ -101,6 +101,9 @@ class Host:
         answer = await self.api.handle(f"$JS.API.STREAM.INFO.{name}", b"")
         return cast(dict[str, object], json.loads(answer or b"null"))
 
+    async def consumers(self, name: str) -> list[dict[str, object]]:
+        return []
+
     def machine(self, group: int) -> StreamMachine | None:
         return self.machines.get(group)
 

@@ -58,6 +58,22 @@ def test_what_is_no_transform(source: str, destination: str) -> None:
         SubjectTransform(source, destination)
 
 
+@pytest.mark.parametrize(
+    ("destination", "reason"),
+    [
+        *(("a b", "invalid mapping destination: invalid transform"), ("x..$1", "invalid transform")),
+        *(
+            ("x.*", "^invalid subject"),
+            ("x.>", "^invalid subject"),
+            ("x.{{foo(1)}}", "unknown function in {{foo"),
+        ),
+    ],
+)
+def test_why_it_is_none_is_said_as_by_the_reference(destination: str, reason: str) -> None:
+    with pytest.raises(BadTransform, match=reason):
+        SubjectTransform("s.*", destination)
+
+
 def test_the_hash_is_the_published_one() -> None:
     assert (fnv1a(b""), fnv1a(b"a"), fnv1a(b"foobar")) == (0x811C9DC5, 0xE40C292C, 0xBF9CF968)
 
