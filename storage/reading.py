@@ -75,8 +75,12 @@ class LogReader:
         return found
 
     def pieces(self, segment: int) -> Iterator[tuple[list[Place], list[tuple[int, int]]]]:
-        """The live batches of a segment, about PIECE_BYTES at a time, as they are when asked for."""
-        entries = self._index.entries_in(segment)
+        """The live batches of a segment, about PIECE_BYTES at a time, as they are when asked for.
+
+        Each group's in the order of its log: neighbours are read with one call, and, written again, they make
+        a log that grows at its end when it is replayed.
+        """
+        entries = self._index.entries_in(segment)[::-1]
         while entries:
             places: list[Place] = []
             names: list[tuple[int, int]] = []

@@ -11,7 +11,7 @@ import trio
 
 from trimaran.storage import CompactPrefix, DiskFull, MemoryDisk, Storage, StorageOptions
 from trimaran.storage.recovery import recover
-from trimaran.storage.segment import SegmentHeader
+from trimaran.storage.segment import BATCH, SegmentHeader, SegmentScan
 from trimaran.storage.wal import (
     MORE_RECYCLED,
     NEW,
@@ -63,6 +63,30 @@ async def test_dead_segments_are_freed_and_recycled(autojump_clock: trio.testing
         assert group.compacted.manifest_crc == 100
         assert not group.faulty and not group.closed
         assert await stored(storage) == [batch(index, size=2000) for index in (98, 99, 100)]
+
+
+async def test_what_is_written_again_is_read_and_written_in_the_order_of_the_log(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Else each batch would cost a read of its own, and a start would put each before all others."""
+    disk = MemoryDisk()
+    in_order = list(range(1, 21))
+    async with opened(disk, options=TINY) as storage:
+        storage.append([create(3), *(record(index, group=3) for index in in_order)])
+        storage.append([create(), state(1)])
+        await storage.drain()
+        [(_, names)] = storage._reader.pieces(storage._writer.segment.number)
+        assert names == [(3, index) for index in in_order]
+        await busy(storage, 1, 60)
+        await settle(storage)
+    found = [
+        each.index
+        for number in segment_numbers(disk)
+        for write in SegmentScan(disk.read(segment_path(number)), read_segment_header(disk, number)).writes()
+        for each in write.records
+        if (each.group, each.kind) == (3, BATCH)
+    ]
+    assert found[-20:] == in_order and segment_numbers(disk)[0] > 2
 
 
 async def test_segments_that_are_freed_together_are_all_used_again(
