@@ -174,7 +174,7 @@ class Client:
         deadline = time.monotonic() + (PATIENCE if least else SETTLE)
         self._ping()
         while len(self._heard) < least or (not least and time.monotonic() < deadline):
-            assert time.monotonic() < deadline, f"{least} messages are expected: {self._heard}"
+            assert not least or time.monotonic() < deadline, f"{least} messages are expected: {self._heard}"
             self._ping()
         self._ping()
         heard, self._heard = self._heard, []
