@@ -25,6 +25,7 @@ from ..raft.outcomes import Applied, NotApplied, Outcome
 from ..stream.config import decode_json
 from ..stream.errors import ApiError, json_error
 from ..units import check_name, split_address
+from .meta import NODE_EXISTS
 from .meta_state import MetaState
 
 PREFIX: Final = "$TRIMARAN.API."
@@ -114,11 +115,19 @@ class Administration:
         }
 
     async def _add(self, request: Mapping[str, object]) -> dict[str, object]:
-        return await self._change({"op": "invite", "name": _name(request), "address": _address(request)})
+        return await self._invite(request, "")
 
     async def _replace(self, request: Mapping[str, object]) -> dict[str, object]:
-        command = {"op": "invite", "name": _name(request), "address": _address(request)}
-        return await self._change(command | {"replaces": _text(request, "replaces")})
+        return await self._invite(request, _text(request, "replaces"))
+
+    async def _invite(self, request: Mapping[str, object], replaced: str) -> dict[str, object]:
+        """Asked here and not where the command is applied: what that decides may not depend on the version."""
+        name, address = _name(request), _address(request)
+        for record in self._host.meta_state.nodes.values():
+            if record.address == address and record.name not in (name, replaced):
+                raise ApiError(409, NODE_EXISTS, f"{address} is the address of node {record.name}")
+        command = {"op": "invite", "name": name, "address": address}
+        return await self._change(command | ({"replaces": replaced} if replaced else {}))
 
     async def _remove(self, request: Mapping[str, object]) -> dict[str, object]:
         return await self._change({"op": "leave", "name": _name(request)})

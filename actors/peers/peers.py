@@ -259,6 +259,15 @@ class Peers:
             logger.info("link to %s (%016x) is down", remote.name, remote.node)
             for told in self.on_down:
                 told(remote.node)
+            self._take_another(remote.node)
+
+    def _take_another(self, node: int) -> None:
+        """Two names with one address (a mistyped invitation, a machine with a new name) are two links to one
+        node: what the one that ended was used for goes over the one that stands."""
+        for link in self._links.values():
+            if link.remote is not None and link.remote.node == node:
+                self.on_link_up(link, link.remote)
+                return
 
     def on_frame(self, remote: Hello, frame: Frame) -> None:
         self._liveness.heard(remote.node, trio.current_time())

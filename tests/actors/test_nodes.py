@@ -147,6 +147,8 @@ async def test_who_asks_to_join_in_vain_leaves_nothing_in_the_log(autojump_clock
         ("REMOVE", {"name": "c"}, "scale down first: ORDERS"),
         ("ADD", {"name": "a", "address": "a:1"}, "a member already"),
         ("ADD", {"name": "d d", "address": "d:1"}, "blank"),
+        ("ADD", {"name": "d", "address": "b:1"}, "b:1 is the address of node b"),
+        ("REPLACE", {"name": "d", "address": "b:1", "replaces": "c"}, "b:1 is the address of node b"),
         ("ADD", {"name": "d", "address": "d"}, "not HOST:PORT"),
         ("ADD", {"name": "d", "address": "a..b:5"}, "can't be a host's name"),
         ("ADD", {"name": "d"}, "address is missing"),

@@ -193,6 +193,23 @@ async def test_a_link_comes_back_by_itself(autojump_clock: MockClock) -> None:
             await a.wait_linked(b.number)
 
 
+async def test_a_second_name_for_the_address_of_a_node_takes_its_link_away_from_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with linked(MemoryNetwork(), "a", "b") as [a, b]:
+        got = collect(b, FrameKind.ROUTE)
+        a.peers.learn("mistyped", b.peers.me.address)
+        await trio.sleep(1)
+        assert a.peers.send(b.number, FrameKind.ROUTE, (1,))
+        await trio.sleep(1)
+        a.peers.learn("mistyped", "elsewhere:1")
+        await trio.sleep(1)
+        assert a.peers.send(b.number, FrameKind.ROUTE, (2,))
+        await trio.sleep(1)
+        assert [envelope for _, envelope, _ in got] == [[1], [2]]
+        assert a.peers.linked() == {"b": b.number}
+
+
 class CountedNetwork(MemoryNetwork):
     """Remembers who was dialled."""
 
