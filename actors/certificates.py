@@ -79,4 +79,6 @@ def _no_password() -> str:
 
 
 def _reason(error: Exception) -> str:
+    if "PEM lib" in str(error):  # all that OpenSSL says of a file that is something else
+        return "no certificate or key in it"
     return getattr(error, "strerror", None) or str(error) or "no certificate or key in it"

@@ -260,3 +260,12 @@ def test_addresses(url: str, address: ServerAddress) -> None:
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError):
         ServerAddress.parse(url)
+
+
+async def test_who_may_not_ask_hears_so_when_no_answer_comes(nursery: trio.Nursery) -> None:
+    server = await started(nursery)
+    async with connect(server.url, request_timeout=0.2) as client:
+        await client.subscribe("silent")
+        await server.say(b"-ERR 'Permissions Violation for Publish to \"silent\"'\r\n")
+        with pytest.raises(RequestTimeout, match="Permissions Violation for Publish"):
+            await client.request("silent")

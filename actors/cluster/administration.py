@@ -121,7 +121,8 @@ class Administration:
         return await self._invite(request, _text(request, "replaces"))
 
     async def _invite(self, request: Mapping[str, object], replaced: str) -> dict[str, object]:
-        """Asked here and not where the command is applied: what that decides may not depend on the version."""
+        """The address is looked at before the command is proposed: what applying decides is the same in all
+        versions."""
         name, address = _name(request), _address(request)
         for record in self._host.meta_state.nodes.values():
             if record.address == address and record.name not in (name, replaced):

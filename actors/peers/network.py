@@ -1,6 +1,7 @@
 """Byte streams between nodes: TCP, or connections inside one Trio program."""
 
 import logging
+import math
 import socket
 import ssl
 from abc import abstractmethod
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 64 * 1024
+TELL_SECONDS = 10.0  # between two lines on connections that are refused
 Serve = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 
@@ -207,20 +209,37 @@ class TlsListener:
     def __init__(self, listeners: list[trio.SocketListener], context: ssl.SSLContext) -> None:
         self._listeners = listeners
         self._context = context
+        self._quiet_until = -math.inf
         host, port = listeners[0].socket.getsockname()[:2]
         self.address = join_address(host, port)
 
     async def serve(self, handler: Serve) -> None:
         async def take(raw: trio.SocketStream) -> None:
-            stream = trio.SSLStream(raw, self._context, server_side=True)
+            stream, caller = trio.SSLStream(raw, self._context, server_side=True), _caller(raw)
             try:
                 await _shake_hands(stream)
             except OSError as error:
-                logger.warning("a peer connection was refused: %s", error)
+                self._tell(caller, error)
                 return
             await handler(TlsStream(stream))
 
         await trio.serve_listeners(take, self._listeners)
+
+    def _tell(self, caller: str, error: OSError) -> None:
+        """At most a line in a while: a node without a good certificate comes back twice a second for ever."""
+        now = trio.current_time()
+        if now < self._quiet_until:
+            logger.debug("a peer connection was refused: %s (from %s)", error, caller)
+            return
+        self._quiet_until = now + TELL_SECONDS
+        logger.warning("a peer connection was refused: %s (from %s)", error, caller)
+
+
+def _caller(stream: trio.SocketStream) -> str:
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return "somebody who has gone"
 
 
 class TlsNetwork:

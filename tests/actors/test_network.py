@@ -1,14 +1,18 @@
 """Streams between nodes: TCP and memory behave alike where the links rely on it."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
-from trimaran.actors.peers.network import MemoryNetwork, Network, TcpNetwork
+from tests.certificates import Authority
+from trimaran.actors.certificates import peer_tls
+from trimaran.actors.peers.network import MemoryNetwork, Network, TcpNetwork, TlsNetwork
 
 NETWORKS = [TcpNetwork, MemoryNetwork]
 Stream = trio.abc.HalfCloseableStream
@@ -129,3 +133,28 @@ async def test_a_peer_that_fills_every_read_does_not_starve_the_other_tasks() ->
                 received += len(await far.receive_some(1000))
             flowing = False
         assert turns > 100
+
+
+async def test_who_comes_again_and_again_without_a_certificate_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    node = authority.sign("node")
+    listener = await TlsNetwork(peer_tls(node.certificate, node.key, authority.path)).listen("127.0.0.1:0")
+
+    async def nobody(stream: trio.abc.HalfCloseableStream) -> None:
+        raise AssertionError("nobody gets in")
+
+    caplog.set_level(logging.DEBUG, "trimaran.actors.peers.network")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.serve, nobody)
+        for _ in range(3):
+            async with await TcpNetwork().dial(listener.address) as stream:
+                await stream.send_all(b"no TLS at all")
+                while await stream.receive_some():
+                    pass
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    said = [record for record in caplog.records if "was refused" in record.message]
+    assert [record.levelno for record in said] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+    assert "from 127.0.0.1" in said[0].message

@@ -87,6 +87,8 @@ class Client:
         self._next_sid = INBOX_SID + 1
         self._subscriptions: dict[int, Subscription] = {}
         self._pongs: list[Waiter] = []
+        self._denied = ""
+        """What the server last forbade: a request that nobody answers may be that one."""
 
     # What one can do
 
@@ -318,7 +320,8 @@ class Client:
         with trio.move_on_after(self._request_timeout):
             result = await waiter.wait()
         if result is None:
-            raise RequestTimeout(f"no answer in {self._request_timeout} s")
+            why = f" ({self._denied})" if self._denied else ""
+            raise RequestTimeout(f"no answer in {self._request_timeout} s{why}")
         if isinstance(result, NatsError):
             raise result
         return result
@@ -414,7 +417,9 @@ class Client:
             link.info = {**link.info, **json_object(scanner.args(number))}
         elif kind == OpKind.ERR:
             text = scanner.text(number)
-            if not text.lower().startswith("permissions violation"):
+            if text.lower().startswith("permissions violation"):
+                self._denied = text
+            else:
                 link.fail(ServerError(text))
 
     def _handle_message(self, link: Link, number: int) -> None:

@@ -38,10 +38,13 @@ def backup(file: Path, streams: tuple[str, ...], servers: tuple[str, ...]) -> in
     unfinished = file.with_name(f"{file.name}.part")
     try:
         with unfinished.open("wb") as out:
-            ask(servers, lambda client: back_up(client, out, streams, click.echo))
-            out.flush()
-            os.fsync(out.fileno())
-        unfinished.rename(file)
+            try:
+                ask(servers, lambda client: back_up(client, out, streams, click.echo))
+                out.flush()
+                os.fsync(out.fileno())
+                unfinished.rename(file)
+            finally:
+                unfinished.unlink(missing_ok=True)  # it has its name, or is good for nothing
     except OSError as error:
         raise Failure(f"{file}: {error.strerror}", 1) from None
     return 0

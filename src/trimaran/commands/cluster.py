@@ -8,13 +8,14 @@ from typing import Final, cast
 
 import click
 import trio
-from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table
 
+from ..actors.units import check_name, split_address
 from ..client import Client, NatsError
 from . import Failure, help_without_command
 from .asking import EXIT_UNREACHABLE, ask, servers_option
+from .tables import table_console
 
 POLL_SECONDS: Final = 0.25
 WAIT_SECONDS: Final = 600.0
@@ -43,7 +44,7 @@ def info(servers: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
-        Console().print(nodes_table(answer))
+        table_console().print(nodes_table(answer))
     return 0
 
 
@@ -95,6 +96,11 @@ def parse_node(text: str) -> tuple[str, str]:
     name, equals, address = text.partition("=")
     if not equals or not name or not address:
         raise click.BadParameter(f"{text!r} is not NAME=HOST:PORT")
+    try:
+        check_name(name)
+        split_address(address)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     return name, address
 
 

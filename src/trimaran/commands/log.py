@@ -10,7 +10,6 @@ from typing import Final, TypeVar
 
 import click
 import trio
-from rich.console import Console, ConsoleDimensions
 from rich.markup import escape as plain
 from rich.table import Table
 
@@ -21,13 +20,11 @@ from ..storage.errors import DirectoryLocked, StorageError
 from ..storage.node import NODE_FILE
 from ..storage.survey import Damage, GroupSurvey, ReadOnlyDisk, SegmentSurvey, Survey, survey
 from . import Failure, help_without_command
+from .tables import table_console
 
 EXIT_NOT_DONE: Final = 1
 EXIT_DAMAGED: Final = 5
 """`verify` found damage, or `repair` some that it can't mend."""
-
-FILE_COLUMNS: Final = 160
-"""Of a table that no terminal shows."""
 
 T = TypeVar("T")
 Json = Mapping[str, object]
@@ -52,9 +49,7 @@ def inspect(directory: Path, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))
         return 0
-    console, node = Console(), found.node
-    if not console.is_terminal:
-        console.size = ConsoleDimensions(FILE_COLUMNS, console.height)
+    console, node = table_console(), found.node
     console.print(f"node {plain(node.name)} ({node.node_id:016x}), cluster {node.cluster_id:016x}")
     console.print(_segments_table(found.segments))
     console.print(_groups_table(found.groups))

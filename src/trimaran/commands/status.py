@@ -12,12 +12,12 @@ from datetime import timedelta
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table
 
 from ..logs import escape
 from . import Failure
+from .tables import table_console
 
 EXIT_UNHEALTHY: Final = 1
 EXIT_UNREACHABLE: Final = 2
@@ -175,7 +175,7 @@ def status(urls: tuple[str, ...], as_json: bool) -> int:
         facts = [{"url": n.url, "healthz": n.health, "varz": n.varz, "raftz": n.raftz} for n in nodes]
         click.echo(json.dumps(facts, indent=2))
     elif len(silent) < len(nodes):
-        console = Console()
+        console = table_console()
         console.print(nodes_table(nodes))
         console.print(groups_table(nodes))
     if silent:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape as plain
 from rich.table import Table
 
 from ..logs import escape
 from .status import EXIT_UNREACHABLE, NodeStatus, fetch_status, groups, lag_of, number, urls_option
+from .tables import table_console
 
 SHORTEST_INTERVAL: Final = 0.1
 COLUMNS: Final = (
@@ -98,7 +98,7 @@ def top(urls: tuple[str, ...], interval: float, count: int) -> int:
     The exit code is 0, or 2 if no node could be reached at last.
     """
     samples = look(urls)
-    with Live(table(samples, samples), console=Console(), auto_refresh=False) as live:
+    with Live(table(samples, samples), console=table_console(), auto_refresh=False) as live:
         looks = 0
         while not count or looks < count:
             time.sleep(interval)
