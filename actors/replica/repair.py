@@ -31,6 +31,7 @@ from ...storage.errors import Compacted, StorageError
 from ...storage.index import Fault
 from ..peers.requests import PeerLost, Refusal, describe, shaped
 from ..raft import messages
+from ..raft.log import Log
 from .divergence import Divergence
 from .machine import Patient
 from .mender import Asks, Mender, Reach
@@ -454,13 +455,8 @@ class Repair:
 
     async def _give(self, index: int, term: int) -> tuple[Verdict, bytes]:
         log, number = self._group.state.log, self._group.number
-        if index <= log.compacted.index:
-            return Verdict.COMPACTED, b""
-        if log.term_at(index) != term:
-            return Verdict.ABSENT, b""
-        if index in log.holes:
-            doubtful = any(fault.doubtful for fault in self._storage.faults(number) if fault.index == index)
-            return (Verdict.DOUBTFUL if doubtful else Verdict.DAMAGED), b""
+        if (known := verdict_on(log, index, term, lambda: self._storage.faults(number))) is not None:
+            return known, b""
         batch = log.cached_one(index)
         if batch is None:
             try:
@@ -506,6 +502,18 @@ def _some(reasons: Sequence[str]) -> str:
     """The first few of many reasons."""
     more = f", and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
     return "; ".join(reasons[:SHOWN]) + more
+
+
+def verdict_on(log: Log, index: int, term: int, faults: Callable[[], Iterable[Fault]]) -> Verdict | None:
+    """What a replica says of a batch before it reads it; None: it should be here. `faults` are its log's."""
+    if index <= log.compacted.index:
+        return Verdict.COMPACTED
+    if log.term_at(index) != term:
+        return Verdict.ABSENT
+    if index in log.holes:
+        doubtful = any(fault.doubtful for fault in faults() if fault.index == index)
+        return Verdict.DOUBTFUL if doubtful else Verdict.DAMAGED
+    return None
 
 
 def is_copy(batch: bytes, fault: Fault) -> bool:

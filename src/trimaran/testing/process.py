@@ -24,7 +24,7 @@ from ..actors.raft.messages import Message, Now, PeerMessage
 from ..actors.raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
 from ..actors.raft.state import NEVER, GroupState, Role
 from ..actors.replica.recovered_log import LogEntry, recovered_log
-from ..actors.replica.repair import Verdict, is_copy
+from ..actors.replica.repair import Verdict, is_copy, verdict_on
 from ..actors.replica.user_machine import StateMachine, UserMachine
 from ..codec import BatchHeader, Kind, crc32c, read_header, walk_batch
 from ..storage import Manifest, MemoryDisk, StorageFailed, encode_manifest, manifest_crc
@@ -772,15 +772,9 @@ class Process:
         """What this replica has of a batch that a peer asks for."""
         state = self.state
         assert state is not None
-        log = state.log
-        if index <= log.compacted.index:
-            return Verdict.COMPACTED, b""
-        if log.term_at(index) != term:
-            return Verdict.ABSENT, b""
-        if index in log.holes:
-            doubtful = any(fault.doubtful for fault in self.log.faults(GROUP) if fault.index == index)
-            return (Verdict.DOUBTFUL if doubtful else Verdict.DAMAGED), b""
-        batch = log.cached_one(index)
+        if (known := verdict_on(state.log, index, term, lambda: self.log.faults(GROUP))) is not None:
+            return known, b""
+        batch = state.log.cached_one(index)
         if batch is None:
             batches, damaged = self.log.read(GROUP, index, index, 1)
             if damaged:
