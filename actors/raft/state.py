@@ -90,6 +90,8 @@ class SealedBatch:
     index: int
     size: int
     tokens: tuple[int, ...]
+    entries: int
+    since: float  # monotonic seconds
 
 
 @dataclass(slots=True)
@@ -128,6 +130,8 @@ class Leading:
     sealed: deque[SealedBatch] = field(default_factory=deque)
     """Uncommitted batches of this leadership in log order."""
     sealed_bytes: int = 0
+    commit_seconds: float = 0.0
+    """What the last committed batch took, from being sealed."""
     reads: list[int] = field(default_factory=list)
     """Tokens of reads that wait for the next round."""
     read_number: int = 0

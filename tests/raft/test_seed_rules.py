@@ -365,7 +365,9 @@ def test_s15_a_proposal_is_never_split_over_two_batches() -> None:
     log = leader.state.log
     while leader.unsynced:
         leader.sync()
-        for sealed in leader.all(Sealed):
+        tokens = leader.all(Sealed)
+        leader.acknowledge(2)
+        for sealed in tokens + leader.all(Sealed):
             (batch,) = log.cached(sealed.index, 1, sealed.index) or ()
             entries = [bytes(data) for _, data in walk_batch(batch)]
             assert sealed.term == term and sum(count for _, _, count in sealed.tokens) == len(entries)
