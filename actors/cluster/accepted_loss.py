@@ -25,7 +25,7 @@ from ...storage.actor import Storage
 from ...storage.disk import Disk
 from ...storage.group_directory import MANIFEST, group_directory
 from ...storage.index import Fault
-from ...storage.quarantine import QUARANTINE
+from ...storage.quarantine import QUARANTINE, next_stamp
 from ...storage.records import HardState, Record, TruncateSuffix
 from ...storage.recovery import LOCK_FILE, RecoveredGroup
 from ...storage.runner import InlineRunner
@@ -240,6 +240,8 @@ def _sync(path: Path) -> None:
 
 def _set_aside(disk: Disk, step: Step) -> None:
     directory = group_directory(step.group, step.incarnation)
-    disk.mkdir(f"{directory}/{QUARANTINE}")
-    disk.rename(f"{directory}/{MANIFEST}", f"{directory}/{QUARANTINE}/00000000-{MANIFEST}")
+    aside = f"{directory}/{QUARANTINE}"
+    disk.mkdir(aside)
+    disk.rename(f"{directory}/{MANIFEST}", f"{aside}/{next_stamp(disk.listdir(aside)):08x}-{MANIFEST}")
+    disk.sync_directory(aside)
     disk.sync_directory(directory)

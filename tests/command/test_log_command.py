@@ -207,6 +207,26 @@ async def test_a_lone_replica_that_lost_what_has_no_name_goes_on(
         assert left == [b"%d" % number for number in range(len(left))] and len(left) > 5
 
 
+async def test_an_unreadable_snapshot_that_covers_nothing_is_kept_beside_earlier_ones(
+    autojump_clock: MockClock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = await stopped(tmp_path / "a")
+    [directory] = (tmp_path / "a" / "groups").glob(f"{group}-*")
+    aside = directory / "quarantine"
+    aside.mkdir()
+    for round_ in ("first", "second"):
+        (directory / "manifest").write_text(round_)
+        code, said = await command(
+            capsys, "repair", tmp_path / "a", "--accept-loss", "--copy-to", tmp_path / round_
+        )
+        assert code == 0 and "nothing is lost" in said
+    assert sorted(path.read_text() for path in aside.glob("*-manifest")) == ["first", "second"]
+    async with open_memory_cluster("a") as cluster:
+        await start_from(cluster, tmp_path / "a")
+        await cluster.ready()
+        assert len(await messages(cluster, "a", group)) == MESSAGES
+
+
 async def test_what_other_replicas_have_is_never_given_up(
     autojump_clock: MockClock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
