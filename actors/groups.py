@@ -29,6 +29,7 @@ from .proposals import Leadership
 from .raft import messages
 from .raft.events import EventHook
 from .raft.log import EntryId
+from .raft.log_cache import CacheBudget
 from .raft.membership import Membership
 from .raft.messages import PeerMessage
 from .raft.state import GroupState, RaftOptions, Role
@@ -111,6 +112,7 @@ class Groups:
         options: RaftOptions,
         snapshot_log_bytes: int,
         transfer_log_bytes: int,
+        log_cache: CacheBudget,
         make_machine: MakeMachine,
         asks: Asks,
         turns: Turns,
@@ -128,6 +130,7 @@ class Groups:
         self._options = options
         self._snapshot_log_bytes = snapshot_log_bytes
         self._transfer_log_bytes = transfer_log_bytes
+        self._log_cache = log_cache
         self._make_machine = make_machine
         self._asks = asks
         self._listen = listen
@@ -218,6 +221,7 @@ class Groups:
             options=self._options_of(birth.group),
             randomness=self._random,
             now=self._time.now(),
+            cache=self._log_cache,
             settled=Membership.of(birth.voters),
         )
         group = await self._run(state, birth.kind, birth.name, None)
@@ -253,6 +257,7 @@ class Groups:
             options=self._options_of(recovered.group),
             randomness=self._random,
             now=self._time.now(),
+            cache=self._log_cache,
             settled=Membership.decode(manifest.members) if manifest is not None else Membership.of(voters),
             changes=changes,
             term=recovered.term,

@@ -53,6 +53,7 @@ from .peers.wire import OLDEST_PROTOCOL, PROTOCOL_VERSION, FrameKind, Hello
 from .proposals import Proposals
 from .raft.checker import Checker, Violation
 from .raft.events import Event, EventHook
+from .raft.log_cache import CacheBudget
 from .raft.outcomes import Outcome, Reason
 from .raft.state import RaftOptions
 from .reads import Reads
@@ -338,6 +339,7 @@ class Node:
             raft_options(options),
             options.snapshot_log_bytes,
             options.transfer_log_bytes,
+            CacheBudget(options.node_log_cache_bytes),
             self._make_machine,
             self.requests,
             self._turns,

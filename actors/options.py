@@ -227,6 +227,14 @@ class Options:
         minimum=64 * KIB,
         maximum=16 * GIB,
     )
+    node_log_cache_bytes: int = _setting(
+        64 * MIB,
+        Unit.SIZE,
+        "Recent log of all groups together that is kept in memory, besides what the disk does not have yet.",
+        "Two busy groups have all they want; of a hundred each keeps what its followers need next.",
+        minimum=64 * KIB,
+        maximum=64 * GIB,
+    )
     snapshot_log_bytes: int = _setting(
         64 * MIB,
         Unit.SIZE,

@@ -42,6 +42,7 @@ LOOK_SECONDS: Final = 0.2
 PIECE: Final = 10_000
 """Messages in one write to the socket."""
 MIB: Final = 1 << 20
+MB: Final = 1_000_000
 GETS: Final = 500
 
 
@@ -203,8 +204,8 @@ async def many_messages(below: Path, messages: int) -> list[Row]:
         again = await measured.settled()
     what = f"stream of {messages:,} messages, {SUBJECTS:,} subjects"
     return [
-        Row(what, kept / MIB, "MiB", 200, f"{messages / seconds:,.0f} messages/s"),
-        Row("the same after a restart", again / MIB, "MiB", 200, f"healthy after {started:.1f} s"),
+        Row(what, kept / MB, "MB", 200, f"{messages / seconds:,.0f} messages/s"),
+        Row("the same after a restart", again / MB, "MB", 200, f"healthy after {started:.1f} s"),
     ]
 
 

@@ -228,6 +228,8 @@ class Storage:
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self.sync_seconds = Histogram(SECONDS_BOUNDS)
         """Every write to the log with its sync, since the start."""
+        self._burst = False
+        """Much memory was taken and freed again, by something else than writing."""
         self._written_at_trim = 0
         """Bytes written when freed memory was last given back to the system."""
         self._appends = self._records = self._writes = self._written_bytes = 0
@@ -295,6 +297,10 @@ class Storage:
         self._appends += 1
         self._pending.put(items, then)
         self._turn.due()
+
+    def note_burst(self) -> None:
+        """Whoever calls took much memory and has freed it: it goes back to the system when the log rests."""
+        self._burst = True
 
     def credit(self) -> int:
         """Bytes that may be appended now without exceeding the queue's bound."""
@@ -406,8 +412,8 @@ class Storage:
                     self._turn.due()
                     due = trio.current_time() + self._options.mark_delay
                 await trio.sleep_until(due)
-            if self._written_bytes - self._written_at_trim > TRIM_AFTER_BYTES:
-                self._written_at_trim = self._written_bytes
+            if self._burst or self._written_bytes - self._written_at_trim > TRIM_AFTER_BYTES:
+                self._burst, self._written_at_trim = False, self._written_bytes
                 self._upkeep.run_later(give_back)
 
     def _fits(self) -> bool:

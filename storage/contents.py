@@ -167,6 +167,7 @@ class SegmentReader:
             return self._read(descriptor, self._disk.size(descriptor), header, limit)
         finally:
             self._disk.close(descriptor)
+            self._buffer = bytearray()  # it may be long until the next one
 
     def _read(self, descriptor: int, size: int, header: SegmentHeader, limit: int) -> Contents:
         contents = Contents(chain=header.seed, size=size)

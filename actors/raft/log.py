@@ -15,6 +15,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 
+from .log_cache import CacheBudget
 from .value import value
 
 
@@ -39,6 +40,8 @@ class Log:
     """
 
     __slots__ = (
+        "__weakref__",
+        "_budget",
         "_cache",
         "_run_starts",
         "_run_terms",
@@ -80,9 +83,10 @@ class Log:
         *,
         cache_limit: int = 32 << 20,
         last_time: int = 0,
+        budget: CacheBudget | None = None,
     ) -> None:
         """A log that is wholly on the disk: `entries` are (index, term, size), consecutive from compacted +
-        1."""
+        1. `budget`: what it and others keep in memory together; None: it has no others."""
         self._sizes = array("I")
         self._run_starts: list[int] = []
         self._run_terms: list[int] = []
@@ -97,6 +101,9 @@ class Log:
             self._add(index, term, size)
         self.synced = self.last_index
         self.cached_from = self.last_index + 1
+        self._budget = budget
+        if budget is not None:
+            budget.join(self)
 
     # --- questions ------------------------------------------------------------------------------------------
 
@@ -175,6 +182,8 @@ class Log:
         self._cache[index] = batch
         self.cache_bytes += len(batch)
         self.last_time = max(self.last_time, time)
+        if self._budget is not None:
+            self._budget.grew(len(batch))
         self._trim_cache()
 
     def truncate_from(self, index: int) -> None:
@@ -238,7 +247,13 @@ class Log:
         self._sizes.append(size)
         self.last_index = index
 
-    def _trim_cache(self) -> None:
-        while self.cache_bytes > self.cache_limit and self.cached_from <= self.synced:
+    def shrink_cache(self, size: int, last: int | None = None) -> None:
+        """Keep no more than `size` bytes in memory, as far as the rest is synced and not behind `last`."""
+        end = self.synced if last is None else min(self.synced, last)
+        while self.cache_bytes > size and self.cached_from <= end:
             self.cache_bytes -= len(self._cache.pop(self.cached_from))
             self.cached_from += 1
+
+    def _trim_cache(self) -> None:
+        if self.cache_bytes > self.cache_limit:
+            self.shrink_cache(self.cache_limit)

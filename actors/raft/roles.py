@@ -96,6 +96,8 @@ def _on_applied(state: GroupState, index: int) -> None:
     """It comes with every batch, and no rule of any role waits for it."""
     assert index <= state.commit, f"applied {index} is beyond commit {state.commit}"
     state.applied = max(state.applied, index)
+    if state.alone:
+        state.log.shrink_cache(0, state.applied)  # there is nobody who could want it
 
 
 def obey(state: GroupState, message: Message, now: Now) -> list[Effect]:

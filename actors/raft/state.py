@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     import random
 
     from ...codec import Chunk, Kind
+    from .log_cache import CacheBudget
     from .membership import Change
     from .messages import Now
     from .outcomes import Reason
     from .progress import Progress
 
 LONE_CACHE_BYTES: Final = 8 << 20
-"""Log kept in memory by a replica that has no other: enough to apply from, two of the largest batches."""
+"""Log kept in memory by a replica that has no other, until it is applied: two of the largest batches."""
 NEVER: Final = math.inf
 """A deadline that does not come."""
 
@@ -276,6 +277,7 @@ class GroupState:
         holes: Iterable[int] = (),
         unrestored: bool = False,
         forgetful: bool = False,
+        cache: CacheBudget | None = None,
     ) -> GroupState:
         """The state of a replica that starts, from what recovery vouches for (nothing but defaults: a new
         one).
@@ -292,12 +294,14 @@ class GroupState:
             forgetful: whether something else is lost, and nobody can say what; the log, the term, the vote
                 and the commit index may then be older than they once were.
             now: when the election timeout begins to run.
+            cache: what the groups of this node keep of their logs in memory together.
         """
         log = Log(
             EntryId(*compacted),
             ((index, entry_term, size) for index, entry_term, _, size in entries),
             cache_limit=options.log_cache_bytes,
             last_time=last_time,
+            budget=cache,
         )
         state = cls(
             group=group,
@@ -328,6 +332,12 @@ class GroupState:
     def membership(self) -> Membership:
         """In effect now: the newest in the log, committed or not (thesis 4.1)."""
         return self.memberships.current
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only replica of its group."""
+        members = self.memberships.current
+        return len(members.voters) == 1 and not members.learners and self.node in members.voters
 
     @property
     def may_lead(self) -> bool:
@@ -447,10 +457,8 @@ class GroupState:
 
     def mark_synced(self, number: int) -> None:
         """Every Persist up to `number` is on the disk."""
-        members = self.memberships.current
-        alone = len(members.voters) == 1 and not members.learners and self.node in members.voters
         kept = self.options.log_cache_bytes
-        self.log.cache_limit = min(LONE_CACHE_BYTES, kept) if alone else kept
+        self.log.cache_limit = min(LONE_CACHE_BYTES, kept) if self.alone else kept
         while self.unsynced and self.unsynced[0].number <= number:
             self.log.mark_synced(self.unsynced.popleft().last_index)
 

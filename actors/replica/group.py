@@ -351,6 +351,7 @@ class Group:
     async def _restore(self) -> None:
         """Start from the own manifest; if it is damaged, the group runs without a state, and repairs it."""
         self.state.unrestored |= not await self._take_state(accept_loss=False)
+        self._storage.note_burst()  # its files were read, all of them
         self.applier.advance(self.applicable)
 
     async def _take_state(self, *, accept_loss: bool) -> bool:

@@ -27,6 +27,7 @@ from ..actors.setting import BadOption, Setting, Unit
 from ..actors.units import split_address
 from ..actors.world import World
 from ..codec import IMPLEMENTATION
+from ..storage.heap import one_heap
 from . import Failure
 
 logger = logging.getLogger("trimaran.node")
@@ -149,6 +150,7 @@ def run(
         logger.warning("%s", note)
     allow_files(options.max_connections + SPARE_FILES)
     gc.set_threshold(*COLLECT_AFTER)
+    one_heap()
 
     def make_node() -> Node:
         if options.look_on == "off":
