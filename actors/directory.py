@@ -72,6 +72,7 @@ def _ref(stream: Assignment) -> StreamRef:
         stream.group,
         tuple(pattern.encode() for pattern in patterns),
         no_ack=stream.config.get("no_ack") is True,
+        atomic=stream.config.get("allow_atomic") is True,
     )
 
 

@@ -29,6 +29,8 @@ class StreamRef:
     """Subject filters (with wildcards) whose messages the stream stores."""
     no_ack: bool = False
     """Its publishers get no answer."""
+    atomic: bool = False
+    """It takes batches that are published as one."""
 
 
 @dataclass(frozen=True, slots=True)

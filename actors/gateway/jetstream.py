@@ -31,9 +31,10 @@ from ..stream.config import (
     same_config,
 )
 from ..stream.consumer_config import beyond_limits, parse_time
-from ..stream.errors import ApiError, DamagedRecord, api_error, json_error
+from ..stream.errors import ApiError, DamagedRecord, api_error, configuration_error, json_error
 from ..stream.results import unpack
 from ..stream.subjects import subject_matches, subjects_overlap
+from ..stream.together import ATOMIC_SINCE
 from ..stream.views import ZERO_TIME, listed, message_json, rfc3339, state_json
 from .consumer_api import ConsumerApi, ConsumerHost, ConsumerQuestion, read_body, read_question
 from .request_json import check_empty, number_of, offset_of, read_request, text_of
@@ -280,9 +281,16 @@ class JetStreamApi:
         """What is checked against an account's limits is there before the next one is checked."""
         return nullcontext() if self._host.limits == UNLIMITED else self._changing
 
+    def _check_known(self, config: StreamConfig) -> None:
+        """A node that doesn't know it would store something else than the others. Raises ApiError."""
+        if config.allow_atomic and self._host.level < ATOMIC_SINCE:
+            text = "atomic publishing needs a newer program on every node of the cluster"
+            raise configuration_error(text)
+
     async def _create_one(self, name: str, config: StreamConfig) -> None:
         standing = self._host.streams().get(name)
         limits = self._host.limits
+        self._check_known(config)
         if standing is None:
             limits.check_number(len(self._host.streams()))
         limits.check_stream(config)
@@ -316,6 +324,7 @@ class JetStreamApi:
         standing = self._assignment(name)
         check_nodes(config, len(self._host.node_names()))
         config = check_update(StreamConfig.from_json(standing.config), config)
+        self._check_known(config)
         self._host.limits.check_stream(config)
         if beyond:
             raise ApiError(500, 10069, f"change to limits violates consumers: {', '.join(beyond)}")

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from ...codec.protocol import Owed, PublishBuffer, StreamFilter, format_acks
-from ..raft.outcomes import Applied, NotApplied, Outcome, Reason, Unknown
+from ..raft.outcomes import Applied, NotApplied, Outcome, Reason
 from ..stream.account_limits import EXCEEDED
 from ..stream.errors import ApiError
 from ..stream.results import Status, unpack
+from .batches import Batches, names_batch
 from .client import Inbox
 from .router import Message
 from .subjects import SubjectTable, Subscription, matches
@@ -33,6 +34,11 @@ RESULT_BYTES: Final = 8
 """One entry's packed result."""
 RECORD_BYTES: Final = 22
 """What a message takes in a stream besides its entry."""
+
+LOOKED_AT: Final = 256
+"""Publishes that are looked at for a batch before those in front of it are taken."""
+BATCH_EXTRA: Final = 1024
+"""What a batch that is published as one takes besides its messages."""
 
 BUSY: Final = ApiError(503, 10023, "insufficient resources")
 TOO_LARGE: Final = ApiError(400, 10054, "message size exceeds maximum allowed")
@@ -83,6 +89,9 @@ class Publishing:
         self._clients = clients
         self._router = router
         self._wake = wake
+        self._batches = Batches(
+            backend, router, settings.chunk_bytes - BATCH_EXTRA, self._answer, self._failure, wake
+        )
         self._streams: dict[str, _Stream] = {}
         self._streams_version = -1
         self._open: list[_Stream] = []
@@ -106,14 +115,14 @@ class Publishing:
             self._forget_streams(version)
         stream = self._last
         taken = 0
-        if stream is not None:
+        if stream is not None and not stream.ref.atomic:
             taken = self._append(stream, client, first, last)
         if not taken:
             ref = self._backend.stream_of(client.scanner.subject(first))
             if ref is None:
                 return 0
             stream = self._last = self._stream(ref)
-            taken = self._append(stream, client, first, last)
+            taken = self._take(stream, client, first, last)
         if not taken or stream is None:
             return 0
         if self._is_watched(stream):
@@ -129,6 +138,20 @@ class Publishing:
             if len(stream.buffer):
                 self._propose(stream)
         self._open.clear()
+
+    def _take(self, stream: _Stream, client: Client, first: int, last: int) -> int:
+        """As `_append`, and what belongs to a batch."""
+        if not stream.ref.atomic:
+            return self._append(stream, client, first, last)
+        end = first
+        while end < min(last, first + LOOKED_AT) and not names_batch(client.scanner.headers(end)):
+            end += 1
+        if end > first:
+            return self._append(stream, client, first, end)
+        if len(stream.buffer):
+            self._propose(stream)  # what was published before it is stored before it
+        self._batches.take(stream.ref, client, first)
+        return 1
 
     def _append(self, stream: _Stream, client: Client, first: int, last: int) -> int:
         buffer = stream.buffer
@@ -207,16 +230,22 @@ class Publishing:
         match outcome:
             case Applied(result=bytes(results)) if len(results) == RESULT_BYTES * owed.count:
                 self._acknowledge(owed, results, stream.ref.name)
-            case Applied() | Unknown():
-                # Applied without a result for each message can't say what became of it.
-                self.unknown += owed.count
-                self._answer_all(owed, stream.ref.name, UNKNOWN)
+            case _:
+                self._answer_all(owed, stream.ref.name, self._failure(outcome, owed.count))
+
+    def _failure(self, outcome: Outcome, count: int = 1) -> ApiError | None:
+        """What publishers are told of an outcome without a result for each message; None: nobody took it."""
+        match outcome:
             case NotApplied(reason=Reason.BUSY | Reason.NO_SPACE):
-                self._answer_all(owed, stream.ref.name, BUSY)
+                return BUSY
             case NotApplied(reason=Reason.TOO_LARGE):
-                self._answer_all(owed, stream.ref.name, TOO_LARGE)
+                return TOO_LARGE
             case NotApplied():
-                self._answer_all(owed, stream.ref.name, None)
+                return None
+            case _:
+                # Applied without a result for each message can't say what became of it.
+                self.unknown += count
+                return UNKNOWN
 
     def _resume(self, stream: _Stream) -> None:
         for client in stream.paused:

@@ -35,7 +35,8 @@ PROTOCOL_VERSION: Final = 4
 2: reports of a group's members say at which commit index they were true (`meta.FENCED_REPORTS`); the state of
 a stream has version 2 (`stream.machine.STATE_LEVEL`).
 3: appends and their replies of many groups in one frame (`ROWS`).
-4: consumers have priority groups (`stream.consumer_config.PRIORITY_SINCE`).
+4: consumers have priority groups (`stream.consumer_config.PRIORITY_SINCE`); several messages are published as
+one (`stream.together.ATOMIC_SINCE`).
 """
 ROWS_SINCE: Final = 3
 """The protocol of a node that takes `ROWS`; an older one gets a frame for each message."""

@@ -57,6 +57,11 @@ def give_up(number: int, sequences: Sequence[int]) -> bytes:
     return _command(op="give_up", to=number, seqs=list(sequences))
 
 
+def publish_together(entries: Sequence[bytes]) -> bytes:
+    """Messages, each as the entry of a publish: all of them are stored, or none."""
+    return _command(op="publish", entries=list(entries))
+
+
 def command_chunk(command: bytes) -> Chunk:
     """A command alone, ready to be proposed."""
     return make_chunk([(EntryType.STREAM_COMMAND, command)])

@@ -79,6 +79,8 @@ class StreamConfig:
     consumer_limits: Mapping[str, object] = field(default_factory=dict)
     allow_msg_ttl: bool = False
     subject_delete_marker_ttl: int = 0
+    allow_atomic: bool = False
+    """Whether several messages may be published as one."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What the user gave; the echo adds `_nats.*` keys."""
 
@@ -95,7 +97,7 @@ class StreamConfig:
                 echo[name] = dict(getattr(self, name))
         versions = {
             "_nats.level": str(API_LEVEL),
-            "_nats.req.level": "1" if self.allow_msg_ttl else "0",
+            "_nats.req.level": "2" if self.allow_atomic else "1" if self.allow_msg_ttl else "0",
             "_nats.ver": COMPATIBLE_VERSION,
         }
         echo["metadata"] = dict(sorted({**self.metadata, **versions}.items()))
@@ -116,6 +118,7 @@ _OMITTED_WHEN_EMPTY: Final = (
     "subject_transform",
     "republish",
     "discard_new_per_subject",
+    "allow_atomic",
 )
 _ORDER: Final = tuple(StreamConfig.__dataclass_fields__)
 
@@ -183,7 +186,6 @@ UNSUPPORTED: Final = {
     "mirror": "stream mirrors are not supported yet",
     "sources": "stream sources are not supported yet",
     "allow_msg_counter": "message counters are not supported yet",
-    "allow_atomic": "atomic publishing is not supported yet",
     "allow_msg_schedules": "message schedules are not supported yet",
     "allow_batched": "batched publishing is not supported yet",
 }

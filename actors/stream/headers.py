@@ -14,6 +14,8 @@ ROLLUP: Final = b"Nats-Rollup"
 TTL: Final = b"Nats-TTL"
 COUNTER: Final = b"Nats-Incr"
 BATCH: Final = b"Nats-Batch-Id"
+BATCH_SEQUENCE: Final = b"Nats-Batch-Sequence"
+BATCH_COMMIT: Final = b"Nats-Batch-Commit"
 SCHEDULE: Final = b"Nats-Schedule"
 
 

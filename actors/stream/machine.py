@@ -40,6 +40,7 @@ from .expiry import Expiry, parse_ttl, read_due
 from .results import Status, pack, pack_all, refused
 from .store import MessageStore
 from .subjects import SubjectFilter
+from .together import Together
 
 if TYPE_CHECKING:
     from ...storage.files import GroupFiles
@@ -363,6 +364,34 @@ class StreamMachine:
             self.consumers.release([sequence], config)
         return pack(Status.STORED, sequence)
 
+    def _publish_together(self, entries: Sequence[bytes]) -> int:
+        """All of these, or none; the result has the sequence of the last."""
+        config = self.config
+        if config is None or not config.allow_atomic:
+            return refused(10174)
+        if config.sealed:
+            return _SEALED
+        check = Together(config, self._store, self._duplicates, self._last_matching)
+        messages: list[tuple[bytes, bytes, bytes, Mapping[bytes, bytes]]] = []
+        for entry in entries:
+            parts = _split(entry)
+            if parts is None:
+                return _REFUSALS.entry
+            subject, block, payload = parts
+            if subject not in self._takes:
+                return _REFUSALS.subject
+            if self._transform is not None:
+                subject = self._transform(subject) or subject
+            asked = headers.parse_headers(block)
+            refusal = check.refusal(subject, block, payload, asked)
+            if refusal is not None:
+                return refusal
+            messages.append((subject, block, payload, asked))
+        result = _REFUSALS.entry
+        for message in messages:
+            result = self._store_message(config, *message)
+        return result
+
     # --- limits
 
     def _enforce_per_subject(self, numbers: Sequence[int]) -> None:
@@ -390,6 +419,8 @@ class StreamMachine:
                 return self._removed(self._purge(pattern, sequence, keep), purged=True)
             case {"op": "delete", "seq": int(sequence)}:
                 return self._removed(self._delete(sequence))
+            case {"op": "publish", "entries": list(entries)}:
+                return self._publish_together(entries)
             case _ if config is not None:
                 return self._consumer_command(command, config)
             case _:
