@@ -445,7 +445,7 @@ def _is_begun(disk: Disk, header: SegmentHeader, before: Sequence[SegmentHeader]
     first, second = [*itertools.islice(writes, 2), None, None][:2]
     if first is None or first.intact or second is not None or first.sequence <= later:
         return first is not None
-    return first.vouch is not None and first.records != [] and not _has_original(disk, header, before)
+    return first.records != [] and not _has_original(disk, header, before)
 
 
 def _has_original(disk: Disk, header: SegmentHeader, before: Sequence[SegmentHeader]) -> bool:

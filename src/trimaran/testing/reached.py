@@ -21,6 +21,20 @@ from ..storage.recovery import RecoveredGroup
 from .report import FaultCount
 
 NEWS: Final = "an acknowledgement of an older term says more than its leader knows"
+REFUSALS: Final = (
+    Reason.NOT_LEADER,
+    Reason.STALE_TERM,
+    Reason.BUSY,
+    Reason.TRANSFERRING,
+    Reason.PENDING_CHANGE,
+    Reason.NOT_READY,
+    Reason.BAD_CHANGE,
+    Reason.NOT_CAUGHT_UP,
+    Reason.NO_TARGET,
+    Reason.TIMED_OUT,
+    Reason.STORAGE_FAILED,
+)
+"""What the rules may answer in this tier; the other reasons are for the actors around them."""
 STATES: Final = (
     "an acknowledgement of an older term reaches a leader",
     NEWS,
@@ -47,7 +61,7 @@ STATES: Final = (
     "a start finds a batch that only a torn write had",
     "a start finds a snapshot that its log does not know",
     "a batch is full",
-    *(f"refused: {reason.name}" for reason in Reason),
+    *(f"refused: {reason.name}" for reason in REFUSALS),
 )
 
 
@@ -84,7 +98,7 @@ class Reached:
             self._count["a change of the members ends the wait of a read"] += not waits
 
     def resolved(self, outcome: Outcome) -> None:
-        if isinstance(outcome, NotApplied):
+        if isinstance(outcome, NotApplied) and outcome.reason in REFUSALS:
             self._count[f"refused: {outcome.reason.name}"] += 1
 
     def sealed(self, size: int, limit: int) -> None:
