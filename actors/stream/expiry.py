@@ -5,11 +5,11 @@ Nothing here reads a clock: the machine says what time its log has come to.
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, cast
 
+from .due import DueTimes
 from .durations import SECOND, parse_duration
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Expiry:
 
     def __init__(self, store: MessageStore) -> None:
         self._store = store
-        self._due: list[tuple[int, int]] = []
-        """(time, sequence), a heap; messages that were removed may still be in it."""
+        self._due = DueTimes(store.has, lambda: store.messages)
+        """Messages that were removed may still be in it."""
         self._kept: set[int] = set()
         """Messages that never expire."""
         self._markers: set[int] = set()
@@ -57,15 +57,15 @@ class Expiry:
         if ttl == NEVER:
             self._kept.add(sequence)
         else:
-            heapq.heappush(self._due, (time + ttl, sequence))
+            self._due.push(time + ttl, sequence)
         if marker:
             self._markers.add(sequence)
 
     def expire(self, clock: int, max_age: int, *, watched: bool) -> list[bytes]:
         """Drops what is due; the subjects that have no message any more by that, if that is `watched`."""
         lapsed: list[bytes] = []
-        while self._due and self._due[0][0] <= clock:
-            self._drop(heapq.heappop(self._due)[1], lapsed)
+        while (first := self._due.first()) is not None and first[0] <= clock:
+            self._drop(self._due.pop()[1], lapsed)
         if max_age > 0:
             if not watched and not self._kept:
                 self._store.drop_older(clock - max_age)
@@ -75,7 +75,8 @@ class Expiry:
 
     def next_due(self, max_age: int) -> int | None:
         """When (ns) the next message expires, if one will."""
-        times = [self._due[0][0]] if self._due else []
+        first = self._due.first()
+        times = [first[0]] if first is not None else []
         oldest = self._oldest() if max_age > 0 else None
         if oldest is not None:
             times.append(self._store.time_at(oldest) + max_age)
@@ -104,11 +105,11 @@ class Expiry:
 
     def pack(self) -> dict[str, object]:
         """As it is kept in a captured state. A million times to live take no longer than a heartbeat may."""
-        has = self._store.has
+        has, due = self._store.has, self._due.heap()
         return {
             "due": [
-                array("q", [time for time, _ in self._due]).tobytes(),
-                array("Q", [sequence for _, sequence in self._due]).tobytes(),
+                array("q", [time for time, _ in due]).tobytes(),
+                array("Q", [sequence for _, sequence in due]).tobytes(),
             ],
             "kept": [each for each in sorted(self._kept) if has(each)],
             "markers": [each for each in sorted(self._markers) if has(each)],
@@ -116,7 +117,7 @@ class Expiry:
 
     def restore(self, packed: Mapping[str, object]) -> None:
         """Takes what `pack` gave; nothing in a state from before messages had a time to live."""
-        self._due = read_due(cast("list[object]", packed.get("due", [])))
+        self._due.restore(read_due(cast("list[object]", packed.get("due", []))))
         self._kept.update(cast("list[int]", packed.get("kept", [])))
         self._markers.update(cast("list[int]", packed.get("markers", [])))
 
