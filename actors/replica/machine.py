@@ -37,6 +37,11 @@ class Patient(Protocol):
         """(first, last) of the numbers that were given up for good."""
         ...
 
+    @property
+    def newest(self) -> int:
+        """The highest number that these files have come to; 0 if they have none."""
+        ...
+
     async def missing(self, limit: int) -> list[int]:
         """Up to so many numbers that are missing."""
         ...

@@ -473,7 +473,12 @@ class Repair:
         patient = self.wreck if self._group.state.unrestored else self._group.machine.damage
         if patient is None:
             raise Refusal("there are no records here")
-        return await self.mender.give(patient, numbers)
+        given = await self.mender.give(patient, numbers)
+        behind = self._group.applier.applied < self._group.state.log.last_index
+        if not given and behind and max(numbers, default=0) > patient.newest:
+            # Not to have a record yet is no word that it is nowhere: the asker would give it up.
+            raise Refusal("what is asked for may be in the log here, and is not applied yet")
+        return given
 
     async def give_snapshot(self, peer: int, at_least: int) -> int:
         """Begin to send the newest snapshot, which is as of the index returned.

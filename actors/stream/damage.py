@@ -109,6 +109,11 @@ class Damage:
     def whole(self) -> bool:
         return not self.records
 
+    @property
+    def newest(self) -> int:
+        """The highest sequence in the blocks; 0 if there is none."""
+        return self._blocks[-1].last if self._blocks else 0
+
     def is_lost(self, sequence: int) -> bool:
         """Whether a message was given up: that is known, and no damage to be mended or told any more."""
         at = bisect_right(self.lost, sequence, key=lambda span: span[0]) - 1

@@ -192,6 +192,11 @@ class Wreck:
         return not self._hurt
 
     @property
+    def newest(self) -> int:
+        """The highest sequence in the blocks; 0 if there is none."""
+        return max((note.last for note in self._notes), default=0)
+
+    @property
     def mendable(self) -> bool:
         """Whether it is known which sequences the damaged blocks have."""
         return all(hurt.note.first for hurt in self._hurt.values())

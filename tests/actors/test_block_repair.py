@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from functools import partial
 from random import Random
+from typing import cast
 
 import pytest
 import trio
@@ -14,7 +16,9 @@ from tests.actors.cluster import Cluster, open_memory_cluster, until
 from tests.actors.damage import flip, group_files
 from tests.actors.load import STREAM, assignment, load
 from trimaran import StreamHandle, open_stream
+from trimaran.actors.peers.requests import Refusal
 from trimaran.actors.replica.group import Group
+from trimaran.actors.replica.mender import RECORDS
 from trimaran.actors.stream.errors import DamagedRecord
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.codec.block import RECORD_HEADER_SIZE, scan_block
@@ -283,6 +287,28 @@ async def test_the_same_record_damaged_everywhere_costs_that_record_only(autojum
             assert machine(cluster, name, group).info() == machine(cluster, leader, group).info()
         published = await StreamHandle(cluster["a"], STREAM, group).publish("orders.x", b"on")
         assert published.sequence == MESSAGES + 1
+
+
+async def test_who_has_yet_to_apply_a_record_does_not_say_that_it_has_none(autojump_clock: MockClock) -> None:
+    """The others might be damaged at the same record, and would give it up."""
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        leader = cluster.leader(group)
+        late = next(name for name in "abc" if name != leader)
+        behind, asker = replica(cluster, late, group), replica(cluster, leader, group)
+        async with behind.applier.exclusive:
+            await StreamHandle(cluster[leader], STREAM, group).publish("orders.x", payload(MESSAGES + 1))
+            await until(lambda: behind.state.log.last_index == asker.applier.applied)
+            await asker.snapshots.take()
+            manifest = asker.snapshots.manifest
+            assert manifest is not None and behind.applier.applied < manifest.index
+            question = [group, asker.incarnation, manifest.index, manifest.rolling_hash, [MESSAGES + 1]]
+            ask = partial(cluster[leader].requests.ask, cluster[late].me.node, RECORDS, question, 5.0, list)
+            with pytest.raises(Refusal, match="not applied yet"):
+                await ask()
+        await until(lambda: behind.applier.applied >= manifest.index)
+        [[sequence, _]] = cast("list[list[object]]", await ask())
+        assert sequence == MESSAGES + 1
 
 
 async def test_what_was_given_up_is_no_damage_again(autojump_clock: MockClock) -> None:
