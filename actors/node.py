@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from ..codec import Chunk
-from ..storage.actor import Storage, StorageOptions
+from ..storage.actor import Storage
 from ..storage.errors import StorageFailed
 from ..storage.files import GroupFiles
 from ..storage.turns import Turns
@@ -39,12 +39,13 @@ from .delivery.desk import Deliveries
 from .delivery.gets import DirectGets
 from .directory import NodeBackend, StreamDirectory
 from .donor import Donor
-from .gateway.gateway import Gateway, Settings
+from .gateway.gateway import Gateway
 from .gateway.port import Port, SocketPort
 from .gathering import Gathering
 from .groups import Groups
 from .jsz import JetStreamPage
-from .options import BATCH_OVERHEAD, Options
+from .option_shares import gateway_settings, raft_options, storage_options
+from .options import Options
 from .overview import Overview
 from .peers.network import Listener, TcpNetwork, TlsNetwork
 from .peers.peers import Peers
@@ -55,7 +56,6 @@ from .raft.checker import Checker, Violation
 from .raft.events import Event, EventHook
 from .raft.log_cache import CacheBudget
 from .raft.outcomes import Outcome, Reason
-from .raft.state import RaftOptions
 from .reads import Reads
 from .replica.group import Group, NotDone
 from .replica.machine import Machine
@@ -267,9 +267,7 @@ class Node:
             world.runner,
             name=options.name,
             draw=self._draw_id,
-            options=StorageOptions(
-                segment_bytes=options.segment_bytes, min_free_bytes=options.min_free_bytes
-            ),
+            options=storage_options(options),
             on_failure=self._on_storage_failure,
             turns=self._turns,
         )
@@ -611,34 +609,3 @@ def _advertised(peer_listen: str, listener: Listener | None) -> str:
         return peer_listen
     host, _ = split_address(peer_listen)
     return join_address(host, split_address(listener.address)[1])
-
-
-def raft_options(options: Options) -> RaftOptions:
-    """The options that the roles' rules know, in seconds and bytes."""
-    return RaftOptions(
-        heartbeat=options.heartbeat_ms / 1000,
-        election_min=options.election_min_ms / 1000,
-        election_max=options.election_max_ms / 1000,
-        fsync_deadline=options.fsync_deadline_ms / 1000,
-        quiet_after=options.quiet_after_ms / 1000,
-        max_batch_bytes=options.batch_bytes,
-        uncommitted_bytes=options.uncommitted_bytes,
-        log_cache_bytes=options.log_cache_bytes,
-    )
-
-
-def gateway_settings(options: Options) -> Settings:
-    """The options that the gateway knows, in seconds and bytes."""
-    return Settings(
-        max_payload=options.max_payload,
-        max_control_line=options.max_control_line,
-        max_pending=options.max_pending,
-        max_connections=options.max_connections,
-        max_subscriptions=options.max_subscriptions,
-        jetstream=options.jetstream == "on",
-        auth_timeout=options.auth_timeout_ms / 1000,
-        ping_interval=options.ping_interval_ms / 1000,
-        chunk_bytes=options.batch_bytes - BATCH_OVERHEAD,
-        # A quarter, so that the gateways of three nodes together don't drive a leader into refusing.
-        publish_window=options.uncommitted_bytes // 4,
-    )

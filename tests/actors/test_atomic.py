@@ -1,6 +1,7 @@
 """Batches that are published as one, in a cluster: all of it or nothing, on every replica."""
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -17,7 +18,7 @@ from trimaran.actors.stream.together import ATOMIC_SINCE
 
 async def add(
     client: MemoryClient, sequence: int, *, name: str = "b", end: str = "", size: int = 1
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One message of a batch, and what the publisher hears."""
     headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(sequence)}
     if end:
@@ -64,7 +65,7 @@ async def test_a_batch_that_nobody_ends_is_forgotten(autojump_clock: MockClock) 
         await add(it.client, 1)
         await trio.sleep(batches.PATIENCE_SECONDS)
         answer = await add(it.client, 2, end="1")
-        assert answer["error"]["err_code"] == 10176  # type: ignore[index]
+        assert answer["error"]["err_code"] == 10176
         assert (await it.client.api("STREAM.INFO.S"))["state"]["messages"] == 0
 
 
@@ -76,20 +77,20 @@ async def test_open_batches_take_bounded_memory(
         for number in range(10):
             assert await add(it.client, 1, name=str(number), size=1000) == {}
         answer = await add(it.client, 1, name="one more")
-        assert answer["error"]["err_code"] == 10210  # type: ignore[index]
+        assert answer["error"]["err_code"] == 10210
         assert (await add(it.client, 2, name="3", end="1"))["count"] == 2
         assert await add(it.client, 1, name="one more") == {}
 
 
 async def test_a_batch_that_fits_no_entry_is_refused(autojump_clock: MockClock) -> None:
     async with harness(allow_atomic=True) as it:
-        number, answer = 0, dict[str, object]()
+        number, answer = 0, dict[str, Any]()
         while not answer:
             number += 1
             answer = await add(it.client, number, size=10_000)
-        assert answer["error"]["err_code"] == 10054 and 9 < number < 14  # type: ignore[index]
+        assert answer["error"]["err_code"] == 10054 and 9 < number < 14
         answer = await add(it.client, number, end="1")
-        assert answer["error"]["err_code"] == 10176  # type: ignore[index]
+        assert answer["error"]["err_code"] == 10176
 
 
 async def test_what_is_published_before_a_batch_is_stored_before_it(autojump_clock: MockClock) -> None:
