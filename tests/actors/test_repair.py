@@ -17,10 +17,13 @@ from tests.actors.test_cluster import count_until_taken
 from trimaran import GroupHandle, Node, NotDone, open_stream
 from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.gateway.memory_port import MemoryPort
+from trimaran.actors.groups import Birth
 from trimaran.actors.raft.membership import Change, ChangeKind
 from trimaran.actors.raft.state import Role
 from trimaran.actors.replica.group import Group
 from trimaran.storage.errors import LogDamaged
+from trimaran.storage.memory_disk import MemoryDisk
+from trimaran.storage.recovery import recover
 
 KIB = 1024
 LOG_ONLY = replace(OPTIONS, snapshot_log_bytes=64 * 1024 * KIB)
@@ -293,6 +296,32 @@ async def test_who_lost_a_group_without_a_trace_forgot_it_and_is_not_new_to_it(
         assert "group hits is damaged on this node: its log lost what nobody can name" in caplog.text
         await open_stream(cluster[forgets], "NEW", ["new.>"], replicas=1)
         await cluster.ready()
+
+
+async def test_that_a_replica_forgot_is_durable_no_later_than_its_creation(autojump_clock: MockClock) -> None:
+    """A crash in between would leave a replica that may vote in terms in which it has."""
+    async with open_memory_cluster("a") as cluster:
+        node, disk = cluster["a"], cluster.members["a"].disk
+        moments: list[MemoryDisk] = []
+
+        def before(operation: str, path: str) -> None:
+            if operation == "write" and path.startswith("wal/"):
+                disk.before = None
+                moments.append(disk.fork())
+                disk.before = before
+
+        disk.before = before
+        await node.groups.record(Birth(77, 7, "counter", "lost", (1, 2, 3), b"members"), forgetful=True)
+        disk.before = None
+        moments.append(disk.fork())
+    found = []
+    for moment in moments:
+        moment.before = None
+        opened = recover(moment, name="a", draw=iter(range(1, 99)).__next__, segment_bytes=256 << 10)
+        group = opened.recovered.groups.get(77)
+        found.append(None if group is None else (group.closed, group.created))
+    assert found[-1] == (True, True)
+    assert all(each is None or each[0] for each in found), found
 
 
 async def test_a_replacement_that_forgets_before_the_lost_id_is_removed_gets_whole(
