@@ -8,7 +8,7 @@ from typing import Final, cast
 
 import trio
 
-from ...actors.cluster.meta_state import META_GROUP, STREAM_KIND, MetaState
+from ...actors.cluster.meta_state import META_GROUP, STREAM_KIND, Assignment, MetaState
 from ...actors.embedded import GroupHandle, open_group
 from ...actors.node import LINK_BYTES, Node
 from ...actors.replica.group import Group
@@ -199,6 +199,8 @@ class Account:
                 self._complain("replicas are equal", f"group {number}: {len(hashes)} rolling hashes")
             for difference in differences(replicas):
                 self._complain("replicas are equal", f"group {number}: {difference}")
+        for each in meta.streams():
+            await self._all_read_the_same(each)
         streams = {name: meta.named(STREAM_KIND, name) for name in (LOG, REGISTERS)}
         for name, stream in streams.items():
             if stream is None:
@@ -206,9 +208,6 @@ class Account:
                 return
             for node, group in self._replicas(stream.group):
                 contents, damaged = await self._stored(group)
-                if damaged and node.me.name not in self._weather.frail:
-                    facts = f"{name} on {node.me.name} at {sorted(damaged)[:5]}"
-                    self._complain("only what was damaged is", facts)
                 if name == LOG:
                     self._load.log.check(node.me.name, contents, self._complain, damaged)
                 elif not damaged:
@@ -219,6 +218,18 @@ class Account:
         self._load.log.check_order(self._complain)
         self._load.ledger.check_order(self._complain)
         await self._drain()
+
+    async def _all_read_the_same(self, stream: Assignment) -> None:
+        """Also what came and went: what one replica can read, all can, unless their disks changed it."""
+        found: dict[int, bytes] = {}
+        for node, group in self._replicas(stream.group):
+            contents, damaged = await self._stored(group)
+            if damaged and node.me.name not in self._weather.frail:
+                facts = f"{stream.name} on {node.me.name} at {sorted(damaged)[:5]}"
+                self._complain("only what was damaged is", facts)
+            others = [at for at, text in contents.items() if found.setdefault(at, text) != text]
+            if others:
+                self._complain("replicas are equal", f"{stream.name} on {node.me.name} at {others[:5]}")
 
     async def close_beyond(self) -> None:
         """A cluster that has lost too much need not go on. But what a replica has is what clients were told,

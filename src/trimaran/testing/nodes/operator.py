@@ -65,13 +65,16 @@ class Operator:
     async def run(self) -> None:
         chores: list[tuple[float, list[Callable[[], Awaitable[None]]]]] = [
             (self._work.transfer_every, [self._hand_over]),
-            (self._work.change_every, [self._make, self._publish, self._scale, self._delete, self._purge]),
+            (self._work.change_every, self._changes()),
             (self._work.change_every * 2, [self._invite, self._dismiss, self._rebalance]),
         ]
         async with trio.open_nursery() as nursery:
             for every, some in chores:
                 if every < inf:
                     nursery.start_soon(self._keep_at, every * STRETCH, some)
+
+    def _changes(self) -> list[Callable[[], Awaitable[None]]]:
+        return [self._make, self._renew, self._publish, self._scale, self._delete, self._purge]
 
     async def _keep_at(self, every: float, chores: list[Callable[[], Awaitable[None]]]) -> None:
         while True:
@@ -103,6 +106,13 @@ class Operator:
         self._made += 1
         self._limits = self._random.choice(LIMITS)
         await self._ask(f"$JS.API.STREAM.CREATE.{self._scratch}", **self._configuration())
+
+    async def _renew(self) -> None:
+        """Made again under its name as soon as it is deleted, and filled."""
+        await self._delete()
+        self._limits = self._random.choice(LIMITS)
+        await self._ask(f"$JS.API.STREAM.CREATE.{self._scratch}", **self._configuration())
+        await self._publish()
 
     def _configuration(self) -> dict[str, object]:
         return {
