@@ -233,13 +233,14 @@ def _names_nats(headers: bytes) -> bool:
 
 
 def matches(subject: bytes, compiled: bytes) -> bool:
-    """Is this a literal subject that one of the compiled filters takes (see `StreamFilter`)?
+    """Is this a subject that one of the compiled filters takes (see `StreamFilter`)?
 
-    A subject with an empty or wildcard token is never taken; one that begins with `$` only by a filter
-    that names that first token, so that `>` does not swallow `$JS.API...`.
+    Wildcards in the subject itself are tokens like any others. A subject with an empty token is never taken;
+    one that begins with `$` only by a filter that names that first token, so that `>` does not swallow
+    `$JS.API...`.
     """
     words = subject.split(b".")
-    if any(word in (b"", b"*", b">") for word in words):
+    if not all(words):
         return False
     at = 0
     while at < len(compiled):

@@ -301,13 +301,13 @@ static int is_wildcard(const uint8_t *token, uint32_t size)
     return size == 1 && (*token == '*' || *token == '>');
 }
 
-/* Every token is there and none is a wildcard. */
-static int is_literal(const uint8_t *subject, uint32_t size)
+/* Every token is there. */
+static int is_whole(const uint8_t *subject, uint32_t size)
 {
     uint32_t at = 0;
     for (;;) {
         uint32_t token = token_size(subject + at, size - at);
-        if (token == 0 || is_wildcard(subject + at, token))
+        if (token == 0)
             return 0;
         if (token == size - at)
             return 1;
@@ -315,7 +315,7 @@ static int is_literal(const uint8_t *subject, uint32_t size)
     }
 }
 
-/* `subject` is literal; both have at least one token, of at least one byte. */
+/* `subject` is taken as it is; both have at least one token, of at least one byte. */
 static int match_one(const uint8_t *subject, uint32_t subject_size, const uint8_t *pattern, uint32_t pattern_size)
 {
     if (*subject == '$' && is_wildcard(pattern, token_size(pattern, pattern_size)))
@@ -349,7 +349,7 @@ uint64_t tri_body_bytes(const tri_op *ops, uint32_t first, uint32_t last)
 
 int tri_match(const uint8_t *subject, uint32_t subject_size, const uint8_t *filter, uint32_t filter_size)
 {
-    if (!is_literal(subject, subject_size))
+    if (!is_whole(subject, subject_size))
         return 0;
     while (filter_size >= 2) {
         uint32_t size = tri_load16(filter);

@@ -74,8 +74,9 @@ int tri_scan(const uint8_t *buffer, uint32_t size, int direction, uint32_t max_p
 /* Bytes of the bodies of operations first..last-1 together. */
 uint64_t tri_body_bytes(const tri_op *ops, uint32_t first, uint32_t last);
 
-/* Does a stream take this literal subject? `filter` is a sequence of u16 length, subject with wildcards.
- * Never one with an empty or wildcard token; one that begins with '$' only if the filter names its first token. */
+/* Does a stream take this subject? `filter` is a sequence of u16 length, subject with wildcards. In the subject itself
+ * `*` and `>` are tokens like any others, as in the reference. Never one with an empty token; one that begins with '$'
+ * only if the filter names its first token. */
 int tri_match(const uint8_t *subject, uint32_t subject_size, const uint8_t *filter, uint32_t filter_size);
 
 enum tri_append_stop {

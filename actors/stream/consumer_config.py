@@ -268,12 +268,12 @@ def check_config(config: ConsumerConfig, stream: StreamConfig, nodes: int | None
         raise api_error(10133)
     if nodes is not None and config.num_replicas > max(nodes, 1):
         raise api_error(10074 if nodes == 1 else 10005)
+    if any(wait < 0 for wait in config.backoff):
+        raise ApiError(400, 10184, "consumer backoff needs to be positive")
     if len(config.description) > MAX_DESCRIPTION:
         raise api_error(10107, MAX_DESCRIPTION)
     if metadata_bytes(config.metadata) > MAX_METADATA:
         raise api_error(10135)
-    if any(wait < 0 for wait in config.backoff):
-        raise ApiError(400, 10184, "consumer backoff needs to be positive")
     if config.ack_wait < 0:
         raise api_error(10183)
     if config.backoff and 0 < config.max_deliver < len(config.backoff):
@@ -558,7 +558,7 @@ def _complete(fields: Mapping[str, object]) -> ConsumerConfig:
         max_ack_pending=-1 if pending < 0 else pending,
         max_waiting=(config.max_waiting if config.max_waiting > 0 else MAX_WAITING)
         if config.is_pull
-        else config.max_waiting,
+        else max(0, config.max_waiting),
         max_batch=max(0, config.max_batch),
         max_expires=max(0, config.max_expires),
         max_bytes=max(0, config.max_bytes),

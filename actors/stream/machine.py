@@ -305,11 +305,14 @@ class StreamMachine:
         return None
 
     def _last_matching(self, pattern: bytes) -> int:
-        if b"*" not in pattern and b">" not in pattern:
+        if not _is_pattern(pattern):
             return self._store.last_of(pattern)
-        matching = SubjectFilter([pattern.decode(errors="replace")])
-        subjects = (subject for subject in self._store.subjects if subject in matching)
-        return max((self._store.last_of(subject) for subject in subjects), default=0)
+        return max(self._store.lasts(self._numbers_of(pattern.decode(errors="replace"))), default=0)
+
+    def _numbers_of(self, pattern: str) -> list[int]:
+        """The ids of all subjects that match a pattern."""
+        matching = SubjectFilter([pattern])
+        return [number for subject, number in self._store.subjects.items() if subject in matching]
 
     def _check_rollup(self, config: StreamConfig, asked: Mapping[bytes, bytes]) -> int | None:
         rollup = asked.get(headers.ROLLUP)
@@ -355,6 +358,11 @@ class StreamMachine:
         number = store.subjects[subject]
         if rollup == b"all":
             store.drop_before(sequence)
+        elif rollup == b"sub" and _is_pattern(subject):
+            # Stored under this very name, but it rolls up whatever matches it, as in the reference.
+            store.drop_wanted(
+                store.wanted(self._numbers_of(subject.decode(errors="replace"))), before=sequence
+            )
         elif rollup == b"sub":
             store.drop_of_subjects({number: EVERYTHING}, before=sequence)
         if config.max_msgs_per_subject > 0:
@@ -501,8 +509,7 @@ class StreamMachine:
             return refused(10110)
         if pattern in ("", ">"):
             return pack(Status.DONE, self._purge_all(sequence, keep))
-        matching = SubjectFilter([pattern])
-        numbers = [number for subject, number in store.subjects.items() if subject in matching]
+        numbers = self._numbers_of(pattern)
         total = sum(store.counts(numbers))
         wanted = store.wanted(numbers)
         if keep:
@@ -741,3 +748,8 @@ def _unpack_state(state: bytes) -> dict[str, object]:
     if not isinstance(fields, dict) or fields.get("v") not in (1, STATE_VERSION):
         raise StateDamaged(f"a captured stream of a version beyond {STATE_VERSION}")
     return fields
+
+
+def _is_pattern(subject: bytes) -> bool:
+    """Whether it may have wildcards."""
+    return b"*" in subject or b">" in subject

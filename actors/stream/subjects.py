@@ -83,7 +83,7 @@ class SubjectIndex(Generic[T]):
             del level[token]
 
     def find(self, subject: bytes) -> T | None:
-        """The value of a pattern that matches a literal subject, or None."""
+        """The value of a pattern that matches a subject, taken as it is, or None."""
         if subject in self._literals:
             return self._literals[subject]
         tokens = subject.split(b".")
@@ -96,13 +96,13 @@ class SubjectIndex(Generic[T]):
                 continue
             if _TAIL in level:
                 return cast(T, level[_TAIL])
-            for token in (b"*", tokens[position]):
-                if token in level:
-                    waiting.append((level[token], position + 1))
+            waiting.extend(
+                (level[token], position + 1) for token in _steps(tokens[position]) if token in level
+            )
         return None
 
     def matching(self, subject: bytes) -> list[T]:
-        """The values of all patterns that match a literal subject."""
+        """The values of all patterns that match a subject, taken as it is."""
         found: list[T] = []
         tokens = subject.split(b".")
         waiting = [(self._root, 0)]
@@ -114,9 +114,9 @@ class SubjectIndex(Generic[T]):
                 continue
             if _TAIL in level:
                 found.append(cast(T, level[_TAIL]))
-            for token in (b"*", tokens[position]):
-                if token in level:
-                    waiting.append((level[token], position + 1))
+            waiting.extend(
+                (level[token], position + 1) for token in _steps(tokens[position]) if token in level
+            )
         return found
 
     def overlapping(self, pattern: bytes) -> T | None:
@@ -147,6 +147,11 @@ class SubjectIndex(Generic[T]):
         while _END not in level and _TAIL not in level:
             level = next(level[key] for key in level)
         return cast(T, level[_END] if _END in level else level[_TAIL])
+
+
+def _steps(token: bytes) -> tuple[bytes, ...]:
+    """Where a token leads in the tree. One that is `*` itself leads to one place, not twice to the same."""
+    return (b"*", token) if token != b"*" else (token,)
 
 
 def _parts(pattern: bytes) -> tuple[list[bytes], str]:

@@ -64,8 +64,10 @@ class SubjectTransform:
         """A pattern that takes every subject this can make."""
 
     def __call__(self, subject: bytes) -> bytes | None:
-        """What a literal subject becomes; None: it does not match."""
+        """What a subject becomes; None: it does not match. One that has wildcards itself matches nothing."""
         tokens = subject.split(b".")
+        if b"*" in tokens or b">" in tokens:
+            return None
         fixed = len(self._pattern)
         if len(tokens) <= fixed if self._open else len(tokens) != fixed:
             return None

@@ -219,6 +219,18 @@ def test_rolling_up_leaves_the_newest() -> None:
     assert stream.span == (1, 5, 5)
 
 
+def test_a_subject_with_wildcards_is_stored_as_it_is_and_rolls_up_what_matches() -> None:
+    """Clients that do not check their keys rely on it, as on the reference."""
+    stream = Stream(subjects=["s.>"], allow_rollup_hdrs=True)
+    stream.apply(publish("s.1"), publish("s.2.x"), publish("s.*"), publish("s.>"))
+    assert stream.machine.subjects(">") == {"s.1": 1, "s.2.x": 1, "s.*": 1, "s.>": 1}
+    assert now(stream.machine.last_by_subject("s.2.*")).sequence == 2
+    stream.apply(publish("s.*", Rollup="sub"))
+    assert stream.machine.subjects(">") == {"s.2.x": 1, "s.*": 1}
+    stream.apply(publish("s.>", Rollup="sub"))
+    assert stream.machine.subjects(">") == {"s.>": 1}
+
+
 def test_rolling_up_a_full_subject_needs_no_room() -> None:
     stream = Stream(
         allow_rollup_hdrs=True, discard="new", max_msgs_per_subject=2, discard_new_per_subject=True

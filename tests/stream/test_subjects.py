@@ -84,6 +84,15 @@ def test_a_subject_may_have_more_tokens_than_the_stack_has_frames() -> None:
     assert index.find(long + b".c") is None
 
 
+def test_stars_in_a_subject_do_not_make_the_search_for_its_patterns_longer() -> None:
+    index: SubjectIndex[int] = SubjectIndex()
+    index.add(b"*." * 200 + b"end", 1)
+    index.add(b"*." * 200 + b"*", 2)
+    assert index.matching(b"*." * 200 + b"*") == [2]
+    assert index.find(b"*." * 200 + b"other") == 2
+    assert index.find(b"*." * 199 + b"*") is None
+
+
 @given(patterns, patterns)
 def test_a_pattern_matches_another_if_it_takes_all_of_it(one: str, other: str) -> None:
     if subject_matches(one, other):

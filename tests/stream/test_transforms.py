@@ -24,6 +24,8 @@ from trimaran.actors.stream.transforms import BadTransform, SubjectTransform, fn
         ("s.*", "t", "s.a.b", None),
         ("s.>", "t.>", "s", None),
         ("s.*", "t", "x.a", None),
+        ("s.*", "t.$1", "s.*", None),
+        ("s.>", "t.>", "s.a.>", None),
         # As nats-server 2.15 made them.
         ("s.*.*", "s.p.{{partition(10,1,2)}}.{{partition(7)}}.$2", "s.a.b", "s.p.6.4.b"),
         ("s.*.*", "s.p.{{partition(10,1,2)}}.{{partition(7)}}.$2", "s.foo.bar", "s.p.0.6.bar"),
