@@ -166,7 +166,10 @@ def test_unknown_words_are_bad_json(field: str) -> None:
         ),
         ({"description": "x" * 4097}, "stream description is too long, maximum allowed is 4096"),
         ({"metadata": {"é": "x" * 131_055}}, "stream metadata exceeds maximum size of 131072 bytes"),
-        ({"mirror_direct": True, "description": "x" * 4097}, "stream has no mirror but does have mirror direct"),
+        (
+            {"mirror_direct": True, "description": "x" * 4097},
+            "stream has no mirror but does have mirror direct",
+        ),
         ({"sealed": True}, "stream configuration for create can not be sealed"),
         ({"mirror_direct": True}, "stream has no mirror but does have mirror direct"),
         ({"allow_rollup_hdrs": True, "deny_purge": True}, "roll-ups require the purge permission"),
