@@ -9,7 +9,7 @@ misfortunes at once. These are about what a replica believes, sends and leaves u
 | belief | what a leader counts as acknowledged by a member is synced there, if that member has not joined a newer term (Raft figure 2, matchIndex); and it is below what will be sent next |
 | own log | an append carries batches that its leader's log has (Raft 5.3) |
 | one change | a leader appends a change of the members only once it has committed something of its term, and the change before (thesis 4.1, and its correction) |
-| prompt | nothing waits at a leader for what is there already: a read for a majority that has confirmed it, or for a round that may begin; a proposal for a free slot |
+| prompt | nothing waits at a leader for what is there already: a read for a majority that has confirmed it, or for a round that may begin; a proposal for a free slot, with nothing under way |
 | lease | whoever leads, or has just heard a leader, helps nobody to replace it but on that leader's own word (thesis 4.2.3) |
 | quiet | only followers of a known leader rest, and leaders with nothing to do, to whom all in reach have acknowledged everything |
 | outcomes | the rules end a proposal or a read once |
@@ -198,7 +198,9 @@ def check_prompt(state: GroupState, kept: Leading) -> None:
         require(state.commit < kept.noop, "prompt", state.node, "begins no round for", kept.reads)
     if kept.queue and state.room:
         busy = state.log.last_index - state.log.synced >= state.options.pipeline_slots
-        require(busy, "prompt", state.node, "seals nothing of", len(kept.queue), "proposals")
+        # With a slot free, a few small ones may wait for the commit of a batch: `leader.gathers`.
+        held_up = busy or bool(kept.sealed)
+        require(held_up, "prompt", state.node, "seals nothing of", len(kept.queue), "proposals")
 
 
 def check_quiet(state: GroupState) -> None:
