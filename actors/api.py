@@ -16,6 +16,7 @@ from .cluster.administration import Administration, is_administration
 from .cluster.backup import Backups, is_backup, place_of
 from .cluster.meta_commands import command_chunk
 from .cluster.meta_state import META_GROUP, MetaState
+from .delivery.advisories import Advisories
 from .delivery.desk import Deliveries
 from .delivery.stream import StreamDelivery
 from .gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
@@ -347,6 +348,10 @@ class ApiDesk:
     def machine(self, group: int) -> StreamMachine | None:
         hosted = self._groups.get(group)
         return hosted.machine if hosted is not None and isinstance(hosted.machine, StreamMachine) else None
+
+    @property
+    def advisories(self) -> Advisories:
+        return self._deliveries.advisories
 
     def serving(self, group: int) -> StreamDelivery | None:
         """What serves the stream's consumers here right now."""

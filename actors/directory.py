@@ -4,7 +4,7 @@
 others.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ..codec import Chunk
@@ -102,8 +102,14 @@ class NodeBackend:
         self.flush_consumers = deliveries.flush
         self.listeners_changed = deliveries.listeners_changed
         self._directory = directory
+        self._deliveries = deliveries
         self._proposals = proposals
         self._peers = peers
+
+    def audit(
+        self, client: Mapping[str, object], connected: float, subject: str, request: bytes, response: bytes
+    ) -> None:
+        self._deliveries.advisories.api(f"{self.node_id:016X}", client, connected, subject, request, response)
 
     def streams_version(self) -> int:
         return self._directory.version

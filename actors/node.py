@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import trio
 
@@ -40,6 +40,7 @@ from .delivery.gets import DirectGets
 from .directory import NodeBackend, StreamDirectory
 from .donor import Donor
 from .gateway.gateway import Gateway
+from .gateway.jetstream import cluster_json
 from .gateway.port import Port, SocketPort
 from .gathering import Gathering
 from .groups import Groups
@@ -519,6 +520,15 @@ class Node:
         groups.on_leader = self._on_leader
         groups.on_role_change = self.deliveries.on_role
         groups.on_closed = self.deliveries.on_closed
+        self.deliveries.on_served = self._on_served
+
+    def _on_served(self, group: int) -> None:
+        """This node leads a stream: who listens is told, if there was a choice."""
+        assignment = self.state.groups.get(group)
+        if assignment is not None and len(assignment.replicas) > 1:
+            cluster = cluster_json(self.desk.cluster_of(group))
+            replicas = cast("list[object]", cluster.get("replicas", []))
+            self.deliveries.advisories.elected(assignment.name, self.options.name, replicas)
 
     def _on_leader(self, group: int) -> None:
         self.proposals.on_leader(group)

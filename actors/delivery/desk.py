@@ -18,6 +18,7 @@ import trio
 from ...codec.frame import FrameError
 from ..peers.wire import FrameKind, checked
 from ..stream.machine import StreamMachine
+from .advisories import Advisories
 from .forwarded import Forwarded
 from .pulls import status
 from .stream import ClientMessage, StreamDelivery, unserved
@@ -107,6 +108,9 @@ class Deliveries:
         self._gets = gets
         self._clock = clock
         self._random = rng
+        self.advisories = Advisories(lambda: self.carrier, clock, rng)
+        self.on_served: Callable[[int], None] = lambda group: None
+        """Called when this node serves the consumers of a group that it leads since a moment ago."""
         self._running: dict[int, tuple[StreamDelivery, trio.CancelScope]] = {}
         self._collected: dict[int, list[ClientMessage]] = {}
         self._held: dict[int, list[_Held]] = {}
@@ -138,7 +142,9 @@ class Deliveries:
             running = None
         if group.leads and running is None and isinstance(group.machine, StreamMachine):
             assert self._nursery is not None
-            delivery = StreamDelivery(group, group.machine, self.carrier, self._clock, self._random)
+            delivery = StreamDelivery(
+                group, group.machine, self.carrier, self._clock, self._random, self.advisories
+            )
             scope = trio.CancelScope()
             self._running[group.number] = (delivery, scope)
             self._nursery.start_soon(self._run_one, delivery, scope)
@@ -153,8 +159,15 @@ class Deliveries:
             scope.cancel()
 
     async def _run_one(self, delivery: StreamDelivery, scope: trio.CancelScope) -> None:
+        async def tell() -> None:
+            await delivery.ready.wait()
+            if not delivery.ended:
+                self.on_served(delivery.group.number)
+
         with scope:
-            await delivery.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tell)
+                await delivery.run()
 
     def on_leader(self, group: int) -> None:
         """A leader became known: what waited for one goes to it."""

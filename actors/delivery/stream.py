@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +31,7 @@ from ..stream.errors import DamagedRecord
 from ..stream.results import unpack
 from ..stream.views import rfc3339
 from ..strict_json import BadJson, read_json
+from .advisories import ACCOUNT, LETTERS
 from .hungry import Hungry
 from .led import LedConsumer, Pick, Plan
 from .pulls import Refused, read_pull, status
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..stream.selection import Selection
     from ..stream.transforms import SubjectTransform
     from ..world import Clock
+    from .advisories import Advisories
 
 __all__ = ["Carrier", "ClientMessage", "StreamDelivery"]
 
@@ -51,12 +52,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.05
 """After a proposal that was not taken."""
-NAME_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-ADVISORY_ID: Final = 22
-"""Letters of an advisory's id."""
-ACCOUNT: Final = "$G"
-"""What the account with the streams is called."""
-ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
 
 class Carrier(Protocol):
@@ -66,6 +61,9 @@ class Carrier(Protocol):
 
     def carry(self, to: bytes, subject: bytes, reply: bytes, header_size: int, body: bytes) -> bool:
         """Deliver to the subscribers of `to` a message that shows `subject`; False: nobody listens."""
+
+    def is_wanted(self, subject: bytes) -> bool:
+        """Whether `tell` would reach anybody."""
 
     def tell(self, subject: bytes, body: bytes) -> None:
         """Publish a message that nobody answers for, also into the stream that takes its subject."""
@@ -121,12 +119,19 @@ class StreamDelivery:
     """
 
     def __init__(
-        self, group: Group, machine: StreamMachine, carrier: Carrier, clock: Clock, rng: random.Random
+        self,
+        group: Group,
+        machine: StreamMachine,
+        carrier: Carrier,
+        clock: Clock,
+        rng: random.Random,
+        advisories: Advisories,
     ) -> None:
         self.group = group
         self.ready = trio.Event()
         """Set once consumers are served; an early end sets it too."""
         self.ended = False
+        self.advisories = advisories
         self._machine = machine
         self._carrier = carrier
         self._clock = clock
@@ -291,6 +296,7 @@ class StreamDelivery:
                 self._drop(led)
         elif led is None:
             self._logged[number] = self._lead(consumer, volatile=False)
+            self._advise_made(consumer)
         else:
             led.selection = self._select(consumer.config)
             if consumer.config.priority_policy != "pinned_client":
@@ -307,7 +313,7 @@ class StreamDelivery:
             volatile=volatile,
             listens=self._carrier.listens,
             send=self._status,
-            draw=self._draw_id,
+            draw=self.advisories.draw_id,
             pinned=partial(self._advise_pin, consumer),
             now=now,
         )
@@ -327,6 +333,7 @@ class StreamDelivery:
         self._hungry.discard(led)
         for _ in led.end("Consumer Deleted"):
             pass
+        self.advisories.consumer(self._machine.name, led.consumer.name, "DELETED", "delete")
 
     def find(self, name: str) -> LedConsumer | None:
         """The consumer of a name, whether the log knows it or this leader alone."""
@@ -341,7 +348,7 @@ class StreamDelivery:
     def new_name(self) -> str:
         """A name that no consumer has."""
         while True:
-            name = "".join(self._random.choices(NAME_LETTERS, k=8))
+            name = "".join(self._random.choices(LETTERS, k=8))
             if name not in self._led:
                 return name
 
@@ -350,7 +357,13 @@ class StreamDelivery:
         stream = self._machine.config
         assert stream is not None
         consumer = begin(0, name, config, self._machine.messages, stream, self._clock.wall())
-        return self._lead(consumer, volatile=True)
+        led = self._lead(consumer, volatile=True)
+        self._advise_made(consumer)
+        return led
+
+    def _advise_made(self, consumer: Consumer) -> None:
+        if self.ready.is_set():  # else it was there before this leader
+            self.advisories.consumer(self._machine.name, consumer.name, "CREATED", "create")
 
     def change_volatile(self, led: LedConsumer, config: ConsumerConfig) -> None:
         """Give such a consumer another configuration."""
@@ -558,24 +571,19 @@ class StreamDelivery:
                     led.arm(sequence, again)
         self._touch(led)
 
-    def _draw_id(self) -> str:
-        return "".join(self._random.choices(NAME_LETTERS, k=ADVISORY_ID))
-
     def _advise_pin(self, consumer: Consumer, pin: str, reason: str) -> None:
         """Tell whoever listens that a client of a group was pinned, or why it is no more."""
         stream, action = self._machine.name, "pinned" if pin else "unpinned"
-        advisory = {
-            "type": f"io.nats.jetstream.advisory.v1.consumer_group_{action}",
-            "id": self._draw_id(),
-            "timestamp": rfc3339(self._clock.wall()),
-            "account": ACCOUNT,
-            "stream": stream,
-            "consumer": consumer.name,
-            "group": consumer.config.priority_groups[0] if consumer.config.priority_groups else "",
+        groups = consumer.config.priority_groups
+        self.advisories.tell(
+            f"CONSUMER.{action.upper()}.{stream}.{consumer.name}",
+            f"consumer_group_{action}",
+            account=ACCOUNT,
+            stream=stream,
+            consumer=consumer.name,
+            group=groups[0] if groups else "",
             **({"pinned_id": pin} if pin else {"reason": reason}),
-        }
-        subject = f"$JS.EVENT.ADVISORY.CONSUMER.{action.upper()}.{stream}.{consumer.name}"
-        self._carrier.tell(subject.encode(), json.dumps(advisory, separators=(",", ":")).encode())
+        )
 
     def unpin(self, led: LedConsumer) -> None:
         """An operator wants another client to get the messages."""
@@ -585,19 +593,15 @@ class StreamDelivery:
     def _advise(self, led: LedConsumer, exhausted: Iterable[int]) -> None:
         """Tell whoever listens that a message was given up."""
         stream, name = self._machine.name, led.consumer.name
-        subject = f"{ADVISORY}.{stream}.{name}".encode()
         for sequence in exhausted:
-            advisory = {
-                "type": "io.nats.jetstream.advisory.v1.max_deliver",
-                "id": self._draw_id(),
-                "timestamp": rfc3339(self._clock.wall()),
-                "stream": stream,
-                "consumer": name,
-                "stream_seq": sequence,
-                "deliveries": led.consumer.config.max_deliver,
-            }
-            body = json.dumps(advisory, separators=(",", ":")).encode()
-            self._carrier.tell(subject, body)
+            self.advisories.tell(
+                f"CONSUMER.MAX_DELIVERIES.{stream}.{name}",
+                "max_deliver",
+                stream=stream,
+                consumer=name,
+                stream_seq=sequence,
+                deliveries=led.consumer.config.max_deliver,
+            )
 
     def _go(self, led: LedConsumer, plan: Plan) -> None:
         assert self._nursery is not None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ...codec import Chunk
+    from ..delivery.advisories import Advisories
     from ..delivery.stream import StreamDelivery
     from ..raft.outcomes import Outcome
     from ..stream.account_limits import AccountLimits, Held
@@ -121,6 +122,11 @@ class Backend(Protocol):
     def flush_consumers(self) -> None:
         """Send what `to_consumer` took to the leaders of its streams."""
 
+    def audit(
+        self, client: Mapping[str, object], connected: float, subject: str, request: bytes, response: bytes
+    ) -> None:
+        """Tell whoever listens of a request to JetStream, by a client that connected so many seconds ago."""
+
     def listeners_changed(self) -> None:
         """Somebody subscribed or left, here or on another node."""
 
@@ -139,6 +145,10 @@ class Backend(Protocol):
 
 class ApiHost(Protocol):
     """The node, as the JetStream API uses it on the node that leads the request's target group."""
+
+    @property
+    def advisories(self) -> Advisories:
+        """Tells what happened."""
 
     @property
     def level(self) -> int:

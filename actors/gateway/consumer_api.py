@@ -259,6 +259,10 @@ class ConsumerApi:
             await self._host.change(commands.pause_consumer(name, until))
         left = (parse_time(until) if until else 0) - self._host.wall
         shown: dict[str, object] = {"paused": left > 0, "pause_until": until or ZERO_TIME}
+        stream = self._host.assignment.name
+        self._host.delivery.advisories.tell(
+            f"CONSUMER.PAUSE.{stream}.{name}", "consumer_pause", stream=stream, consumer=name, **shown
+        )
         return shown | {"pause_remaining": left} if left > 0 else shown
 
     def _unpin(self, name: str, group: str) -> dict[str, object]:

@@ -49,6 +49,7 @@ PASS_BYTES: Final = 4 << 20
 ADMINISTRATION_PREFIX: Final = b"$TRIMARAN.API."
 API_PREFIXES: Final = (b"$JS.API.", ADMINISTRATION_PREFIX)
 JETSTREAM_PREFIX: Final = b"$JS."
+AUDIT: Final = b"$JS.EVENT.ADVISORY.API"
 API_MAX: Final = 1024
 """API requests under way; more are refused with a typed error instead of queueing without end."""
 
@@ -496,6 +497,22 @@ class Gateway:
             no_responders(client, self.table, reply, subject)
         else:
             self.router.publish(reply, b"", 0, answer)
+            self._audit(client, subject, payload, answer)
+
+    def _audit(self, client: Client, subject: bytes, payload: bytes, answer: bytes) -> None:
+        """Tell whoever listens what was asked of JetStream, by whom, and what was answered."""
+        if not subject.startswith(JETSTREAM_PREFIX) or not self.is_wanted(AUDIT):
+            return
+        about: dict[str, object] = {"host": client.wire.address, "id": client.number, "acc": "$G"}
+        known = {
+            "user": client.user,
+            "name": client.name,
+            "lang": client.language,
+            "ver": client.language_version,
+        }
+        about |= {name: text for name, text in known.items() if text}
+        connected = trio.current_time() - client.since
+        self._backend.audit(about, connected, subject.decode(errors="replace"), payload, answer)
 
     # --- other nodes ---------------------------------------------------------------------------------------
 
@@ -518,6 +535,10 @@ class Gateway:
         """Deliver to the subscribers of `to` a message that shows `subject`; False: nobody listens."""
         self._wake()
         return self.router.publish(subject, reply, header_size, body, to=b"" if to == subject else to)
+
+    def is_wanted(self, subject: bytes) -> bool:
+        """Whether `tell` would reach a subscriber or a stream."""
+        return self.listens(subject) or self._backend.stream_of(subject) is not None
 
     def tell(self, subject: bytes, body: bytes) -> None:
         """Publish what nobody waits for: to its subscribers, and into the stream that takes the subject."""

@@ -302,6 +302,7 @@ class JetStreamApi:
             self._check_reserved(config)
             command = {"op": "create_stream", "name": name, "config": config.to_json()}
             await self._change(command | {"replicas": config.num_replicas})
+            self._host.advisories.stream(name, "CREATED", "create")
 
     async def _update(self, name: str, payload: bytes) -> dict[str, object]:
         config = from_request(name, self._request(payload), creates=False)
@@ -333,11 +334,13 @@ class JetStreamApi:
         command = {"op": "update_stream", "name": name, "config": config.to_json()}
         keep = self._host.leader_of(standing.group)
         await self._change(command | {"replicas": config.num_replicas, "keep": keep})
+        self._host.advisories.stream(name, "UPDATED", "modify")
 
     async def _delete(self, name: str, payload: bytes) -> dict[str, object]:
         check_empty(payload)
         self._assignment(name)
         await self._change({"op": "delete_stream", "name": name})
+        self._host.advisories.stream(name, "DELETED", "delete")
         return {"success": True}
 
     def _request(self, payload: bytes) -> object:

@@ -35,8 +35,8 @@ async def pinned(it: Harness, inbox: str) -> str:
 
 async def test_a_pinned_client_that_is_silent_is_followed_by_another(autojump_clock: MockClock) -> None:
     async with harness() as it:
-        advisories = it.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.*.S.c")
         await it.consumer("c", **PINNED, priority_timeout=5 * SECOND)
+        advisories = it.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.*.S.c")
         first, second = pull(it.client), pull(it.client)
         pin = await pinned(it, first)
         await trio.sleep(3)
@@ -70,8 +70,8 @@ async def test_a_new_leader_pins_anew(autojump_clock: MockClock) -> None:
 
 async def test_a_consumer_that_gives_its_group_up_serves_everybody(autojump_clock: MockClock) -> None:
     async with harness() as it:
-        advisories = it.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.*.S.c")
         await it.consumer("c", **PINNED, priority_timeout=5 * SECOND)
+        advisories = it.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.*.S.c")
         await pinned(it, pull(it.client))
         await it.consumer()
         await it.client.fill("s.1")

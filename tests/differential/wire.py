@@ -37,6 +37,8 @@ class WireClient:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
         self._numbers = 0
+        self._ear = 0
+        self._kept: list[Reply] = []
         line = self._file.readline()
         assert line.startswith(b"INFO "), line
         self._socket.sendall(HELLO)
@@ -76,6 +78,23 @@ class WireClient:
         self._socket.sendall(f"UNSUB {number}\r\n".encode())
         return replies
 
+    def overhear(self, subject: str) -> None:
+        """Subscribe, and keep what comes beside the answers."""
+        self.listen(subject)
+        self._ear = self._numbers
+
+    def overheard(self, seconds: float, count: int = 1 << 30) -> list[Reply]:
+        """What came, and comes until it is so many, or nothing comes for so many seconds."""
+        self._socket.settimeout(seconds)
+        try:
+            while len(self._kept) < count:
+                self._next(self._ear)
+        except TimeoutError:
+            self._file = self._socket.makefile("rb")
+        self._socket.settimeout(PATIENCE)
+        found, self._kept = self._kept, []
+        return found
+
     def listen(self, subject: str) -> None:
         """Subscribe and stay so; returns once the server knows."""
         self._numbers += 1
@@ -102,8 +121,11 @@ class WireClient:
                 size, cut = int(words[-1]), int(words[-2]) if headed else 0
                 body = self._file.read(size + 2)[:-2]
                 reply = words[3].decode() if len(words) == (6 if headed else 5) else ""
+                message = Reply(words[1].decode(), reply, body[:cut], body[cut:])
+                if int(words[2]) == self._ear:
+                    self._kept.append(message)
                 if int(words[2]) == number:
-                    return Reply(words[1].decode(), reply, body[:cut], body[cut:])
+                    return message
             case b"-ERR":
                 raise AssertionError(words)
         return None

@@ -2,7 +2,7 @@
 
 import random
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,7 @@ class FakeNode:
     to_consumers: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     link_up: bool = True
     links: "dict[int, Gateway]" = field(default_factory=dict)
+    audited: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     sequence: int = 0
     room: int = 1 << 60
     """Bytes that the account has left."""
@@ -85,6 +86,11 @@ class FakeNode:
         return known
 
     def flush_consumers(self) -> None: ...
+
+    def audit(
+        self, client: Mapping[str, object], connected: float, subject: str, request: bytes, response: bytes
+    ) -> None:
+        self.audited.append((subject, request, response))
 
     def listeners_changed(self) -> None: ...
 

@@ -5,10 +5,12 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, cast
 
 import pytest
 
+from trimaran.actors.delivery.advisories import Advisories
 from trimaran.actors.gateway.backend import ClusterInfo, ReplicaInfo, StreamAssignment
 from trimaran.actors.gateway.jetstream import JetStreamApi, Target, api_target
 from trimaran.actors.peers.wire import PROTOCOL_VERSION
@@ -17,6 +19,7 @@ from trimaran.actors.stream import commands
 from trimaran.actors.stream.account_limits import UNLIMITED, AccountLimits, Held
 from trimaran.actors.stream.machine import StreamMachine
 from trimaran.actors.stream.views import rfc3339
+from trimaran.actors.world import TrioClock
 from trimaran.codec import Chunk, Kind, make_chunk, seal_batch, walk_batch
 from trimaran.codec.protocol import encode_publish
 from trimaran.storage.files import GroupFiles
@@ -61,6 +64,8 @@ class Host:
     index: int = 10
     limits: AccountLimits = UNLIMITED
     level: int = PROTOCOL_VERSION
+    told: list[bytes] = field(default_factory=list)
+    """The subjects of advisories."""
     api: "JetStreamApi" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +77,22 @@ class Host:
 
     def streams(self) -> Mapping[str, StreamAssignment]:
         return self.assignments
+
+    @property
+    def advisories(self) -> Advisories:
+        return Advisories(lambda: self, TrioClock(), Random(1))
+
+    def is_wanted(self, subject: bytes) -> bool:
+        return True
+
+    def listens(self, subject: bytes) -> bool:
+        return True
+
+    def carry(self, to: bytes, subject: bytes, reply: bytes, header_size: int, body: bytes) -> bool:
+        return True
+
+    def tell(self, subject: bytes, body: bytes) -> None:
+        self.told.append(subject)
 
     def leader_of(self, group: int) -> int:
         return 1 if self.leads else 0
