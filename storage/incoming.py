@@ -67,7 +67,7 @@ class Place(Protocol):
     def new_name(self, stem: str) -> str: ...
     def write(self, name: str, offset: int, data: Buffer) -> None: ...
     async def settle(self, below: int) -> None: ...
-    async def read(self, name: str, offset: int, length: int) -> bytes: ...
+    async def reread(self, name: str, offset: int, length: int) -> bytes: ...
     def sync_in_background(self, name: str) -> None: ...
     def forget(self, names: Sequence[str]) -> None: ...
     async def note_incoming(self, encoded: bytes) -> None: ...
@@ -116,13 +116,18 @@ class Incoming:
         self._files.forget(list(old.values()))
 
     async def _has_come(self, name: str, entry: FileEntry) -> bool:
-        """Whether all of a file is here; one that isn't written fully, or not any more, is begun anew."""
+        """Whether all of a file is here; one that isn't written fully, or not any more, is begun anew.
+
+        Asked of the disk: if a sync of it failed, the page cache still shows what was written, takes it for
+        clean, and the next sync succeeds.
+        """
         crc = size = 0
+        await self._files.settle(0)
         try:
-            while piece := await self._files.read(name, size, READ_BYTES):
+            while piece := await self._files.reread(name, size, READ_BYTES):
                 size += len(piece)
                 crc = crc32c(piece, crc)
-        except FileDamaged:
+        except (FileDamaged, FileNotFoundError):
             return False
         return (size, crc) == (entry.length, entry.crc32c)
 

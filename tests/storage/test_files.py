@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -453,7 +454,7 @@ async def test_a_transfer_goes_on_after_a_restart_with_the_files_that_are_whole(
         for position, size in ((0, 5000), (1, 5000), (2, 3000)):
             piece = list(sent.values())[position][:size]
             await incoming.write_chunk(position, 0, piece, crc32c(piece))
-        await own(storage).sync([incoming._names[0]])
+        await own(storage).sync(incoming._names[:2])
         await storage.drain()
         if power:
             disk.damage(f"{DIRECTORY}/{incoming._names[1]}", 100, bytes(512))
@@ -466,6 +467,33 @@ async def test_a_transfer_goes_on_after_a_restart_with_the_files_that_are_whole(
         assert await incoming.begin() == whole, "also of a newer snapshot of the same sender"
         await storage.drain()
         assert len([name for name in disk.listdir(DIRECTORY) if name.startswith("received")]) == 4
+
+
+async def test_a_file_that_came_and_whose_sync_failed_comes_again_after_a_restart() -> None:
+    """The page cache still has it, whole, and takes it for clean: it would go with the cache."""
+    disk = MemoryDisk()
+    theirs = manifest(40, {"x-1": b"1" * 5000})
+    async with opened(disk, on_failure=lambda failure: None) as storage:
+        files = own(storage)
+        storage.append([create()])
+        await storage.drain()
+        incoming = files.incoming(theirs)
+        await incoming.begin()
+        [name] = incoming._names
+        fail_syncs_of(disk, f"{DIRECTORY}/{name}")
+        with suppress(StorageFailed):
+            await incoming.write_chunk(0, 0, b"1" * 5000, crc32c(b"1" * 5000))
+            await incoming.finish()
+    assert disk.read(f"{DIRECTORY}/{name}") == b"1" * 5000
+    disk.kill()
+    async with opened(disk) as storage:
+        incoming = own(storage).incoming(theirs)
+        assert await incoming.begin() == (0,)
+        await incoming.write_chunk(0, 0, b"1" * 5000, crc32c(b"1" * 5000))
+        local, _ = await incoming.finish()
+        await storage.drain()
+    disk.crash(Random(1))
+    assert disk.read(f"{DIRECTORY}/{local.files[0].name}") == b"1" * 5000
 
 
 @pytest.mark.parametrize("operation", ["write", "sync", "rename"])
