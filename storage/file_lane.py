@@ -21,6 +21,9 @@ T = TypeVar("T")
 OPEN_FILES: Final = 128
 """Descriptors kept open; a node with many groups must stay below its limit of open files."""
 
+MUCH_BYTES: Final = 4 << 20
+"""Written behind together: with more it does not wait for company any longer."""
+
 Write = Callable[[str, int, Sequence[Buffer]], None]
 """Puts buffers into the file with this path, from this offset on."""
 
@@ -153,6 +156,7 @@ class FileLane:
         self._runner = runner
         self._fail = fail
         self._pending: list[Deferred] = []
+        self._pending_bytes = 0
         self._error: OSError | None = None
         self._stuck: list[WriteBehind] = []
         """Writes that wait for space. Only the lane changes it."""
@@ -161,6 +165,8 @@ class FileLane:
         self.failed: StorageFailed | None = None
         self.wake: Callable[[], None] = lambda: None
         """Called when there is something to write behind; set by the actor."""
+        self.hurry: Callable[[], None] = lambda: None
+        """Called when that has become much; set by the actor."""
         self.syncing: dict[str, OSError | None] = {}
         """Files whose sync is under way in another lane, or failed there with this error. A system tells of
         writes that it lost once, and then takes the file for clean: what another sync says of it is worth
@@ -177,11 +183,18 @@ class FileLane:
         if len(self._pending) == 1:
             self.wake()
 
+    def grew(self, size: int) -> None:
+        """What is deferred got so many bytes more."""
+        before, self._pending_bytes = self._pending_bytes, self._pending_bytes + size
+        if before < MUCH_BYTES <= self._pending_bytes:
+            self.hurry()
+
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Runs a call behind everything that was deferred. StorageFailed if a deferred one failed."""
         if self.failed is not None:
             raise self.failed.with_traceback(None)
         pending, self._pending = self._pending, []
+        self._pending_bytes = 0
         self.turn += 1
         try:
             return await self._runner.run(Lane.FILE, self._perform, pending, function, args)

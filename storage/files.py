@@ -91,6 +91,7 @@ class GroupFiles:
                 raise ValueError(f"{name!r} can't be a file name")
             self._written_to = name
         self._given += len(data)
+        self._lane.grew(len(data))
         path = f"{self._directory.path}/{name}"
         behind = self._behind
         if behind is not None and behind.turn == self._lane.turn and behind.continues(path, offset):

@@ -31,6 +31,7 @@ from trimaran.storage import (
 )
 from trimaran.storage.actor import FLUSH_DELAY
 from trimaran.storage.errors import ManifestTooLarge
+from trimaran.storage.file_lane import MUCH_BYTES
 from trimaran.storage.group_directory import CACHED_FILES
 from trimaran.storage.recovery import recover
 
@@ -88,6 +89,21 @@ async def test_what_is_written_behind_gets_written_without_anyone_asking(
         assert disk.read(f"{DIRECTORY}/a") == b"x" * 100
         assert own(storage).pending_bytes == 0
         await own(storage).settle(0)
+
+
+async def test_much_that_is_written_behind_waits_for_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk()
+    async with opened(disk) as storage:
+        half = bytes(MUCH_BYTES // 2)
+        own(storage).write("a", 0, half)
+        await trio.sleep(FLUSH_DELAY / 4)
+        assert own(storage).pending_bytes == len(half)
+        own(storage).write("a", len(half), half)
+        await trio.sleep(FLUSH_DELAY / 4)
+        assert own(storage).pending_bytes == 0
+        own(storage).write("a", 2 * len(half), b"x")
+        await trio.sleep(FLUSH_DELAY / 4)
+        assert own(storage).pending_bytes == 1, "one hurry is for what was there"
 
 
 @pytest.mark.parametrize(
