@@ -122,13 +122,17 @@ class TcpStream(EagerStream):
                 return data
 
     async def each_piece(self, max_bytes: int, take: Callable[[bytes], None]) -> None:
+        size = RECEIVE_BYTES  # most pieces are small, and a large buffer costs more than reading into it
+
         def look() -> bool:
+            nonlocal size
             try:
-                piece = self._socket.recv(max_bytes)
+                piece = self._socket.recv(size)
             except BlockingIOError:
                 return True
             except OSError as error:
                 raise self._gone() from error
+            size = max_bytes if len(piece) == size else RECEIVE_BYTES
             if piece:
                 take(piece)
             return bool(piece)

@@ -1,6 +1,8 @@
 """Streams between nodes: TCP and memory behave alike where the links rely on it."""
 
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.certificates import Authority
 from trimaran.actors.certificates import peer_tls
-from trimaran.actors.peers.network import MemoryNetwork, Network, TcpNetwork, TlsNetwork
+from trimaran.actors.peers.network import EagerStream, MemoryNetwork, Network, TcpNetwork, TlsNetwork
 
 NETWORKS = [TcpNetwork, MemoryNetwork]
 Stream = trio.abc.HalfCloseableStream
@@ -158,3 +160,39 @@ async def test_who_comes_again_and_again_without_a_certificate_fills_no_log(
     said = [record for record in caplog.records if "was refused" in record.message]
     assert [record.levelno for record in said] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
     assert "from 127.0.0.1" in said[0].message
+
+
+async def test_pieces_come_as_they_arrive_until_the_end() -> None:
+    async with connected(TcpNetwork()) as (near, far):
+        assert isinstance(far, EagerStream)
+        sent = bytes(range(256)) * 4_000
+        pieces: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(far.each_piece, 200_000, pieces.append)
+            await near.send_all(b"small")
+            await wait_all_tasks_blocked(0.01)
+            assert pieces == [b"small"]
+            await near.send_all(sent)
+            await near.send_eof()
+        assert b"".join(pieces) == b"small" + sent
+        assert max(map(len, pieces)) <= 200_000
+
+
+async def test_what_is_raised_over_a_piece_comes_out_where_they_are_waited_for() -> None:
+    def refuse(piece: bytes) -> None:
+        raise ValueError(piece.decode())
+
+    async with connected(TcpNetwork()) as (near, far):
+        assert isinstance(far, EagerStream)
+        await near.send_all(b"nonsense")
+        with pytest.raises(ValueError, match="nonsense"):
+            await far.each_piece(200_000, refuse)
+
+
+async def test_a_connection_that_breaks_ends_the_wait_for_pieces() -> None:
+    async with connected(TcpNetwork()) as (near, far):
+        assert isinstance(far, EagerStream)
+        near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # type: ignore[attr-defined] # resets
+        await near.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await far.each_piece(200_000, lambda piece: None)

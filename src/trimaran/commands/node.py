@@ -151,6 +151,7 @@ def run(
     allow_files(options.max_connections + SPARE_FILES)
     gc.set_threshold(*COLLECT_AFTER)
     one_heap()
+    gc.freeze()  # what was imported stays: a full pass over it would hold up everything for some 20 ms
 
     def make_node() -> Node:
         if options.look_on == "off":
