@@ -120,9 +120,9 @@ ROUTES = (
     ),
     bug(
         "a publish whose end is unknown is told as not stored",
-        "actors.gateway.publishing:Publishing._settled",
-        "self._answer_all(owed, stream.ref.name, UNKNOWN)",
-        "self._answer_all(owed, stream.ref.name, BUSY)",
+        "actors.gateway.publishing:Publishing._failure",
+        "return UNKNOWN",
+        "return BUSY",
     ),
     bug(
         "a message is read without asking whether this is still the leader",

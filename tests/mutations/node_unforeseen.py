@@ -26,7 +26,7 @@ NODE_UNFORESEEN: tuple[Bug, ...] = (
     ),
     bug(
         "an answer to an earlier process is taken for one to this process",
-        "actors.node:Node._build",
+        "actors.node:Node._build_groups",
         "self.proposals = Proposals(self.groups, self.peers, self._draw_number())",
         "self.proposals = Proposals(self.groups, self.peers, 1)",
     ),
