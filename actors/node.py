@@ -289,7 +289,10 @@ class Node:
         """Every part of the tree, from the bottom up; then who is told what."""
         options = self.options
         address = options.peer_advertise or _advertised(options.peer_address, listener)
-        self.me = NodeRecord(self.storage.recovered.node.node_id, options.name, address)
+        recovered = self.storage.recovered.node
+        self.me = NodeRecord(recovered.node_id, options.name, address)
+        if recovered.name != options.name:
+            logger.warning("node %s was started with the directory of node %s", options.name, recovered.name)
         self._build_peers()
         self._build_groups()
         self._build_member()

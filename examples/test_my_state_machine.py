@@ -1,8 +1,10 @@
 """Test a state machine of your own in simulated clusters: crashes, partitions, snapshots, all from seeds.
 
-    pytest examples/test_my_state_machine.py
+    pytest test_my_state_machine.py
 
 What is between the lines is yours to write; `pip install trimaran[testing]` brings pytest and Hypothesis.
+Run a copy of this file beside your own tests: in Trimaran's checkout pytest reads Trimaran's settings, which
+need `[test]`.
 """
 
 import json

@@ -225,6 +225,10 @@ class Peers:
         fellow = me.cluster and remote.cluster == me.cluster
         if remote.name not in self._known and not fellow and not self._may_come(remote):
             return f"no node {remote.name!r} is known here"
+        bearer = self.linked().get(remote.name)
+        if bearer not in (None, remote.node):
+            # Its questions could not be answered: what goes to that name goes to the other one.
+            return f"node {remote.name} is alive under id {bearer:016x}"
         reason = self.refuses(remote)
         if reason is None and remote.name not in self._known:
             # A fellow member whom this node has not heard of yet, because it was away or is new itself.

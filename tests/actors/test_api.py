@@ -1,11 +1,13 @@
 """Administration through any node: an answer comes from state that is current, or it does not come."""
 
 import json
+from pathlib import Path
 
+import pytest
 from trio.testing import MockClock
 
 from tests.actors.cluster import open_memory_cluster
-from trimaran import open_stream
+from trimaran import Options, open_node, open_stream
 
 
 async def test_a_stream_is_never_reported_missing_by_a_node_that_has_just_started(
@@ -25,3 +27,12 @@ async def test_a_stream_is_never_reported_missing_by_a_node_that_has_just_starte
                     assert "error" not in json.loads(answer), answer
                     asked += 1
             await cluster.ready()
+
+
+async def test_a_node_that_is_started_with_anothers_directory_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "q"):
+        async with open_node(Options(name=name, data=tmp_path, listen="127.0.0.1:0")):
+            pass
+    assert caplog.text.count("node q was started with the directory of node a") == 1

@@ -193,6 +193,22 @@ async def test_a_link_comes_back_by_itself(autojump_clock: MockClock) -> None:
             await a.wait_linked(b.number)
 
 
+async def test_a_second_node_of_one_name_is_told_so_and_the_first_keeps_its_link(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = MemoryNetwork()
+    async with linked(network, "a", "b") as [a, b], trio.open_nursery() as nursery:
+        twin = LinkedNode(3, "a", {"b": "b:1"}, network)
+        await nursery.start(twin.peers.run, None)
+        await trio.sleep(1)
+        assert not list(twin.peers.up()) and b.peers.linked() == {"a": a.number}
+        assert "connection of node 'a' refused: node a is alive under id 0000000000000001" in caplog.text
+        network.cut("a:1")  # the first one is gone: a wiped disk comes back under its name
+        with trio.fail_after(2):
+            await twin.wait_linked(b.number)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_second_name_for_the_address_of_a_node_takes_its_link_away_from_nobody(
     autojump_clock: MockClock,
 ) -> None:

@@ -8,13 +8,18 @@ from typing import Final, Protocol, TypeVar
 import click
 import trio
 
-from ..client import Client, ConnectFailed, JetStreamError, NatsError, ServerAddress, connect
+from ..client import Client, ConnectFailed, JetStreamError, NatsError, NoResponders, ServerAddress, connect
 from . import Failure
 
 EXIT_REFUSED: Final = 1
 EXIT_UNREACHABLE: Final = 2
 REQUEST_SECONDS: Final = 10.0
 """Longer than a node itself tries to find who can answer, so that its own words arrive."""
+
+NOBODY: Final = (
+    "nobody answers for the cluster: its nodes have no majority, or that server belongs to no cluster yet "
+    "(trimaran status and its log say which)"
+)
 
 T = TypeVar("T")
 
@@ -67,5 +72,7 @@ def ask(servers: tuple[str, ...], question: Callable[[Client], Awaitable[T]]) ->
         raise Failure(refusal.description, EXIT_REFUSED) from None
     except ConnectFailed as error:
         raise Failure(str(error), EXIT_UNREACHABLE) from None
+    except NoResponders:
+        raise Failure(NOBODY, EXIT_UNREACHABLE) from None
     except (NatsError, ValueError) as error:
         raise Failure(f"{type(error).__name__}: {error}", EXIT_UNREACHABLE) from None

@@ -15,7 +15,7 @@ from .asking import ask, servers_option
 )
 @servers_option
 def step_down(stream: str, preferred: str | None, servers: tuple[str, ...]) -> int:
-    """Hand a stream's leadership over. Nothing is lost; writes wait for less than an election timeout."""
+    """Hand a stream's leadership over. Nothing is lost; publishes may be refused meanwhile (503)."""
     click.echo(ask(servers, lambda client: _step_down(client, stream, preferred)))
     return 0
 
