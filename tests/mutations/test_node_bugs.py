@@ -11,6 +11,7 @@ from .plant import Bug
 
 QUICK = {
     "what expires expires by the replica's clock, not by the entry's stamp": 70_000,
+    "what a socket took in part is sent again from its beginning": 70_000,
     "a message is read without asking whether this is still the leader": 70_002,
 }
 """Seeds that caught a bug within seconds."""
