@@ -12,6 +12,7 @@ import enum
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final, cast
 
 from ...codec import CodecError, read_header, split_batches
@@ -134,6 +135,7 @@ _NAMES: Final = {
     message: tuple(field.name for field in fields(message) if field.name not in ("sender", "batches"))
     for message in KINDS
 }
+_FIELDS: Final = {message: attrgetter(*names) for message, names in _NAMES.items()}
 _TYPES: Final = {
     message: tuple(
         bool if field.type in (bool, "bool") else int
@@ -156,7 +158,8 @@ _APPEND_REPLY: Final = struct.Struct("<7Q2B6x")
 
 def message_fields(message: PeerMessage) -> tuple[object, ...]:
     """A Raft message as an envelope. The sender is known from the connection and is not repeated."""
-    return tuple(getattr(message, name) for name in _NAMES[type(message)])
+    fields_: tuple[object, ...] = _FIELDS[type(message)](message)
+    return fields_
 
 
 def append_row(message: Append, size: int) -> bytes:
@@ -292,6 +295,11 @@ def checked(values: object, types: tuple[type, ...]) -> tuple[object, ...]:
     """The fields of an envelope, each of exactly its type; an int is a u64. Raises FrameError."""
     if not isinstance(values, list) or len(values) != len(types):
         raise FrameError("peer frame has a wrong number of fields")
+    if tuple(map(type, values)) == types:  # as nearly always, and a comparison of two tuples costs little
+        numbers = [value for value in values if type(value) is int]
+        if not numbers or (min(numbers) >= 0 and max(numbers) <= MAX_U64):
+            return tuple(values)
+        raise FrameError("peer frame has a number that is no u64")
     for value, expected in zip(values, types, strict=True):
         if expected is object:
             continue
