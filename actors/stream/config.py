@@ -402,6 +402,8 @@ def _complete(fields: Mapping[str, object]) -> StreamConfig:
     default = min(max_age, DUPLICATE_WINDOW) if max_age > 0 else DUPLICATE_WINDOW
     chosen["duplicate_window"] = chosen.get("duplicate_window") or default
     chosen["subjects"] = tuple(chosen.get("subjects") or [chosen.get("name", "")])
+    if chosen.get("subject_transform") is not None:
+        chosen["subject_transform"] = {"src": "", "dest": "", **chosen["subject_transform"]}
     if chosen.get("republish"):
         given = chosen["republish"]
         filled = {**given, "src": given.get("src") or ">", "dest": given.get("dest") or ">"}
@@ -484,13 +486,19 @@ def transform_of(fields: Mapping[str, object]) -> SubjectTransform:
     return SubjectTransform(str(fields.get("src", "")), str(fields.get("dest", "")))
 
 
+def subject_transform_of(config: StreamConfig) -> SubjectTransform | None:
+    """What a stream makes of the subjects it takes, if anything. Raises BadTransform."""
+    fields = config.subject_transform
+    return transform_of(fields) if fields and fields.get("dest") else None
+
+
 def _check_transforms(config: StreamConfig) -> None:
     if config.subject_transform:
         pattern = str(config.subject_transform.get("src") or ">")
         if not is_subject(pattern):
             raise ApiError(400, 10155, f"stream transform source: invalid subject {pattern}")
         try:
-            transform_of(config.subject_transform)
+            subject_transform_of(config)
         except BadTransform as error:
             raise ApiError(400, 10156, f"stream transform: {error}") from None
     if config.republish:

@@ -22,7 +22,7 @@ from ...storage.manifest import FileEntry
 from ..replica.machine import Capture
 from . import headers
 from .commands import read_command
-from .config import MAX_FIRST, StreamConfig, transform_of
+from .config import MAX_FIRST, StreamConfig, subject_transform_of
 from .consumers import Consumers
 from .duplicates import Duplicates, unpack_ids
 from .durations import show_duration
@@ -484,8 +484,7 @@ class StreamMachine:
         self._takes = SubjectFilter(config.subjects if config else ())
         self._stray = any(subject not in self._takes for subject in self._store.subjects)
         """Some messages' subjects are no longer the stream's."""
-        changed = config.subject_transform if config is not None else None
-        self._transform = transform_of(changed) if changed else None
+        self._transform = subject_transform_of(config) if config is not None else None
         self._plain = config is not None and not config.sealed and not _decides_singly(config)
 
     @property

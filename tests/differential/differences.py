@@ -71,7 +71,6 @@ DIFFERENCES: Final[dict[str, list[Command]]] = {
         ("pull", "S.c", 1, {"max_bytes": 70}),
     ],
     "`mirror_direct` of an update": [stream(), update(mirror_direct=True)],
-    "an empty `subject_transform`": [stream(subject_transform={})],
     "a purge that is no JSON": [stream(), publish(), ("raw", "$JS.API.STREAM.PURGE.S", "bad")],
     "`min_last_seq` of a direct get": [
         stream(allow_direct=True),

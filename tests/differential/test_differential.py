@@ -52,7 +52,15 @@ stream_options = {
     "deny_purge": st.booleans(),
     "first_seq": st.sampled_from([0, 1, 10]),
     "storage": st.just("file"),
-    "subject_transform": st.sampled_from([{"src": "s.*", "dest": "s.t.$1"}, {"src": "s.>", "dest": "s.$2"}]),
+    "subject_transform": st.sampled_from(
+        [
+            {"src": "s.*", "dest": "s.t.$1"},
+            {"src": "s.>", "dest": "s.$2"},
+            {},
+            {"src": "s.>"},
+            {"src": "s.*", "dest": ""},
+        ]
+    ),
     "republish": st.sampled_from([{"src": "s.>", "dest": "r.>"}, {"src": "s.>", "dest": "s.x.>"}]),
     "description": st.sampled_from(["", "of tests"]),
     "compression": st.sampled_from(["none", "s2"]),

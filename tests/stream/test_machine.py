@@ -231,6 +231,13 @@ def test_a_subject_with_wildcards_is_stored_as_it_is_and_rolls_up_what_matches()
     assert stream.machine.subjects(">") == {"s.>": 1}
 
 
+def test_a_transform_without_a_destination_changes_no_subject() -> None:
+    for transform in ({}, {"src": "s.>"}, {"src": "s.*", "dest": ""}):
+        stream = Stream(subjects=["s.>"], subject_transform=transform)
+        stream.apply(publish("s.1"))
+        assert stream.machine.subjects(">") == {"s.1": 1}
+
+
 def test_rolling_up_a_full_subject_needs_no_room() -> None:
     stream = Stream(
         allow_rollup_hdrs=True, discard="new", max_msgs_per_subject=2, discard_new_per_subject=True
