@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, cast
 
@@ -98,6 +98,9 @@ class _Writing:
     expires: float
     encoded: bytearray = field(default_factory=bytearray)
     incoming: Incoming | None = None
+    turn: trio.Lock = field(default_factory=trio.Lock)
+    """Of one request at a time: a client that hears nothing for long sends its request again."""
+    restored: bool = False
 
 
 def is_backup(subject: str) -> bool:
@@ -135,7 +138,10 @@ class Backups:
             now = trio.current_time()
             for session in [number for number, each in self._reading.items() if each.expires < now]:
                 self._end_reading(session)
-            for session in [number for number, each in self._writing.items() if each.expires < now]:
+            writing = self._writing.items()
+            for session in [
+                number for number, each in writing if each.expires < now and not each.turn.locked()
+            ]:
                 self._abandon(session)
 
     async def handle(self, subject: str, payload: bytes) -> bytes | None:
@@ -242,7 +248,8 @@ class Backups:
         return {"node": f"{node:016x}", "session": number}
 
     async def _write(self, session: int, part: int, offset: int, crc: int, data: bytes) -> dict[str, object]:
-        with self._used(session) as writing:
+        async with self._used(session).turn:
+            writing = self._used(session)  # it may have ended while another request had its turn
             if crc32c(data) != crc:
                 raise NOT_WHOLE.fresh()
             if part == 0:
@@ -275,17 +282,26 @@ class Backups:
         await writing.incoming.begin()
 
     async def _finish(self, session: int) -> dict[str, object]:
-        """Everything is here and has its checksum: the group starts, and then may have more replicas."""
-        with self._used(session) as writing:
-            if writing.incoming is None:
-                raise NOT_WHOLE.fresh()
-            await self._make_durable(writing.assignment, writing.incoming)
+        """Everything is here and has its checksum: the group starts, and then may have more replicas.
+
+        Who asks again meanwhile waits for that one end: files are never moved under a group that runs.
+        """
+        writing = self._used(session)
+        async with writing.turn:
+            if not writing.restored:
+                await self._restore(session, self._used(session))
+        return {"name": writing.assignment.name}
+
+    async def _restore(self, session: int, writing: _Writing) -> None:
+        if writing.incoming is None:
+            raise NOT_WHOLE.fresh()
+        await self._make_durable(writing.assignment, writing.incoming)
         del self._writing[session]
         _result(
             await self._host.propose_meta({"op": "restored", "group": session, "replicas": writing.replicas})
         )
         await self._host.start_restored(session)
-        return {"name": writing.assignment.name}
+        writing.restored = True
 
     async def _make_durable(self, assignment: Assignment, incoming: Incoming) -> None:
         """The group's record first: files of a group that the log doesn't know would be nobody's."""
@@ -298,13 +314,12 @@ class Backups:
         self._storage.append([prefix], synced.set)
         await synced.wait()
 
-    @contextmanager
-    def _used(self, session: int) -> Iterator[_Writing]:
+    def _used(self, session: int) -> _Writing:
         writing = self._writing.get(session)
         if writing is None:
             raise NO_SESSION.fresh()
         writing.expires = _soon()
-        yield writing
+        return writing
 
     def _abandon(self, session: int) -> None:
         """The group stays without a leader, so that nobody takes it for restored; it can be deleted."""

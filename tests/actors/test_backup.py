@@ -162,6 +162,48 @@ async def test_a_restore_that_stops_half_way_serves_nobody_and_can_begin_again(
         assert message is not None
 
 
+class Impatient(Asked):
+    """Asks for the end of a restore again before it has an answer."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        super().__init__(cluster, name)
+        self.ends: list[bytes] = []
+
+    async def _ask(self, subject: str, data: bytes) -> bytes:
+        if not subject.startswith("RESTORE.END."):
+            return await super()._ask(subject, data)
+
+        async def end() -> None:
+            self.ends.append(await super(Impatient, self)._ask(subject, data))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            nursery.start_soon(end)
+        return self.ends[0]
+
+
+async def test_the_end_of_a_restore_asked_for_twice_happens_once(autojump_clock: MockClock) -> None:
+    file = io.BytesIO()
+    async with open_memory_cluster("a") as old:
+        stream = await open_stream(old["a"], STREAM, ["orders.>"])
+        await stream.publish("orders.x", b"1" * 10_000)
+        await back_up(Asked(old, "a"), file, (), quiet)
+    file.seek(0)
+    async with open_memory_cluster("x", seed=7) as new:
+        impatient = Impatient(new, "x")
+        await put_back(impatient, file, quiet)
+        first, second = impatient.ends
+        assert first == second
+        handle = StreamHandle(new["x"], STREAM, assignment(new, "x").group)
+        await handle.publish("orders.x", b"2")
+        await new.crash("x", power=True)
+        await new.start("x")
+        await new.ready()
+        for sequence, payload in ((1, b"1" * 10_000), (2, b"2")):
+            message = await StreamHandle(new["x"], STREAM, handle.group).get(sequence)
+            assert message is not None and message.payload == payload
+
+
 async def test_a_backup_holds_its_files_until_it_ends_or_is_forgotten(autojump_clock: MockClock) -> None:
     async with open_memory_cluster("a") as cluster:
         stream = await open_stream(cluster["a"], STREAM, ["orders.>"])
