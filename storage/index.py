@@ -277,8 +277,8 @@ class LogIndex:
         elif kind == TRUNCATE:
             self._cut(log, index)
         elif kind == COMPACT:
-            self._compact(log, Prefix(index, term, decode_manifest_crc(body) if intact else 0))
-            self._settle(log, COMPACT, segment, length)
+            if self._compact(log, Prefix(index, term, decode_manifest_crc(body) if intact else 0)):
+                self._settle(log, COMPACT, segment, length)
         elif kind == CREATE:
             if intact:
                 log.kind, log.name, log.members = decode_create(body)
@@ -473,13 +473,14 @@ class LogIndex:
         if first_removed < log.first and not log.terms:
             log.first = max(first_removed, log.prefix.index + 1)
 
-    def _compact(self, log: GroupLog, prefix: Prefix) -> None:
-        """Removes everything up to the prefix."""
+    def _compact(self, log: GroupLog, prefix: Prefix) -> bool:
+        """Removes everything up to the prefix; False, with nothing done, if the group has a later one."""
         if prefix.index < log.prefix.index:
-            return
+            return False
         log.prefix = prefix
         self._release(log, 0, min(max(prefix.index - log.first + 1, 0), len(log.terms)))
         log.first = max(log.first, prefix.index + 1) if log.terms else prefix.index + 1
+        return True
 
     def _release(self, log: GroupLog, start: int, stop: int) -> None:
         """Removes entries by position, from the begin or from the end of the arrays."""

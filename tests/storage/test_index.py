@@ -127,3 +127,9 @@ def test_a_restart_finds_the_same_log_when_the_oldest_segments_are_gone(
     left, right = whole.groups[1], rest.groups.get(1, GroupLog(1, 1))
     assert (right.prefix, list(right.terms)) == (left.prefix, list(left.terms))
     assert right.first == left.first or not left.terms
+
+
+def test_a_prefix_that_is_not_taken_leaves_the_one_that_counts_alive() -> None:
+    index = replay([encode_record(CompactPrefix(1, 1, at, 1, 9)) for at in (8, 5)])
+    assert index.groups[1].prefix.index == 8
+    assert [number for number, use in index.uses.items() if use.groups] == [1]
