@@ -111,12 +111,14 @@ class Proposals:
 
     def on_leader(self, group: int) -> None:
         """A leader became known: what waited for one goes to it, in order."""
-        leader = self._reachable(group)
-        if leader is None:
-            return
-        for held in self._held.pop(group, ()):
+        queue = self._held.get(group)
+        # Whoever hears an end meanwhile and proposes again queues up behind what still waits.
+        while queue and (leader := self._reachable(group)) is not None:
+            held = queue.popleft()
             self._held_bytes -= held.chunk.encoded_size
             self._send(group, leader, held.chunk, held.done)
+        if not queue and self._held.get(group) is queue:
+            self._held.pop(group, None)
 
     def on_peer_up(self, peer: int) -> None:
         """A leader came into reach."""

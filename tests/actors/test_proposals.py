@@ -124,6 +124,28 @@ async def test_chunks_wait_for_a_leader_and_keep_their_order() -> None:
     assert {term for _, _, term in far.local.taken} == {8}
 
 
+async def test_who_proposes_again_at_an_end_does_not_overtake_what_still_waits() -> None:
+    node = Node(1)
+    taken: list[Chunk] = []
+
+    class Busy(Leader):
+        def propose(self, chunk: Chunk, done: Callable[[Outcome], None], expected_term: int) -> None:
+            taken.append(chunk)
+            done(NotApplied(Reason.BUSY))
+
+    node.local = Busy()
+    node.proposals.propose(
+        GROUP, chunk(b"one"), lambda _: node.proposals.propose(GROUP, chunk(b"three"), lambda _: None)
+    )
+    node.proposals.propose(GROUP, chunk(b"two"), lambda _: None)
+    node.leader = Leadership(8, 1)
+    node.proposals.on_leader(GROUP)
+    assert taken == [chunk(b"one"), chunk(b"two"), chunk(b"three")]
+    assert node.proposals.statistics().held == node.proposals.statistics().held_bytes == 0
+    node.proposals.propose(GROUP, chunk(b"four"), lambda _: None)
+    assert taken[3:] == [chunk(b"four")]
+
+
 async def test_whoever_waits_too_long_for_a_leader_is_told_that_nothing_happened(
     autojump_clock: MockClock,
 ) -> None:
