@@ -104,16 +104,28 @@ class Expiry:
     # --- snapshots
 
     def pack(self) -> dict[str, object]:
-        """As it is kept in a captured state. A million times to live take no longer than a heartbeat may."""
-        has, due = self._store.has, self._due.heap()
+        """As it is kept in a captured state. A million times to live take no longer than a heartbeat may.
+
+        Nobody tells when a message is removed, so what was noted of those is forgotten here.
+        """
+        due = self._due.heap()
+        kept, markers = self._present(self._kept), self._present(self._markers)
         return {
             "due": [
                 array("q", [time for time, _ in due]).tobytes(),
                 array("Q", [sequence for _, sequence in due]).tobytes(),
             ],
-            "kept": [each for each in sorted(self._kept) if has(each)],
-            "markers": [each for each in sorted(self._markers) if has(each)],
+            "kept": kept,
+            "markers": markers,
         }
+
+    def _present(self, sequences: set[int]) -> list[int]:
+        """Those that still have their messages, in order; no others stay in the set."""
+        has = self._store.has
+        present = [each for each in sorted(sequences) if has(each)]
+        if len(present) < len(sequences):
+            sequences.intersection_update(present)
+        return present
 
     def restore(self, packed: Mapping[str, object]) -> None:
         """Takes what `pack` gave; nothing in a state from before messages had a time to live."""

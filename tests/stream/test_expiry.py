@@ -1,5 +1,7 @@
 """Messages with a time to live of their own, markers, durations; and that a snapshot keeps all of it."""
 
+from typing import cast
+
 import pytest
 
 from tests.stream.support import (
@@ -15,8 +17,9 @@ from tests.stream.support import (
 )
 from trimaran.actors.stream import commands
 from trimaran.actors.stream.durations import parse_duration, show_duration
-from trimaran.actors.stream.expiry import NEVER, parse_ttl
+from trimaran.actors.stream.expiry import NEVER, Expiry, parse_ttl
 from trimaran.actors.stream.results import Status, unpack_all
+from trimaran.actors.stream.store import MessageStore
 
 SECOND = 1_000_000_000
 
@@ -103,6 +106,35 @@ def test_the_last_message_of_a_subject_leaves_one_marker_that_goes_without_anoth
     assert machine.subjects() == {"s.b": 1}, "s.b has its marker now, that of s.a is gone"
     machine.apply(log.batch(after=SECOND))
     assert machine.subjects() == {} and machine.next_due() is None
+
+
+class Asked:
+    """A store that says which sequences it was asked for."""
+
+    messages = 0
+
+    def __init__(self) -> None:
+        self.there = {1, 2, 3, 4}
+        self.asked: list[int] = []
+
+    def has(self, sequence: int) -> bool:
+        self.asked.append(sequence)
+        return sequence in self.there
+
+
+def test_what_was_noted_of_removed_messages_is_forgotten_with_the_next_snapshot() -> None:
+    store = Asked()
+    expiry = Expiry(cast("MessageStore", store))
+    for sequence in (1, 2):
+        expiry.note(sequence, NEVER, 0)
+    for sequence in (3, 4):
+        expiry.note(sequence, NEVER, 0, marker=True)
+    store.there = {2, 4}
+    packed = expiry.pack()
+    assert (packed["kept"], packed["markers"]) == ([2, 4], [4])
+    store.asked.clear()
+    assert expiry.pack() == packed
+    assert store.asked == [2, 4, 4]
 
 
 def test_a_snapshot_keeps_times_to_live_markers_and_consumers() -> None:
