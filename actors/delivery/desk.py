@@ -21,6 +21,7 @@ from ..stream.machine import StreamMachine
 from .advisories import Advisories
 from .forwarded import Forwarded
 from .pulls import status
+from .room import Room
 from .stream import ClientMessage, StreamDelivery, unserved
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 HOLD_SECONDS: Final = 3.0
 """How long a message waits for a leader: as long as a publish does."""
-HOLD_MESSAGES: Final = 65_536
 HOPS: Final = 2
 """Nodes that may pass a message on: leadership can move while it is on its way."""
 LOOK_SECONDS: Final = 0.25
@@ -114,7 +114,7 @@ class Deliveries:
         self._running: dict[int, tuple[StreamDelivery, trio.CancelScope]] = {}
         self._collected: dict[int, list[ClientMessage]] = {}
         self._held: dict[int, list[_Held]] = {}
-        self._held_count = 0
+        self._room = Room()
         self._forwarded = Forwarded(peers.is_up)
         self._waiting = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -143,7 +143,7 @@ class Deliveries:
         if group.leads and running is None and isinstance(group.machine, StreamMachine):
             assert self._nursery is not None
             delivery = StreamDelivery(
-                group, group.machine, self.carrier, self._clock, self._random, self.advisories
+                group, group.machine, self.carrier, self._clock, self._random, self.advisories, self._room
             )
             scope = trio.CancelScope()
             self._running[group.number] = (delivery, scope)
@@ -176,8 +176,9 @@ class Deliveries:
             self._end(self._forwarded.led_by(group, leader.node, trio.current_time()))
         held = self._held.pop(group, None)
         if held is not None:
-            self._held_count -= len(held)
-            self._depart(group, [each.message for each in held])
+            messages = [each.message for each in held]
+            self._room.leave(messages)
+            self._depart(group, messages)
 
     def on_peer_down(self, peer: int) -> None:
         """What waits at that node hears no more of it."""
@@ -277,12 +278,11 @@ class Deliveries:
                 self._forwarded.sent(group, leader, each.reply, wanted, now)
 
     def _hold(self, group: int, messages: list[ClientMessage]) -> None:
-        if self._held_count + len(messages) > HOLD_MESSAGES:
+        if not self._room.enter(messages):
             self._refuse(messages)
             return
         deadline = trio.current_time() + HOLD_SECONDS
         self._held.setdefault(group, []).extend(_Held(deadline, each) for each in messages)
-        self._held_count += len(messages)
         self._waiting.set()
 
     def _expire(self, now: float) -> None:
@@ -290,7 +290,7 @@ class Deliveries:
         for group, held in list(self._held.items()):
             late = [each.message for each in held if each.deadline <= now]
             kept = [each for each in held if each.deadline > now]
-            self._held_count -= len(late)
+            self._room.leave(late)
             if kept:
                 self._held[group] = kept
             else:

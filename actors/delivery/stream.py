@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..stream.transforms import SubjectTransform
     from ..world import Clock
     from .advisories import Advisories
+    from .room import Room
 
 __all__ = ["Carrier", "ClientMessage", "StreamDelivery"]
 
@@ -87,6 +88,12 @@ class ClientMessage:
     reply: bytes
     payload: bytes
 
+    @property
+    def size(self) -> int:
+        """Bytes of what the client wrote."""
+        words = len(self.consumer) + sum(map(len, self.tokens))
+        return len(self.payload) + len(self.reply) + words
+
     def subject(self, stream: str) -> str:
         """What it was published to."""
         return ".".join(
@@ -116,6 +123,7 @@ class StreamDelivery:
 
     Args:
         carrier: takes messages to clients.
+        room: for what comes before consumers are served.
     """
 
     def __init__(
@@ -126,6 +134,7 @@ class StreamDelivery:
         clock: Clock,
         rng: random.Random,
         advisories: Advisories,
+        room: Room,
     ) -> None:
         self.group = group
         self.ready = trio.Event()
@@ -152,6 +161,7 @@ class StreamDelivery:
         self._alarms: list[tuple[float, int, LedConsumer]] = []
         self._numbers = itertools.count()
         self._republisher: tuple[Mapping[str, object], SubjectTransform] | None = None
+        self._room = room
         self._early: list[ClientMessage] = []
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -168,6 +178,7 @@ class StreamDelivery:
                 self._follow()
                 self.ready.set()
                 early, self._early = self._early, []
+                self._room.leave(early)
                 self.take(early)
                 await self._serve()
         except NotDone as lost:
@@ -206,8 +217,8 @@ class StreamDelivery:
         for led in self._led.values():
             for _ in led.end("Leadership Change"):
                 pass
-        for message in self._early:
-            self._status(message.reply, unserved(message))
+        self._room.leave(self._early)
+        self._refuse(self._early)
         self._early.clear()
         self.ready.set()
 
@@ -377,10 +388,13 @@ class StreamDelivery:
 
     # --- what clients send --------------------------------------------------------------------------------
 
-    def take(self, messages: Iterable[ClientMessage]) -> None:
+    def take(self, messages: Sequence[ClientMessage]) -> None:
         """Act on what clients sent; acknowledgements that come together are proposed together."""
         if not self.ready.is_set():
-            self._early += messages
+            if self._room.enter(messages):
+                self._early += messages
+            else:
+                self._refuse(messages)
             return
         acknowledged: dict[LedConsumer, list[int]] = {}
         answers: list[bytes] = []
@@ -396,6 +410,10 @@ class StreamDelivery:
                 self._acknowledge(led, message, acknowledged, answers)
         if acknowledged or answers:
             self._propose_acks(acknowledged, answers)
+
+    def _refuse(self, messages: Sequence[ClientMessage]) -> None:
+        for message in messages:
+            self._status(message.reply, unserved(message))
 
     def _pull(self, led: LedConsumer, message: ClientMessage) -> None:
         config = led.consumer.config
