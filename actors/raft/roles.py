@@ -75,9 +75,7 @@ def step(state: GroupState, message: Message, now: Now) -> list[Effect]:
         _on_applied(state, message.index)
         return []
     role, term, leader_id = state.role, state.term, state.leader
-    damaged = state.unrestored or bool(
-        state.log.holes
-    )  # most replicas never are, and a step is to cost little
+    damaged = bool(state.unrestored or state.log.holes)  # most never are, and a step is to cost little
     readable = state.readable_to if damaged else NEVER
     if state.ended is not None:
         effects = follower.refuse(state, message, state.ended)
