@@ -164,6 +164,7 @@ class Options:
         Unit.DURATION,
         "An idle group stops its own heartbeats after this time; those of its nodes stand for them.",
         "Long enough that a group in use never stops, short enough that a thousand idle ones cost nothing.",
+        flag="quiet-after",
         minimum=100,
         maximum=3_600_000,
     )

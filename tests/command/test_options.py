@@ -76,6 +76,11 @@ def test_every_field_has_one_setting_with_help_and_reason() -> None:
         assert each.reason.endswith("."), each.flag
 
 
+def test_no_flag_names_a_unit() -> None:
+    """A duration comes with its unit: `--quiet-after-ms 2s` would be two of them."""
+    assert not [each.flag for each in settings() if each.unit is Unit.DURATION and each.flag.endswith("-ms")]
+
+
 def test_every_default_is_valid_and_survives_writing_and_reading() -> None:
     assert from_mapping({}) == Options()
     for each in settings():
