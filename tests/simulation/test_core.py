@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from trimaran.testing import Options
-from trimaran.testing.core import play
+from trimaran.testing.cluster import Cluster
+from trimaran.testing.core import play, require_progress, serve
+from trimaran.testing.seeds import Streams
 
 SEEDS_PER_TEST = 10
 SEEDS = 40
@@ -59,3 +61,19 @@ def test_the_story_changes_nothing_and_says_what_happens() -> None:
     told, silent = play(5, Options(1.0, story.append)), play(5, Options(1.0))
     assert told == silent
     assert any("leader" in line for line in story)
+
+
+def test_a_disk_that_still_stands_when_the_faults_end_is_given_its_time() -> None:
+    """Of two voters both must sync what is proposed; only the mark that all is synced is under way, so that
+    they count as converged before."""
+    cluster = Cluster(Streams(1), voters=(1, 2))
+    assert cluster.heap.wait_for(cluster.converged, 10.0)
+    leader = cluster.leader()
+    assert leader is not None
+    assert serve(cluster)
+    leader.stalled_until = cluster.heap.time + 5.0
+    cluster.heap.run(0.3)
+    cluster.calm_down()
+    assert cluster.converged()
+    assert leader.held_until > cluster.heap.time + 4.0
+    require_progress(cluster)
