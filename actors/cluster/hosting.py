@@ -53,6 +53,11 @@ class Hosting:
         self._followed = followed
         self._old: int | None = None
         """Up to here the meta log may name groups whose replicas here are lost without a trace."""
+        meta = storage.recovered.groups.get(META_GROUP)
+        self._named_before = meta.last_index if meta is not None else 0
+        """How far the meta log went when this node started."""
+        self._confirmed = False
+        """Whether meta, as this node knows it, has all that was acknowledged before this start."""
         self.missing: list[str] = []
         """Groups that belong here and do not run, each with why, for people."""
 
@@ -71,7 +76,7 @@ class Hosting:
             hosted = self._can_tell_what_is_new()
             for assignment in list(self._state().groups.values()) if hosted else ():
                 if self._belongs_here(assignment) and self._groups.get(assignment.group) is None:
-                    await self._host(assignment)
+                    hosted &= await self._host(assignment)
             self.missing = [
                 f"{each.kind} {each.name}: {self._why_missing(each)}"
                 for each in self._state().groups.values()
@@ -112,13 +117,14 @@ class Hosting:
             return f"this node has no state machine {assignment.kind!r}"
         return "whether it was here is not known before the meta log is whole again"
 
-    async def _host(self, assignment: Assignment) -> None:
+    async def _host(self, assignment: Assignment) -> bool:
+        """Run a replica, if it is to run now. False: whether it is can't be told yet."""
         if assignment.restoring:
-            return  # `Backups` fills its directory; it starts when that is whole
+            return True  # `Backups` fills its directory; it starts when that is whole
         if not self._can_run(assignment.kind, assignment.name):
-            return
+            return True
         if self._storage.was_deleted(assignment.group, assignment.incarnation):
-            return  # meta as this node knows it so far is older than its own log
+            return True  # meta as this node knows it so far is older than its own log
         birth = Birth(
             assignment.group,
             assignment.incarnation,
@@ -130,8 +136,7 @@ class Hosting:
         dormant = await self._storage.reopen(assignment.group)
         if dormant is None or dormant.incarnation != assignment.incarnation:
             if assignment.incarnation > cast(int, self._old):
-                await self._groups.create(birth, campaign=assignment.initial[0] == self._me)
-                return
+                return await self._create(assignment, birth)
             logger.error("group %s: its whole log is lost here, if there was one", assignment.name)
             await self._groups.record(birth, forgetful=True)
             dormant = await self._storage.reopen(assignment.group)
@@ -142,6 +147,26 @@ class Hosting:
             dormant = await self._storage.reopen(assignment.group)
         assert dormant is not None
         await self._resume(dormant)
+        return True
+
+    async def _create(self, assignment: Assignment, birth: Birth) -> bool:
+        """Run a replica that was never here. False: it may have been deleted, and no majority of meta says.
+
+        What meta named before this start may have been deleted since, and the log may have lost even the word
+        of that: it goes with its segment. Made again, the group would take messages that are gone with it as
+        soon as this node learns the rest.
+        """
+        if not self._confirmed and assignment.incarnation <= self._named_before:
+            try:
+                await self._confirm()
+            except NotDone as refused:
+                logger.debug("group %s is not made here yet: %s", assignment.name, refused)
+                return False
+            self._confirmed = True
+        now = self._state().groups.get(assignment.group)
+        if now is not None and now.incarnation == assignment.incarnation and self._belongs_here(now):
+            await self._groups.create(birth, campaign=assignment.initial[0] == self._me)
+        return True
 
     async def _resume(self, recovered: RecoveredGroup) -> None:
         if not recovered.created:

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from tests.actors.cluster import Counter, VirtualClock, open_memory_cluster, until
 from tests.storage.helpers import GatedRunner, opened
 from trimaran.actors.alarm import Alarms
+from trimaran.actors.groups import Birth, Groups
 from trimaran.actors.peers.requests import PeerLost, Shape
 from trimaran.actors.raft.membership import Membership
 from trimaran.actors.raft.messages import Append, Now, PeerMessage
@@ -270,3 +271,28 @@ async def test_what_the_log_says_is_deleted_is_not_hosted_by_an_older_meta(autoj
         await until(node.ready.is_set)
         await node.hosting._host(old)
         assert node.groups.get(group) is None
+
+
+async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_its_segment(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it took until this node learnt of the deletion once more would be acknowledged, and lost."""
+    made: list[int] = []
+    create = Groups.create
+
+    async def noted(self: Groups, birth: Birth, *, campaign: bool) -> Group:
+        made.append(birth.group)
+        return await create(self, birth, campaign=campaign)
+
+    async with open_memory_cluster("a") as cluster:
+        node = cluster["a"]
+        group = (await cluster.counter("a", replicas=1)).group
+        old = node.state.groups[group]
+        await node.desk.propose_meta({"op": "delete_group", "name": "hits"})
+        await until(lambda: node.groups.get(group) is None)
+        await cluster.crash("a")
+        monkeypatch.setattr(Storage, "was_deleted", lambda *_: False)
+        monkeypatch.setattr(Groups, "create", noted)
+        node = await cluster.start("a")
+        assert await node.hosting._host(old)
+        assert not made
