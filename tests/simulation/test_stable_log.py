@@ -114,6 +114,7 @@ def told_to_stable_log(steps: list[Step], salts: Random) -> MemoryDisk:
         draw=salts,
         sync_time=lambda: 0.001,
         later=heap.after,
+        on_batch=lambda place: None,
         on_failure=lambda error: pytest.fail(str(error)),
     )
     for step in steps:

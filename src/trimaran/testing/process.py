@@ -151,6 +151,7 @@ class Process:
             draw=draw,
             sync_time=self._sync_time,
             later=self.later,
+            on_batch=self._on_batch,
             on_failure=self._on_disk_failure,
         )
 
@@ -511,10 +512,12 @@ class Process:
         self._reached.sealed(len(batch), cluster.options.max_batch_bytes)
         cluster.checks.check_written(batch, header, cluster.options, follower.membership_in(batch, header))
 
+    def _on_batch(self, place: EntryId) -> None:
+        """It was written, or once more. The rest of its append may go with a later write; what is damaged
+        until then is damaged."""
+        self.bad.discard(place)
+
     def _on_synced(self, persist: asks.Persist) -> None:
-        for batch in (*persist.batches, *persist.repairs):
-            header = read_header(batch)
-            self.bad.discard(EntryId(header.index, header.term))
         self.cluster.persisted(self, persist)
         for send in persist.release:
             self._send(send.peer, send.message)

@@ -23,6 +23,7 @@ from ..storage.index import FAULTY, Fault, GroupLog, live_record
 from ..storage.records import Record
 from ..storage.recovery import Opened, apply_item
 from ..storage.segment import (
+    BATCH,
     FRAME_SIZE,
     HARD_STATE,
     Item,
@@ -85,6 +86,7 @@ class StableLog:
         draw: salts of new segments.
         sync_time: how long the next sync takes (s).
         later: plans an event in this process's life.
+        on_batch: from here on the log reads this batch where it has just been synced.
         on_failure: a write or a sync failed; nothing is written any more.
     """
 
@@ -97,6 +99,7 @@ class StableLog:
         draw: Random,
         sync_time: Callable[[], float],
         later: Later,
+        on_batch: Callable[[EntryId], None],
         on_failure: Callable[[OSError], None],
     ) -> None:
         self.index = opened.index
@@ -110,6 +113,7 @@ class StableLog:
         self._draw = draw
         self._sync_time = sync_time
         self._later = later
+        self._on_batch = on_batch
         self._on_failure = on_failure
         self._queue: deque[tuple[Item | None, Then | None]] = deque()
         self._renewals: deque[Item] = deque()
@@ -153,9 +157,15 @@ class StableLog:
         position = built.start + FRAME_SIZE
         for item in built.items:
             apply_item(self.index, item, built.segment.number, position)
-            if item.kind == HARD_STATE:
+            if item.kind == BATCH and self._lies_at(item, built.segment.number, position):
+                self._on_batch(EntryId(item.index, item.term))
+            elif item.kind == HARD_STATE:
                 self._hard_state = (built.segment.number, position - FRAME_SIZE, FRAME_SIZE + len(item.body))
             position += FRAME_SIZE + len(item.body)
+
+    def _lies_at(self, item: Item, segment: int, offset: int) -> bool:
+        place = self.index.place(item.group, item.index)
+        return place is not None and (place.segment, place.offset) == (segment, offset)
 
     def _write(self) -> None:
         """One gathered write of what is queued, unless one is in flight."""
