@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from typing import Protocol, cast
@@ -50,6 +51,8 @@ def told(report: Report) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Simulate whole clusters, each from one seed."""
+    # What nodes log of the faults they are given would drown what is found.
+    logging.getLogger("trimaran").addHandler(logging.NullHandler())
 
 
 @cli.command()
