@@ -58,6 +58,8 @@ class Hosting:
         """How far the meta log went when this node started."""
         self._confirmed = False
         """Whether meta, as this node knows it, has all that was acknowledged before this start."""
+        self._asked_in_vain = False
+        """In this pass: so one pass waits for an answer once, however many groups there are."""
         self.missing: list[str] = []
         """Groups that belong here and do not run, each with why, for people."""
 
@@ -73,6 +75,7 @@ class Hosting:
         """Host what meta assigns to this node, and close what meta, having caught up, no longer has."""
         while True:
             changed = self._changed()
+            self._asked_in_vain = False
             hosted = self._can_tell_what_is_new()
             for assignment in list(self._state().groups.values()) if hosted else ():
                 if self._belongs_here(assignment) and self._groups.get(assignment.group) is None:
@@ -115,7 +118,9 @@ class Hosting:
     def _why_missing(self, assignment: Assignment) -> str:
         if not self._has_machine(assignment.kind):
             return f"this node has no state machine {assignment.kind!r}"
-        return "whether it was here is not known before the meta log is whole again"
+        if self._old is None:
+            return "whether it was here is not known before the meta log is whole again"
+        return "whether it was deleted is not known before a majority of the meta group answers"
 
     async def _host(self, assignment: Assignment) -> bool:
         """Run a replica, if it is to run now. False: whether it is can't be told yet."""
@@ -157,10 +162,13 @@ class Hosting:
         soon as this node learns the rest.
         """
         if not self._confirmed and assignment.incarnation <= self._named_before:
+            if self._asked_in_vain:
+                return False
             try:
                 await self._confirm()
             except NotDone as refused:
                 logger.debug("group %s is not made here yet: %s", assignment.name, refused)
+                self._asked_in_vain = True
                 return False
             self._confirmed = True
         now = self._state().groups.get(assignment.group)

@@ -11,12 +11,15 @@ from trio.testing import MockClock
 
 from tests.actors.cluster import Counter, VirtualClock, open_memory_cluster, until
 from tests.storage.helpers import GatedRunner, opened
+from trimaran import open_group
 from trimaran.actors.alarm import Alarms
+from trimaran.actors.cluster.meta_state import META_GROUP
 from trimaran.actors.groups import Birth, Groups
 from trimaran.actors.peers.requests import PeerLost, Shape
 from trimaran.actors.raft.membership import Membership
 from trimaran.actors.raft.messages import Append, Now, PeerMessage
 from trimaran.actors.raft.state import GroupState, RaftOptions
+from trimaran.actors.reads import READ_SECONDS
 from trimaran.actors.replica.group import Group, NotDone
 from trimaran.actors.replica.pass_time import PassTime
 from trimaran.actors.replica.repair import Repair
@@ -294,5 +297,65 @@ async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_it
         monkeypatch.setattr(Storage, "was_deleted", lambda *_: False)
         monkeypatch.setattr(Groups, "create", noted)
         node = await cluster.start("a")
+        await until(node.hosting._can_tell_what_is_new)
         assert await node.hosting._host(old)
         assert not made
+
+
+async def test_a_deleted_group_is_not_made_anew_once_its_deletion_is_no_more_in_the_log(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    create = Groups.create
+
+    async def noted(self: Groups, birth: Birth, *, campaign: bool) -> Group:
+        made.append(birth.group)
+        return await create(self, birth, campaign=campaign)
+
+    async with open_memory_cluster() as cluster:
+        leader = cluster.leader(META_GROUP)
+        name = next(each for each in cluster.members if each != leader)
+        old = cluster[name].state.groups[(await cluster.counter(name)).group]
+        await cluster.crash(leader)
+        # A vote is written with what is committed by then: the group, and not its deletion.
+        await until(lambda: len(cluster.leaders(META_GROUP)) == 1)
+        await cluster.start(leader)
+        await cluster.ready()
+        node = cluster[name]
+        await node.desk.propose_meta({"op": "delete_group", "name": "hits"})
+        await until(lambda: node.storage.was_deleted(old.group, old.incarnation))
+        other = await cluster.counter(name)
+        for _ in range(200):
+            await other.propose(b"." * 12_000)
+        await cluster.crash(name)
+        monkeypatch.setattr(Groups, "create", noted)
+        node = await cluster.start(name)
+        assert not node.storage.was_deleted(old.group, old.incarnation)
+        await cluster.ready()
+        assert node.groups.get(other.group) is not None
+        assert made == []
+
+
+async def test_a_node_without_a_majority_of_meta_asks_once_for_all_groups_that_it_may_have_to_make(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_memory_cluster() as cluster:
+        leader = cluster.leader(META_GROUP)
+        name = next(each for each in cluster.members if each != leader)
+        for number in range(5):
+            await open_group(cluster[name], f"hits{number}", machine="counter", replicas=3)
+        await cluster.crash(leader)
+        await until(lambda: len(cluster.leaders(META_GROUP)) == 1)  # a vote is written with what is committed
+        await cluster.start(leader)
+        await cluster.ready()
+        node = cluster[name]
+        for number in range(5):
+            await node.desk.propose_meta({"op": "delete_group", "name": f"hits{number}"})
+        await until(lambda: [group.number for group in node.groups.hosted()] == [META_GROUP])
+        for each in cluster.members:
+            await cluster.crash(each)
+        monkeypatch.setattr(Storage, "was_deleted", lambda *_: False)  # as once its segment is freed
+        node = await cluster.start(name)
+        await until(lambda: bool(node.hosting.missing), seconds=READ_SECONDS + 1)
+        assert len(node.hosting.missing) > 2
+        assert all("a majority of the meta group" in why for why in node.hosting.missing)
