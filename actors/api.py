@@ -212,7 +212,7 @@ class ApiRouter:
                 await group.wait_applied(group.applier.applied + 1)
         except NotDone as closed:
             raise NotHere(str(closed)) from None
-        return await self._api.handle(f"$JS.API.STREAM.INFO.{name}", b"")
+        return await self._api.handle(f"$JS.API.STREAM.INFO.{name}", b"", asked=False)
 
 
 def _answer(found: object) -> tuple[bytes | None, int]:
@@ -248,7 +248,9 @@ class ApiDesk:
         peers: Peers,
         usage: Usage,
         limits: Callable[[], AccountLimits],
+        domain: str,
     ) -> None:
+        self.domain = domain
         self._groups = groups
         self._peers = peers
         self._usage = usage

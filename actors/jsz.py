@@ -94,6 +94,7 @@ class JetStreamPage:
             "max_memory": limits.max_memory,
             "max_storage": limits.max_storage,
             "store_dir": str(self._options.data),
+            **({"domain": self._desk.domain} if self._desk.domain else {}),
             "sync_interval": 0,
             "sync_always": True,
             "strict": True,

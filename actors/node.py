@@ -383,6 +383,7 @@ class Node:
             self.groups.hosted, self.groups.get, self.peers.up, self.requests, lambda: self._security.limits
         )
         self.gets = DirectGets(self.groups.get, self.reads.barrier)
+        domain = self.options.jetstream_domain or ""
         self.deliveries = Deliveries(
             self.me.node,
             self.peers,
@@ -392,6 +393,7 @@ class Node:
             self.gets,
             world.clock,
             world.random,
+            domain,
         )
         desk = ApiDesk(
             self.groups,
@@ -403,6 +405,7 @@ class Node:
             self.peers,
             self.usage,
             lambda: self._security.limits,
+            domain,
         )
         self.api_router = ApiRouter(self.groups, self.requests, self, desk)
         self.desk = desk

@@ -36,6 +36,7 @@ def gateway_settings(options: Options) -> Settings:
         max_connections=options.max_connections,
         max_subscriptions=options.max_subscriptions,
         jetstream=options.jetstream == "on",
+        domain=options.jetstream_domain or "",
         auth_timeout=options.auth_timeout_ms / 1000,
         ping_interval=options.ping_interval_ms / 1000,
         chunk_bytes=options.batch_bytes - BATCH_OVERHEAD,

@@ -325,6 +325,12 @@ class Options:
         "It is what Trimaran is for.",
         choices=("on", "off"),
     )
+    jetstream_domain: str | None = _setting(
+        None,
+        Unit.NAME,
+        "JetStream's domain, the same on all nodes: `$JS.DOMAIN.API.` then means `$JS.API.`.",
+        "Clients name a domain only where there are several.",
+    )
     max_subscriptions: int = _setting(
         0,
         Unit.COUNT,

@@ -182,7 +182,7 @@ _PARSERS: Final[Mapping[Unit, Callable[[object], object]]] = {
 def check_value(each: Setting, value: object) -> None:
     """One value against its own unit and range."""
     try:
-        if each.unit is Unit.NAME:
+        if each.unit is Unit.NAME and value is not None:
             check_name(cast(str, value))
         elif each.unit is Unit.ADDRESS and value is not None:
             split_address(cast(str, value))

@@ -394,8 +394,9 @@ def encode_publish(subject: bytes, headers: bytes, payload: bytes) -> tuple[Entr
 
 
 @functools.lru_cache(maxsize=1024)
-def _ack_head(stream_name: str) -> bytes:
-    return b'{"stream":%b,"seq":' % json.dumps(stream_name).encode()
+def _ack_head(stream_name: str, domain: str) -> bytes:
+    named = f'"domain":{json.dumps(domain)},' if domain else ""
+    return f'{{"stream":{json.dumps(stream_name)},{named}"seq":'.encode()
 
 
 def format_acks(
@@ -407,11 +408,13 @@ def format_acks(
     inbox_prefix: bytes,
     sid: bytes,
     out: bytearray,
+    domain: str = "",
 ) -> int:
     """Append the MSG lines that acknowledge entries start..start+count-1 of a chunk to `out`.
 
     `results` are the chunk's packed results, 8 bytes per entry of the whole chunk. Only replies of the form
     inbox_prefix + one token are formatted, which is what subscription `sid` on `<inbox_prefix>*` receives.
+    The acknowledgements name the domain, unless it is empty.
 
     Returns how many entries are done with: fewer than `count` if the next one has another reply or a result
     other than STORED and DUPLICATE, so that the caller answers that one and calls again behind it.
@@ -421,5 +424,5 @@ def format_acks(
     """
     if start < 0 or count < 0 or start + count > owed.count or len(results) < 8 * (start + count):
         raise ValueError(f"entries {start}..{start + count} of {owed.count}, {len(results)} bytes of results")
-    head = _ack_head(stream_name)
+    head = _ack_head(stream_name, domain)
     return _format_acks(owed.replies, owed.reply_ends, start, count, results, head, inbox_prefix, sid, out)

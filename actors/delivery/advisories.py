@@ -32,12 +32,16 @@ class Advisories:
 
     Args:
         carrier: takes them to clients, and into the stream that keeps them.
+        domain: JetStream's, if it has one.
     """
 
-    def __init__(self, carrier: Callable[[], Carrier], clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, carrier: Callable[[], Carrier], clock: Clock, rng: random.Random, domain: str = ""
+    ) -> None:
         self._carrier = carrier
         self._clock = clock
         self._random = rng
+        self._domain = {"domain": domain} if domain else {}
 
     def draw_id(self) -> str:
         """As advisories and pinned clients have one."""
@@ -54,6 +58,7 @@ class Advisories:
             "id": self.draw_id(),
             "timestamp": rfc3339(self._clock.wall()),
             **fields,
+            **self._domain,
         }
         carrier.tell(to, json.dumps(advisory, separators=(",", ":"), ensure_ascii=False).encode())
 

@@ -85,6 +85,7 @@ class Deliveries:
         group_of: the number of the group of a stream's name.
         replicas_of: the nodes that are to have a replica of a group.
         gets: answers direct gets from this node's replicas.
+        domain: of JetStream, as advisories name it.
     """
 
     carrier: Carrier
@@ -99,6 +100,7 @@ class Deliveries:
         gets: DirectGets,
         clock: Clock,
         rng: random.Random,
+        domain: str = "",
     ) -> None:
         self._me = me
         self._peers = peers
@@ -108,7 +110,7 @@ class Deliveries:
         self._gets = gets
         self._clock = clock
         self._random = rng
-        self.advisories = Advisories(lambda: self.carrier, clock, rng)
+        self.advisories = Advisories(lambda: self.carrier, clock, rng, domain)
         self.on_served: Callable[[int], None] = lambda group: None
         """Called when this node serves the consumers of a group that it leads since a moment ago."""
         self._running: dict[int, tuple[StreamDelivery, trio.CancelScope]] = {}

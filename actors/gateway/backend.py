@@ -158,6 +158,10 @@ class ApiHost(Protocol):
     def limits(self) -> AccountLimits:
         """Of the account that has the streams."""
 
+    @property
+    def domain(self) -> str:
+        """JetStream's; empty: it has none."""
+
     async def usage(self) -> Held:
         """What all nodes in reach hold."""
 

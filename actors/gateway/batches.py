@@ -79,6 +79,7 @@ class Batches:
         answer: tells a publisher of an error; None: nobody took it.
         failure: the error of an outcome that is none of a stream's.
         settled: called before anything is answered.
+        domain: JetStream's, if it has one.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Batches:
         answer: Answer,
         failure: Callable[[Outcome], ApiError | None],
         settled: Callable[[], None],
+        domain: str = "",
     ) -> None:
         self._backend = backend
         self._router = router
@@ -96,6 +98,7 @@ class Batches:
         self._answer = answer
         self._failure = failure
         self._settled = settled
+        self._domain = {"domain": domain} if domain else {}
         self._open: dict[tuple[int, bytes], _Open] = {}
         """By group and id, the oldest first."""
         self._size = 0
@@ -202,6 +205,7 @@ class Batches:
             return
         answer = {
             "stream": ref.name,
+            **self._domain,
             "seq": result.value,
             "batch": name.decode(errors="replace"),
             "count": count,

@@ -58,6 +58,8 @@ class Settings:
     """Of one client; 0: no limit."""
     jetstream: bool = True
     """Whether JetStream's subjects mean anything."""
+    domain: str = ""
+    """JetStream's, as clients may name it; empty: it has none."""
     publish_window: int = 16 << 20
     """Bytes proposed to one stream and not yet settled, beyond which its publishers are read no more."""
 
@@ -370,6 +372,13 @@ class Client:
                 break
             number += 1
         return number
+
+    def may_publish(self, subject: bytes) -> bool:
+        """Whether it may publish to what its own subject stands for; it is told if it may not."""
+        permitted = self.limits is None or self.limits.may_publish(subject)
+        if not permitted:
+            self._violation(b'Publish to "%b"' % subject)
+        return permitted
 
     def _violation(self, what: bytes) -> None:
         shown = what.decode(errors="replace")

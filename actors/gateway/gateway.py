@@ -47,7 +47,8 @@ PASS_BYTES: Final = 4 << 20
 """Bytes read in one pass, which bounds how long it keeps the loop; who is left over is ready in the next."""
 
 ADMINISTRATION_PREFIX: Final = b"$TRIMARAN.API."
-API_PREFIXES: Final = (b"$JS.API.", ADMINISTRATION_PREFIX)
+API_PREFIX: Final = b"$JS.API."
+API_PREFIXES: Final = (API_PREFIX, ADMINISTRATION_PREFIX)
 JETSTREAM_PREFIX: Final = b"$JS."
 AUDIT: Final = b"$JS.EVENT.ADVISORY.API"
 API_MAX: Final = 1024
@@ -148,6 +149,9 @@ class Gateway:
         self._api_running = 0
         self._in_pass = False
         self._closing = False
+        domain = self.settings.domain if self.settings.jetstream else ""
+        self._alias = f"$JS.{domain}.API.".encode() if domain else b""
+        """What stands for `API_PREFIX` in subjects that name the domain; empty: nothing does."""
         self._table_version = 0
         """Of the listeners that consumers know."""
         self.address = ("", 0)
@@ -355,6 +359,7 @@ class Gateway:
             "headers": True,
             "max_payload": self.settings.max_payload,
             **({"jetstream": True} if self.settings.jetstream else {}),
+            **({"domain": self.settings.domain} if self._alias else {}),
             "client_id": client.number,
             "client_ip": client.wire.address,
             "cluster": backend.cluster_name,
@@ -430,6 +435,11 @@ class Gateway:
 
     def publish(self, client: Client, subject: bytes, reply: bytes, header_size: int, body: bytes) -> None:
         account = client.account
+        if self._alias and subject.startswith(self._alias) and account is self.accounts.main:
+            subject = API_PREFIX + subject[len(self._alias) :]
+            # The alias was permitted; without this it would be a way around what the other is denied.
+            if not client.may_publish(subject):
+                return
         delivered = account.router.publish(subject, reply, header_size, body, client)
         if account is not self.accounts.main:  # streams and their administration are none of its business
             if reply and not delivered:

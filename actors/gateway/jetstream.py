@@ -143,6 +143,7 @@ class JetStreamApi:
     def __init__(self, host: ApiHost, wall: Callable[[], int] = time.time_ns) -> None:
         self._host = host
         self._wall = wall
+        self._domain = {"domain": host.domain} if host.domain else {}
         self._changing = trio.Lock()
         self.total = 0
         self.errors = 0
@@ -160,8 +161,12 @@ class JetStreamApi:
             "STREAM.LEADER.STEPDOWN": self._step_down,
         }
 
-    async def handle(self, subject: str, payload: bytes) -> bytes | None:
-        """The answer's JSON; None: there is no such API."""
+    async def handle(self, subject: str, payload: bytes, *, asked: bool = True) -> bytes | None:
+        """The answer's JSON; None: there is no such API.
+
+        Args:
+            asked: by a client; what an answer to another request is made of is not counted.
+        """
         question = read_question(subject)
         if question is not None:
             return await self._handle_consumer(question, payload)
@@ -171,14 +176,15 @@ class JetStreamApi:
             return None
         try:
             body = await self._handlers[kind](name, payload)
+            failed = False
         except ApiError as error:
-            self._count(error)
+            failed = True
             body = {"error": error.to_json()}
             if api.paged:
                 body |= {"total": 0, "offset": 0, "limit": 0}
             body |= _BESIDE_ERRORS.get(kind, {})
-        else:
-            self._count(None)
+        if asked:
+            self._count(failed)
         return _encode(api.type, body)
 
     async def _handle_consumer(self, question: ConsumerQuestion, payload: bytes) -> bytes:
@@ -192,14 +198,14 @@ class JetStreamApi:
                 async with self._alone() if asked.create is not None else nullcontext():
                     body = await api.answer(question, asked)
         except ApiError as error:
-            self._count(error)
+            self._count(True)
             body = {"error": error.to_json()}
             if question.paged:
                 body |= {"total": 0, "offset": 0, "limit": 0, "consumers": []}
             if question.kind == "pause":
                 body |= {"paused": False, "pause_until": ZERO_TIME}
         else:
-            self._count(None)
+            self._count(False)
         return _encode(question.type, body)
 
     async def _consumer_host(self, stream: str) -> ConsumerHost:
@@ -221,9 +227,9 @@ class JetStreamApi:
             self._host.level,
         )
 
-    def _count(self, error: ApiError | None) -> None:
+    def _count(self, failed: bool) -> None:
         self.total += 1
-        self.errors += error is not None
+        self.errors += failed
 
     # --- the account ----------------------------------------------------------------------------------
 
@@ -238,6 +244,7 @@ class JetStreamApi:
             "streams": len(streams),
             "consumers": held.consumers,
             "limits": self._host.limits.to_json(),
+            **self._domain,
             "api": {"level": FEATURE_LEVEL, "total": self.total, "errors": self.errors},
         }
 
@@ -275,7 +282,7 @@ class JetStreamApi:
         config = from_request(name, self._request(payload), nodes=len(self._host.node_names()))
         async with self._alone():
             await self._create_one(name, config)
-        return await self._standing(name) | {"did_create": True}
+        return _without(await self._standing(name), "domain") | {"did_create": True}
 
     def _alone(self) -> AbstractAsyncContextManager[None]:
         """What is checked against an account's limits is there before the next one is checked."""
@@ -394,6 +401,7 @@ class JetStreamApi:
             "config": config,
             "created": rfc3339(assignment.created),
             "state": state_json(state, subjects=subjects, deleted=deleted),
+            **self._domain,
             "cluster": cluster_json(self._host.cluster_of(assignment.group)),
             "ts": rfc3339(self._wall()),
         }

@@ -90,7 +90,13 @@ class Publishing:
         self._router = router
         self._wake = wake
         self._batches = Batches(
-            backend, router, settings.chunk_bytes - BATCH_EXTRA, self._answer, self._failure, wake
+            backend,
+            router,
+            settings.chunk_bytes - BATCH_EXTRA,
+            self._answer,
+            self._failure,
+            wake,
+            settings.domain,
         )
         self._streams: dict[str, _Stream] = {}
         self._streams_version = -1
@@ -272,7 +278,8 @@ class Publishing:
             return 0
         client.touch()
         before = len(client.out)
-        done = format_acks(owed, start, count, results, name, inbox.prefix, inbox.sid, client.out)
+        domain = self._settings.domain
+        done = format_acks(owed, start, count, results, name, inbox.prefix, inbox.sid, client.out, domain)
         if done:
             client.out_messages += done
             client.out_bytes += _payloads(
@@ -313,7 +320,9 @@ class Publishing:
             self._answer(client, reply, name, result.error)
             return
         duplicate = ',"duplicate": true' if result.status is Status.DUPLICATE else ""
-        body = f'{{"stream":{json.dumps(name)},"seq":{result.value}{duplicate}}}'
+        domain = self._settings.domain
+        named = f'"domain":{json.dumps(domain)},' if domain else ""
+        body = f'{{"stream":{json.dumps(name)},{named}"seq":{result.value}{duplicate}}}'
         self._router.publish(reply, b"", 0, body.encode())
 
     def _answer_all(self, owed: Owed, name: str, error: ApiError | None) -> None:

@@ -13,6 +13,7 @@ from trimaran.actors.gateway.access import User
 from trimaran.actors.gateway.conf import BadConf, parse_conf
 from trimaran.actors.options import from_mapping
 from trimaran.actors.security import BadSecurity
+from trimaran.actors.setting import BadOption
 from trimaran.commands import Failure
 from trimaran.commands.nats_server import Wanted, load_security, read_flags, wanted
 
@@ -60,6 +61,15 @@ def test_without_jetstream_little_is_stored_and_nothing_for_clients() -> None:
         assert stored.stores and stored.options["data"] == Path("/x/trimaran")
 
 
+def test_the_domain_is_one_token() -> None:
+    for conf, domain in (("domain: hub", "hub"), ("store_dir: '/x'", None), ("domain: ''", None)):
+        found = given(conf=f"jetstream {{ {conf} }}")
+        assert from_mapping(found.options | {"data": "/x"}).jetstream_domain == domain and not found.notes
+    for wrong in ("'a.b'", "'*'", "'>'", "'a b'", "5"):
+        with pytest.raises(BadOption, match="jetstream-domain"):
+            from_mapping(given(conf=f"jetstream {{ domain: {wrong} }}").options)
+
+
 def test_limits_times_and_levels() -> None:
     conf = """max_payload: 4MB, max_connections: 7, max_subscriptions: 3, ping_interval: "1m"
     authorization { timeout: 0.5 }, debug: true, nonsense: 5, write_deadline: 2s"""
@@ -89,7 +99,6 @@ def test_nodes_of_a_cluster_are_named_by_their_addresses() -> None:
     [
         "websocket { port: 1 }",
         "operator: x",
-        "jetstream { domain: d }",
         "cluster { routes: ['nats://a:1'] }",
         "cluster: 5",
     ],

@@ -49,6 +49,7 @@ def other_value(flag: str) -> str:
         "name": "a",
         "data": "/var/lib/trimaran",
         "cluster-name": "harbour",
+        "jetstream-domain": "hub",
         "peer": "b=127.0.0.1:6223",
         "election-min": "600ms",
         "election-max": "3s",

@@ -63,6 +63,7 @@ class Host:
     transfers: list[tuple[int, str | None]] = field(default_factory=list)
     index: int = 10
     limits: AccountLimits = UNLIMITED
+    domain: str = ""
     level: int = PROTOCOL_VERSION
     told: list[bytes] = field(default_factory=list)
     """The subjects of advisories."""

@@ -187,12 +187,12 @@ def _store(flags: Mapping[str, str], conf: Mapping[str, Value], found: Wanted) -
     directory = flags.get("store_dir", str(conf.get("store_dir", "")))
     if isinstance(block, dict):
         directory = directory or str(block.get("store_dir", block.get("store", "")))
-        if block.get("domain"):
-            raise BadConf("jetstream: domain is not supported")
+        if block.get("domain") and found.stores:
+            found.options["jetstream-domain"] = block["domain"]
         found.notes += [
             f"configuration: jetstream.{name} is left out"
             for name in block
-            if name not in ("store_dir", "store")
+            if name not in ("store_dir", "store", "domain")
         ]
     if found.stores:
         base = Path(directory) if directory else Path(tempfile.gettempdir()) / "trimaran-nats-server"
