@@ -261,7 +261,7 @@ class Snapshots:
                         await self._reported(reports)
                         in_flight -= 1
                 if not resume[number] and crc != file.crc32c:
-                    await self._look_for_damage()
+                    await self._look_for_damage(file.name)
                     raise SendRefused(f"the own file {file.name} does not have its checksum any more")
             for _ in range(in_flight):
                 await self._reported(reports)
@@ -270,11 +270,14 @@ class Snapshots:
         finally:
             self._progress.pop(transfer, None)
 
-    async def _look_for_damage(self) -> None:
-        """A file turned out to be damaged as it was sent: repair is told which of its records are."""
+    async def _look_for_damage(self, name: str) -> None:
+        """A file turned out to be damaged as it was sent: repair is told which of its records are.
+
+        It may have grown since the manifest was made.
+        """
         damage = self._group.machine.damage
         if damage is not None:
-            await damage.scrub(_at_once)
+            await damage.examine(name)
 
     def on_peer_down(self, peer: int) -> None:
         """What is being sent there can't be reported any more."""
@@ -500,8 +503,3 @@ class Receiving:
     """The manifest, as far as it has come."""
     incoming: Incoming | None = None
     """Where the files go, once the manifest is here."""
-
-
-async def _at_once(size: int) -> None:
-    """Reading need not wait: somebody does."""
-    await trio.lowlevel.checkpoint()

@@ -364,3 +364,31 @@ async def test_a_block_that_is_cut_while_the_stream_runs_is_mended_and_then_name
         await until(lambda: cluster["b"].groups.get(group) is not None)
         await until(lambda: machine(cluster, "b", group).info().last_seq == MESSAGES + 5)
         assert replica(cluster, "b", group).repair.mender.mended == 0, "for good"
+
+
+async def test_a_block_that_has_grown_since_it_was_named_is_mended_before_it_is_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """Actor seed 5700303: it failed at each try to send it, and nobody looked which record was damaged."""
+    async with open_memory_cluster() as cluster:
+        group = await fill(cluster)
+        leader = cluster.leader(group)
+        late = next(name for name in "abc" if name != leader)
+        behind = replica(cluster, late, group).state.log.last_index
+        await cluster.crash(late)
+        stream, found = StreamHandle(cluster[leader], STREAM, group), replica(cluster, leader, group)
+        for number in range(MESSAGES + 1, MESSAGES + 6):
+            if number < MESSAGES + 5:
+                await found.snapshots.take()
+            await stream.publish("orders.x", payload(number))
+        await until(lambda: found.state.log.compacted.index > behind)
+        await found.files.settle(0)
+        disk, path = cluster.members[leader].disk, blocks(cluster, leader, group)[-1]
+        sound, named = disk.read(path), found.snapshots.manifest
+        assert named is not None and named.files[-1].length < len(sound), "it has grown"
+        hurt(disk, path, sequences_in(disk, path)[0])
+        await cluster.start(late)
+        await until(lambda: cluster[late].groups.get(group) is not None)
+        await until(lambda: machine(cluster, late, group).info().last_seq == MESSAGES + 5)
+        assert replica(cluster, late, group).snapshots.installed == 1
+        assert disk.read(path) == sound and found.repair.mender.mended == 1
