@@ -20,7 +20,7 @@ from ..groups import Groups
 from ..peers.peers import Peers
 from ..peers.requests import Refusal
 from ..peers.wire import OLDEST_PROTOCOL
-from ..raft.outcomes import Applied, Outcome
+from ..raft.outcomes import Applied, Outcome, Reason
 from ..stream.errors import ApiError
 from .birth import Founding
 from .meta import MetaMachine, check_join
@@ -219,6 +219,10 @@ class Member:
         bearer = self._peers.linked().get(record.name)
         if bearer not in (None, record.node):
             raise Refusal(f"node {record.name} is alive under id {bearer:016x}")
+        if self._groups.leadership(META_GROUP) is None:
+            # Held until there is a leader, it might take the name from a later bearer, long after this asker
+            # has died. It asks again.
+            raise Refusal(Reason.NO_LEADER.value)
         if self._admits_anybody:
             await self._invite(record)
         try:

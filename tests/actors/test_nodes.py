@@ -1,5 +1,7 @@
 """Nodes come, go and replace each other while clients write: one becomes three, then four, then three."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -7,8 +9,9 @@ from trio.testing import MockClock
 from tests.actors.cluster import OPTIONS, Cluster, open_memory_cluster, until
 from tests.actors.load import ask, assignment, load, scale, settled
 from trimaran.actors.cluster.meta import NOT_INVITED
-from trimaran.actors.cluster.meta_state import META_GROUP
+from trimaran.actors.cluster.meta_state import META_GROUP, NodeRecord
 from trimaran.actors.node import NodeRemoved
+from trimaran.actors.peers.requests import Refusal
 from trimaran.actors.raft.outcomes import Applied
 
 API = "$TRIMARAN.API.CLUSTER."
@@ -120,6 +123,30 @@ async def test_nobody_joins_uninvited_and_an_invitation_can_be_taken_back(autoju
         assert (await ask(cluster, "a", API + "ADD", name="d", address="d:9"))["success"] is True
         assert (await ask(cluster, "a", API + "REMOVE", name="d"))["success"] is True
         assert not cluster["a"].state.invited
+
+
+async def test_who_asks_to_join_without_a_majority_takes_no_name_from_who_bears_it_later(
+    autojump_clock: MockClock,
+) -> None:
+    """It may be dead by the time there is a leader: a disk that was wiped, and wiped again."""
+    async with open_memory_cluster() as cluster, trio.open_nursery() as nursery:
+        bearer = cluster["b"].me
+        for name in "abc":
+            await cluster.crash(name)
+        await cluster.start("c")
+        await until(lambda: cluster["c"].groups.get(META_GROUP) is not None)
+
+        async def ask_and_die() -> None:
+            with suppress(Refusal, trio.TooSlowError):
+                await cluster["c"].member.take_in(NodeRecord(77, bearer.name, bearer.address))
+
+        nursery.start_soon(ask_and_die)
+        await trio.sleep(0.1)
+        for name in "ab":
+            await cluster.start(name)
+        await trio.sleep(5)
+        await cluster.ready()
+        assert cluster["c"].state.node_named("b") == bearer and not cluster["c"].state.removed
 
 
 async def test_who_asks_to_join_in_vain_leaves_nothing_in_the_log(autojump_clock: MockClock) -> None:
