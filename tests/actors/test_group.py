@@ -276,10 +276,8 @@ async def test_what_the_log_says_is_deleted_is_not_hosted_by_an_older_meta(autoj
         assert node.groups.get(group) is None
 
 
-async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_its_segment(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever it took until this node learnt of the deletion once more would be acknowledged, and lost."""
+def noting_what_is_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The groups that a node makes from now on."""
     made: list[int] = []
     create = Groups.create
 
@@ -287,6 +285,14 @@ async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_it
         made.append(birth.group)
         return await create(self, birth, campaign=campaign)
 
+    monkeypatch.setattr(Groups, "create", noted)
+    return made
+
+
+async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_its_segment(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it took until this node learnt of the deletion once more would be acknowledged, and lost."""
     async with open_memory_cluster("a") as cluster:
         node = cluster["a"]
         group = (await cluster.counter("a", replicas=1)).group
@@ -295,7 +301,7 @@ async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_it
         await until(lambda: node.groups.get(group) is None)
         await cluster.crash("a")
         monkeypatch.setattr(Storage, "was_deleted", lambda *_: False)
-        monkeypatch.setattr(Groups, "create", noted)
+        made = noting_what_is_made(monkeypatch)
         node = await cluster.start("a")
         await until(node.hosting._can_tell_what_is_new)
         assert await node.hosting._host(old)
@@ -305,13 +311,6 @@ async def test_a_deleted_group_is_not_made_again_when_its_record_is_gone_with_it
 async def test_a_deleted_group_is_not_made_anew_once_its_deletion_is_no_more_in_the_log(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    create = Groups.create
-
-    async def noted(self: Groups, birth: Birth, *, campaign: bool) -> Group:
-        made.append(birth.group)
-        return await create(self, birth, campaign=campaign)
-
     async with open_memory_cluster() as cluster:
         leader = cluster.leader(META_GROUP)
         name = next(each for each in cluster.members if each != leader)
@@ -328,7 +327,7 @@ async def test_a_deleted_group_is_not_made_anew_once_its_deletion_is_no_more_in_
         for _ in range(200):
             await other.propose(b"." * 12_000)
         await cluster.crash(name)
-        monkeypatch.setattr(Groups, "create", noted)
+        made = noting_what_is_made(monkeypatch)
         node = await cluster.start(name)
         assert not node.storage.was_deleted(old.group, old.incarnation)
         await cluster.ready()
