@@ -97,9 +97,8 @@ def recycled(disk: Disk, size: int) -> str | None:
         return None
     if _is_alone(disk, RECYCLED):
         return RECYCLED
-    disk.unlink(
-        RECYCLED
-    )  # a start that was cut had named it so, and the next one left the segment in its place
+    # A start that was cut named it so, and the next one left the segment in its place: only the name goes.
+    disk.unlink(RECYCLED)
     return None
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from tests.differential.wire import WireClient
 from tests.system.processes import free_ports
+from tests.waiting import wait_for
 
 NODES: Final = 3
 PATIENCE: Final = 30.0
@@ -152,17 +152,19 @@ def page(port: int, path: str) -> object:
 
 def populate(clients: list[int], monitors: list[int]) -> None:
     """A stream with messages and a consumer, once the servers have found each other."""
-    deadline = time.monotonic() + PATIENCE
-    while not all(page(each, "/healthz") == {"status": "ok"} for each in monitors):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    made: list[object] = []
+
+    def healthy() -> bool:
+        return all(page(each, "/healthz") == {"status": "ok"} for each in monitors)
+
+    def is_made() -> bool:
+        answer = client.api("STREAM.CREATE.S", {"name": "S", "subjects": ["s.>"], "num_replicas": NODES})
+        made.append(answer)
+        return isinstance(answer, dict) and "error" not in answer
+
+    wait_for(healthy, PATIENCE, lambda: [page(each, "/healthz") for each in monitors])
     client = WireClient(clients[0])
-    while True:
-        made = client.api("STREAM.CREATE.S", {"name": "S", "subjects": ["s.>"], "num_replicas": NODES})
-        if isinstance(made, dict) and "error" not in made:
-            break
-        assert time.monotonic() < deadline, made
-        time.sleep(0.05)
+    wait_for(is_made, PATIENCE, lambda: made[-1])
     client.ask("s.1", b"m")
     config = {"durable_name": "c", "ack_policy": "explicit"}
     client.api("CONSUMER.CREATE.S.c", {"stream_name": "S", "config": config})
